@@ -1,0 +1,30 @@
+// Instruction sets: what was built, what this processor has, what is in use.
+//
+// A kernel source is compiled once per level with SOLID_ISA set to the level's name, and puts its entry
+// points into `namespace solid::SOLID_ISA`. Such a source includes no header with inline functions that the
+// baseline also instantiates: the linker could keep the copy with the wider instructions.
+#pragma once
+
+namespace solid {
+
+enum class Isa : int { baseline = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3 };
+
+inline constexpr int kIsaCount = 4;
+
+const char* isa_name(Isa isa);
+bool isa_built(Isa isa);   // compiled into this module
+bool isa_usable(Isa isa);  // built, and this processor runs it
+Isa isa_best();            // the highest usable level
+bool isa_parse(const char* name, Isa* isa);
+
+// The level that the kernels run at: the best one, until set_isa changes it.
+Isa isa_in_use();
+void set_isa(Isa isa);
+
+}  // namespace solid
+
+#if defined(__x86_64__)
+#  define SOLID_FOR_EACH_ISA(X) X(baseline) X(avx2) X(avx512) X(avx512_bf16)
+#else
+#  define SOLID_FOR_EACH_ISA(X) X(baseline)
+#endif

@@ -1,0 +1,113 @@
+"""The meaning of the operations, in plain torch: what every kernel is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+QUERIES_PER_BLOCK = 4096  # bounds the distance block of `nearest_index` to 4096 x K values
+
+
+def nearest_index(x: Tensor, codebook: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Index of the nearest code: `argmin_k ||x - codebook_k||^2`, the lowest index on a tie.
+
+    Args:
+        x: [N, D] float. codebook: [K, D], same dtype. mask: [N] bool or None; False rows get index 0.
+
+    Returns:
+        [N] int64. A row of x with a NaN gets index 0; a code with a NaN is never chosen unless all have one.
+
+    Source: design, kernels, section 1.
+    """
+    half_norm = codebook.square().sum(1) / 2
+    blocks = []
+    for rows in x.split(QUERIES_PER_BLOCK):
+        cost = half_norm - rows @ codebook.T
+        blocks.append(cost.nan_to_num(nan=torch.inf).argmin(1))
+    index = torch.cat(blocks) if blocks else x.new_zeros(0, dtype=torch.int64)
+    return index if mask is None else index * mask
+
+
+def dynamic_weight(
+    z: Tensor, generator_map: Tensor, generator_offset: Tensor, delta: float | None = None
+) -> Tensor:
+    """Generated parameters of one branch: `clip(z A + a, -delta, +delta)`.
+
+    Args:
+        z: [B, k]. generator_map A: [D + 1, k, O]. generator_offset a: [D + 1, O]. delta: the bound, or None.
+
+    Returns:
+        [B, D + 1, O]; rows 0 .. D - 1 are the weight matrix, row D the bias.
+
+    Source: design, solid, Modules 2 and 3.
+    """
+    weight = torch.einsum("bk,iko->bio", z, generator_map) + generator_offset
+    return weight if delta is None else weight.clamp(-delta, delta)
+
+
+def dynamic_linear(
+    x: Tensor,
+    z_item: Tensor | None,
+    z_semantic: Tensor | None,
+    item_map: Tensor | None,
+    item_offset: Tensor | None,
+    semantic_map: Tensor | None,
+    semantic_offset: Tensor | None,
+    *,
+    delta: float,
+    activation: str = "none",
+) -> Tensor:
+    """`y = act(x W + b)` with `W = W_c + clip(W_v, -delta, delta)` and b alike, written out.
+
+    Args:
+        x: [B, D] or [B, T, D]. z_item, z_semantic: [B, k] or None (that branch is absent).
+        maps: [D + 1, k, O], offsets: [D + 1, O], of each branch that is present. activation: "none" or "tanh".
+
+    Returns:
+        [B, O] or [B, T, O].
+
+    Source: design, kernels, section 2.
+    """
+    parameters: Tensor | None = None
+    if z_semantic is not None:
+        assert semantic_map is not None and semantic_offset is not None
+        parameters = dynamic_weight(z_semantic, semantic_map, semantic_offset)
+    if z_item is not None:
+        assert item_map is not None and item_offset is not None
+        branch = dynamic_weight(z_item, item_map, item_offset, delta)
+        parameters = branch if parameters is None else parameters + branch
+    assert parameters is not None
+    rows = x.unsqueeze(1) if x.dim() == 2 else x
+    y = torch.baddbmm(parameters[:, -1:], rows, parameters[:, :-1])
+    y = y.squeeze(1) if x.dim() == 2 else y
+    return y.tanh() if activation == "tanh" else y
+
+
+def dynamic_mlp(
+    x: Tensor,
+    z_item: Tensor | None,
+    z_semantic: Tensor | None,
+    item_maps: Sequence[Tensor],
+    item_offsets: Sequence[Tensor],
+    semantic_maps: Sequence[Tensor],
+    semantic_offsets: Sequence[Tensor],
+    *,
+    delta: float,
+) -> Tensor:
+    """P dynamic layers, tanh between them and none after the last; arguments as in `dynamic_linear`, per layer."""
+    layers = max(len(item_maps), len(semantic_maps))
+    for layer in range(layers):
+        x = dynamic_linear(
+            x,
+            z_item,
+            z_semantic,
+            item_maps[layer] if z_item is not None else None,
+            item_offsets[layer] if z_item is not None else None,
+            semantic_maps[layer] if z_semantic is not None else None,
+            semantic_offsets[layer] if z_semantic is not None else None,
+            delta=delta,
+            activation="none" if layer == layers - 1 else "tanh",
+        )
+    return x
