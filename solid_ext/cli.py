@@ -1,0 +1,289 @@
+"""The command line: prepare, train, evaluate, recommend, doctor."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from argparse import ArgumentParser
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from solid_ext.config import Config
+
+console = Console(highlight=False)
+
+NAMED_DATASETS = ("movielens-100k", "synthetic")
+Dataset = Annotated[str, tyro.conf.arg(metavar="NAME|PATH")]
+Settings = tyro.conf.OmitArgPrefixes[Config]
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Make a dataset folder: Parquet interactions, items and id maps, and a report of what was read.
+
+    Example: solid-ext prepare interactions --raw ratings.csv --user userId --item movieId --out data/ratings
+    """
+
+    kind: Annotated[Literal["interactions", "movielens-100k", "synthetic"], tyro.conf.Positional]
+    """What to prepare: a file of interactions, or one of the named datasets."""
+    out: Path
+    """The folder to make."""
+    raw: Path | None = None
+    """The file of interactions (TSV, CSV or Parquet, also gzipped)."""
+    items: Path | None = None
+    """A file with one row an item: item_id, title, categories joined by "|"."""
+    user: str = "user_id"
+    """Name of the column of users."""
+    item: str = "item_id"
+    """Name of the column of items."""
+    timestamp: str = "timestamp"
+    """Name of the column of times; without one the order of the file counts."""
+    overwrite: bool = False
+    """Replace the folder if it exists."""
+
+    def run(self) -> None:
+        from solid_ext.data import load_dataset
+
+        if self.kind == "interactions":
+            if self.raw is None:
+                raise ValueError("prepare: expected --raw FILE with the interactions, got none")
+            dataset = load_dataset(
+                self.raw, items=self.items, user=self.user, item=self.item, timestamp=self.timestamp
+            )
+        else:
+            dataset = open_dataset(self.kind)
+        dataset.save(self.out, overwrite=self.overwrite)
+        describe(dataset)
+        console.print(f"wrote {self.out}")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Run Algorithm 1 on a dataset, evaluate it beside the static backbone and popularity, keep everything.
+
+    Example: solid-ext train --dataset data/ratings --out runs/first --loss full_softmax --dim 64
+
+    Every flag below --out is a field of the configuration. A YAML file of `name: value` lines sets them too
+    (--config FILE); flags win over the file.
+    """
+
+    dataset: Dataset
+    """movielens-100k (the package recbole 1.2.1 carries it), synthetic, a dataset folder, or an interactions file."""
+    out: Path
+    """The run's folder."""
+    config: Path | None = None
+    """A YAML file with any of the fields below."""
+    resume: bool = False
+    """Go on with the run in --out where it stopped."""
+    overwrite: bool = False
+    """Replace the run in --out."""
+    baseline: bool = True
+    """Also train the static backbone, to compare with."""
+    settings: Settings = field(default_factory=Config)
+
+    def run(self) -> None:
+        from solid_ext.run import example_users, train_run
+        from solid_ext.train import ProgressBar
+
+        dataset = open_dataset(self.dataset)
+        describe(dataset)
+        console.print("\n[bold]configuration[/bold]")
+        console.print(self.settings.to_yaml().rstrip(), style="dim")
+        console.print()
+        with ProgressBar(console, self.settings.train.monitor) as progress:
+            run = train_run(
+                self.out,
+                self.settings,
+                dataset,
+                baseline=self.baseline,
+                resume=self.resume,
+                overwrite=self.overwrite,
+                reporter=progress,
+            )
+        show_examples(example_users(run.solid, dataset, count=5, k=5))
+        show_metrics(run.metrics["models"], run.metrics["split"]["test_rows"])
+        times = ", ".join(f"{stage['stage']} {stage['seconds']:.0f} s" for stage in run.metrics["stages"])
+        console.print(f"\ntrained in {run.metrics['seconds']['train']:.0f} s ({times})")
+        for name in ("metrics.json", "report.png", "model"):
+            console.print(f"  {self.out / name}")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a trained model on the test rows of its dataset, by both protocols.
+
+    Example: solid-ext evaluate --run runs/first --dataset data/ratings
+    """
+
+    run_folder: Annotated[Path, tyro.conf.arg(name="run")]
+    """The folder of a run."""
+    dataset: Dataset
+    """The dataset that the run was trained on."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def run(self) -> None:
+        solid = load_run(self.run_folder)
+        metrics = solid.evaluate(open_dataset(self.dataset))
+        if self.json:
+            sys.stdout.write(json.dumps(metrics, indent=2) + "\n")
+        else:
+            show_metrics({"SOLID": metrics}, None)
+
+
+@dataclass(frozen=True)
+class Recommend:
+    """The best items for a history of raw item ids, oldest first.
+
+    Example: solid-ext recommend --run runs/first --history 50 172 181 --k 5
+    """
+
+    run_folder: Annotated[Path, tyro.conf.arg(name="run")]
+    """The folder of a run."""
+    history: tuple[str, ...]
+    """Item ids as the interactions had them, oldest first."""
+    k: int = 10
+    """How many items."""
+    keep_history: bool = False
+    """Also recommend what is in the history."""
+    unknown: Literal["error", "ignore"] = "error"
+    """What to do about an id that the model has never seen."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def run(self) -> None:
+        solid = load_run(self.run_folder)
+        found = solid.recommend(
+            [self.history], self.k, exclude_history=not self.keep_history, unknown=self.unknown
+        )[0]
+        if self.json:
+            sys.stdout.write(json.dumps([entry._asdict() for entry in found]) + "\n")
+            return
+        table = Table("item", "title", "score")
+        for entry in found:
+            table.add_row(str(entry.item), entry.title, f"{entry.score:.3f}")
+        console.print(table)
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Versions, how the kernels were built, what they run on."""
+
+    def run(self) -> None:
+        import torch
+
+        from solid_ext import build_info
+
+        info = build_info()
+        table = Table(show_header=False)
+        table.add_row("solid_ext", info["version"])
+        table.add_row("python", platform.python_version())
+        for package in ("torch", "numpy", "polars", "scikit-learn", "safetensors"):
+            table.add_row(package, version(package))
+        table.add_row("compiler", info["compiler"])
+        table.add_row("instruction sets", ", ".join(info["isa_built"]) + " built")
+        table.add_row("in use", f"{info['isa']} (SOLID_EXT_ISA forces another)")
+        table.add_row("threads", f"{torch.get_num_threads()} of {os.cpu_count()} processors")
+        table.add_row("CUDA kernels", str(info["cuda"] or "none built"))
+        gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+        table.add_row("GPU", gpu)
+        console.print(table)
+
+
+def open_dataset(name: str):  # noqa: ANN201 (imported late: `--help` answers before torch is loaded)
+    """A named dataset, or the dataset at a path."""
+    from solid_ext.data import load_dataset, movielens_100k, synthetic_dataset
+
+    if name == "movielens-100k":
+        return movielens_100k()
+    if name == "synthetic":
+        return synthetic_dataset(2000, 500, 20, predictability=0.8, seed=0)[0]
+    if not Path(name).exists():
+        raise ValueError(f"dataset: expected {', '.join(NAMED_DATASETS)} or a path that exists, got {name}")
+    return load_dataset(Path(name))
+
+
+def load_run(folder: Path):  # noqa: ANN201
+    """The model of a run's folder."""
+    from solid_ext.solid import SOLID
+
+    return SOLID.load(folder / "model")
+
+
+def describe(dataset) -> None:  # noqa: ANN001
+    """Print a dataset's size and what reading it met with."""
+    console.print(
+        f"[bold]{dataset.name}[/bold]: {dataset.num_users:,} users, {dataset.num_items:,} items, "
+        f"{dataset.num_interactions:,} interactions"
+    )
+    for name, value in dataset.report.items():
+        console.print(f"  {name}: {value}", style="dim")
+
+
+def show_examples(examples) -> None:  # noqa: ANN001
+    """Print what some users did last, what they did next and what is recommended."""
+    table = Table(
+        "user", "watched (latest last)", "recommended", "what came next", title="five users", show_lines=True
+    )
+    for example in examples:
+        hit = any(entry.title == example.actual for entry in example.recommended)
+        table.add_row(
+            str(example.user),
+            "\n".join(example.watched),
+            "\n".join(entry.title for entry in example.recommended),
+            example.actual + (" [green](recommended)[/green]" if hit else ""),
+        )
+    console.print(table)
+
+
+def show_metrics(models: dict[str, dict[str, dict[str, float]]], rows: int | None) -> None:
+    """Print one table a protocol, the models side by side."""
+    for protocol in ("sampled", "full"):
+        first = next(iter(models.values()))[protocol]
+        title = {"sampled": "one positive against sampled negatives", "full": "full ranking"}[protocol]
+        table = Table("model", *first, title=title + (f", {rows:,} test rows" if rows else ""))
+        for name, metrics in models.items():
+            table.add_row(name, *(f"{metrics[protocol][metric]:.4f}" for metric in first))
+        console.print(table)
+
+
+def parse(arguments: list[str]) -> Prepare | Train | Evaluate | Recommend | Doctor:
+    """Read the command line; a `--config FILE` gives the defaults of the flags after it."""
+    scan = ArgumentParser(add_help=False, allow_abbrev=False)
+    scan.add_argument("--config")
+    file = scan.parse_known_args(arguments)[0].config
+    training = Train(tyro.MISSING, tyro.MISSING, settings=Config.from_yaml(file) if file else Config())
+    commands = (
+        Annotated[Prepare, tyro.conf.subcommand("prepare")]
+        | Annotated[Train, tyro.conf.subcommand("train", default=training)]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Recommend, tyro.conf.subcommand("recommend")]
+        | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+    )
+    return tyro.cli(commands, prog="solid-ext", description=__doc__, args=arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `solid-ext`: bad input ends in one sentence and exit code 2."""
+    try:
+        parse(sys.argv[1:] if arguments is None else arguments).run()
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        if os.environ.get("SOLID_EXT_TRACEBACK"):
+            raise
+        sys.stderr.write(f"solid-ext: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("solid-ext: stopped; what a stage finished is kept, --resume goes on\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""The configuration: frozen dataclasses, one flat name per field, saved beside every run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import yaml
+
+
+@dataclass(frozen=True)
+class SemanticsConfig:
+    """Module 1: where an item's semantic comes from."""
+
+    semantics: Literal["auto", "category", "text", "id"] = "auto"
+    """category: the category column; text: k-means of TF-IDF vectors of title and categories; id: k-means of the
+    item embeddings of a trained static model; auto: text where the items have any, else id."""
+    num_semantics: int = 0
+    """Number of clusters for text and id; 0 chooses a tenth of the items, between 16 and 1024."""
+    category_level: Literal["all", "first", "last"] = "all"
+    """Which of an item's categories names its semantic: the whole list, the first or the last."""
+    category_min_items: int = 5
+    """A category with fewer items goes to the fallback semantic."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Modules 2 to 4 and the backbone; the defaults are the paper's Table 2."""
+
+    backbone: Literal["sasrec", "gru4rec"] = "sasrec"
+    """What reads the item sequence and gives the user state."""
+    length: int = 10
+    """L, the most recent items a sequence holds."""
+    dim: int = 32
+    """d, the dimension of every embedding, state and codebook entry."""
+    adaptive_layers: int = 2
+    """P, the number of generated layers."""
+    heads: int = 4
+    """Attention heads of SASRec."""
+    blocks: int = 1
+    """Transformer blocks of SASRec."""
+    dropout: float = 0.0
+    """Dropout in the backbone."""
+    semantic_trunk: bool = True
+    """Module 2: weights generated from the semantic sequence. Off together with item_branch: a static MLP."""
+    item_branch: bool = True
+    """Module 3: weights generated from the item sequence."""
+    use_codebook: bool = True
+    """Module 4: the item branch reads codebook entries instead of its own embeddings."""
+    delta: float = 0.01
+    """Bound of the item branch's weights; inf for none."""
+    codebook_hidden: int = 64
+    """h, the hidden dimension of the codebook's decoder."""
+    gradient: Literal["straight_through", "rotation", "none"] = "straight_through"
+    """Gradient through the lookup."""
+    update: Literal["gradient", "ema", "frozen"] = "gradient"
+    """How the codebook learns in stage 2."""
+    revive_after: int = 0
+    """Steps a code may stay unused before it is revived from the batch; 0 for never."""
+    backend: Literal["native", "reference"] = "native"
+    """Who computes the two operations: the compiled kernels or plain torch."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Algorithm 1: both stages, each to convergence on the validation rows."""
+
+    loss: Literal["bce", "sampled_softmax", "full_softmax"] = "bce"
+    """bce: cross-entropy of one positive and sampled negatives, the paper's; softmax over them, or over all items."""
+    negatives: int = 4
+    """Sampled negatives per positive (bce, sampled_softmax)."""
+    alignment: float = 0.1
+    """lambda, the weight of the alignment loss (Eq. 13)."""
+    stage2_start: Literal["warm", "cold"] = "warm"
+    """warm: stage 2 goes on from stage 1's parameters; cold: from random ones but for the codebook."""
+    learning_rate: float = 0.001
+    """Adam's."""
+    weight_decay: float = 0.0
+    """L2 penalty (decoupled)."""
+    batch_size: int = 1024
+    """B, sequences per step."""
+    epochs: int = 100
+    """Most epochs of a stage."""
+    patience: int = 10
+    """Epochs without a better validation metric after which a stage has converged."""
+    monitor: Literal["ndcg@10", "user_auc"] = "ndcg@10"
+    """Validation metric that stops a stage and chooses its best epoch."""
+    validation: Literal["sampled", "full"] = "sampled"
+    """Protocol of the validation metric."""
+    seed: int = 0
+    """Seed of everything: initial parameters, order, negatives, clustering."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Of all parameters; float64 is for comparing back ends without rounding."""
+    threads: int = 0
+    """CPU threads; 0 leaves torch's choice."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files (needs the extra `tensorboard`)."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What is measured on the test rows."""
+
+    split: Literal["leave_one_out", "global_time"] = "leave_one_out"
+    """leave_one_out: each user's last item; global_time: everything after a date."""
+    candidates: int = 99
+    """Negatives against each positive in the sampled protocol."""
+    exclude_history: bool = False
+    """Full ranking: leave out the items that the user has seen (wrong where users repeat items)."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run depends on besides its data."""
+
+    semantics: SemanticsConfig = field(default_factory=SemanticsConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def __post_init__(self) -> None:
+        model, train = self.model, self.train
+        at_least_one = {
+            "length": model.length,
+            "dim": model.dim,
+            "adaptive_layers": model.adaptive_layers,
+            "heads": model.heads,
+            "blocks": model.blocks,
+            "codebook_hidden": model.codebook_hidden,
+            "negatives": train.negatives,
+            "batch_size": train.batch_size,
+            "epochs": train.epochs,
+            "patience": train.patience,
+            "candidates": self.evaluate.candidates,
+        }
+        for name, value in at_least_one.items():
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        for name, number in {"revive_after": model.revive_after, "threads": train.threads}.items():
+            if number < 0:
+                raise ValueError(f"{name}: expected 0 or more, got {number}")
+        if self.semantics.num_semantics < 0 or self.semantics.category_min_items < 0:
+            raise ValueError("num_semantics, category_min_items: expected 0 or more")
+        if model.dim % model.heads:
+            raise ValueError(f"heads: expected a divisor of dim={model.dim}, got {model.heads}")
+        if not model.delta > 0:
+            raise ValueError(f"delta: expected a positive number or inf, got {model.delta}")
+        if not 0 <= model.dropout < 1:
+            raise ValueError(f"dropout: expected 0 <= dropout < 1, got {model.dropout}")
+        if not (train.learning_rate > 0 and math.isfinite(train.learning_rate)):
+            raise ValueError(f"learning_rate: expected a positive number, got {train.learning_rate}")
+        for name, rate in {"alignment": train.alignment, "weight_decay": train.weight_decay}.items():
+            if not (rate >= 0 and math.isfinite(rate)):
+                raise ValueError(f"{name}: expected a number of 0 or more, got {rate}")
+
+    def replace(self, **fields: Any) -> Config:
+        """A copy with fields set by their name alone: `config.replace(dim=64, epochs=5)`."""
+        sections = {section.name: getattr(self, section.name) for section in dataclasses.fields(self)}
+        owner = {f.name: name for name, section in sections.items() for f in dataclasses.fields(section)}
+        changes: dict[str, dict[str, Any]] = {name: {} for name in sections}
+        for name, value in fields.items():
+            if name not in owner:
+                raise ValueError(f"config: expected one of {', '.join(sorted(owner))}, got {name!r}")
+            _check_type(type(sections[owner[name]]), name, value)
+            changes[owner[name]][name] = value
+        return Config(
+            **{name: dataclasses.replace(section, **changes[name]) for name, section in sections.items()}
+        )
+
+    def flat(self) -> dict[str, Any]:
+        """Every field under its own name."""
+        return {
+            name: value for section in dataclasses.asdict(self).values() for name, value in section.items()
+        }
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, one `name: value` line a field."""
+        return yaml.safe_dump(self.flat(), sort_keys=False)
+
+    @staticmethod
+    def from_yaml(path: str | Path) -> Config:
+        """Read a configuration; fields that the file leaves out keep their defaults."""
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"config: expected a YAML file, got {path}, which is none")
+        try:
+            fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"config: expected YAML in {path}, got {str(error).splitlines()[0]}") from error
+        if fields is None:
+            fields = {}
+        if not isinstance(fields, dict):
+            raise ValueError(f"config: expected `name: value` lines in {path}, got a {type(fields).__name__}")
+        return Config().replace(**fields)
+
+
+def _check_type(section: type, name: str, value: Any) -> None:
+    """A field's value has its declared type (an int will do for a float)."""
+    hint = get_type_hints(section)[name]
+    choices = getattr(hint, "__args__", None)
+    if choices is not None:
+        if value not in choices:
+            raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}")
+        return
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return
+    if type(value) is not hint:
+        raise TypeError(f"{name}: expected {hint.__name__}, got {value!r}")

@@ -1,0 +1,78 @@
+"""The sequence encoders E_c and E_v: symbols to embeddings, embeddings to the code that generates weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def valid_mask(sequences: Tensor) -> Tensor:
+    """[B, L] bool: True where a position holds an item, False where it is padding (id 0)."""
+    return sequences > 0
+
+
+def recency(mask: Tensor) -> Tensor:
+    """Age of each position: 0 for the most recent valid one, counting up to the oldest; 0 on padding.
+
+    Args:
+        mask: [B, L] bool, sequences right-padded.
+
+    Returns:
+        [B, L] int64. Positions are counted from the end, so that "the last item" has one embedding whatever the
+        length of the history.
+    """
+    length = mask.sum(1, keepdim=True)
+    return (length - 1 - torch.arange(mask.shape[1], device=mask.device)).clamp(min=0)
+
+
+def last_valid(states: Tensor, mask: Tensor) -> Tensor:
+    """State at the last valid position: [B, L, d], [B, L] -> [B, d]; zeros for a sequence that is all padding."""
+    length = mask.sum(1)
+    last = (length - 1).clamp(min=0)
+    state = states.gather(1, last[:, None, None].expand(-1, 1, states.shape[2])).squeeze(1)
+    return state * (length > 0).unsqueeze(1)
+
+
+class SymbolEmbedding(nn.Module):
+    """`H = tanh(linear(table[s] + position))`, zero on padding.
+
+    Shapes: sequences [B, L] int64 with ids 0 .. num_symbols (0 is padding) -> H [B, L, d].
+
+    Source: design, solid, Module 2 (semantic side) and Module 3 (item side).
+    """
+
+    def __init__(self, num_symbols: int, length: int, dim: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(num_symbols + 1, dim, padding_idx=0)
+        self.position = nn.Embedding(length, dim)
+        self.linear = nn.Linear(dim, dim)
+        nn.init.normal_(self.table.weight, std=dim**-0.5)
+        nn.init.normal_(self.position.weight, std=dim**-0.5)
+        with torch.no_grad():
+            self.table.weight[0].zero_()
+
+    def forward(self, sequences: Tensor) -> Tensor:
+        mask = valid_mask(sequences)
+        embedded = self.table(sequences) + self.position(recency(mask))
+        return self.linear(embedded).tanh() * mask.unsqueeze(2)
+
+
+class SequenceCode(nn.Module):
+    """`z`: a GRU over H, its state at the last valid position, then a P-layer MLP with tanh between.
+
+    Shapes: H [B, L, d], mask [B, L] bool -> z [B, d].
+
+    Source: design, solid, Module 2.
+    """
+
+    def __init__(self, dim: int, layers: int) -> None:
+        super().__init__()
+        self.gru = nn.GRU(dim, dim, batch_first=True)
+        steps: list[nn.Module] = []
+        for layer in range(layers):
+            steps += ([nn.Tanh()] if layer else []) + [nn.Linear(dim, dim)]
+        self.mlp = nn.Sequential(*steps)
+
+    def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
+        states, _ = self.gru(embedded)
+        return self.mlp(last_valid(states, mask))

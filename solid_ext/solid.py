@@ -1,0 +1,278 @@
+"""SOLID as one object: fit, evaluate, recommend, save, load."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from solid_ext._native import build_info
+from solid_ext.config import Config
+from solid_ext.data import (
+    Catalogue,
+    Dataset,
+    Semantics,
+    Split,
+    global_time,
+    leave_one_out,
+    load_dataset,
+    semantics_from_categories,
+    semantics_from_features,
+    text_features,
+)
+from solid_ext.evaluate import Scorer, evaluate_full, evaluate_sampled
+from solid_ext.models import DynamicRecommender
+from solid_ext.serve.recommend import Recommendation, recommend
+from solid_ext.train import (
+    Reporter,
+    Stage,
+    build_model,
+    load_checkpoint,
+    load_model,
+    save_checkpoint,
+    train_solid,
+    train_static,
+)
+
+VALIDATION_SEED = (
+    1_000_003  # the test rows' negatives are drawn from the plain seed, so the two never coincide
+)
+
+
+class SOLID:
+    """The SOLID recommender: Algorithm 1 around one network, from interactions to recommendations.
+
+    ```
+    model = SOLID(epochs=20).fit("interactions.tsv.gz")
+    model.evaluate()
+    model.recommend([["item a", "item b"]], k=10)
+    ```
+
+    Args:
+        config: the whole configuration; fields override single values by name (`SOLID(dim=64, seed=1)`).
+
+    Raises:
+        ValueError, TypeError: an unknown field, or a value outside its range.
+
+    Source: paper, Algorithm 1; design, solid.
+    """
+
+    def __init__(self, config: Config | None = None, **fields: Any) -> None:
+        self.config = (config or Config()).replace(**fields)
+        self.model: DynamicRecommender | None = None
+        self.catalogue: Catalogue | None = None
+        self.fingerprint: str | None = None
+        self.stages: list[Stage] = []
+        self.static: DynamicRecommender | None = None
+        self._dataset: Dataset | None = None
+        self._split: Split | None = None
+
+    def fit(
+        self,
+        data: Any,
+        *,
+        baseline: bool = False,
+        folder: str | Path | None = None,
+        reporter: Reporter | None = None,
+    ) -> SOLID:
+        """Train both stages to convergence on validation rows, and leave the model at its best epoch.
+
+        Args:
+            data: a `Dataset`, or whatever `load_dataset` takes (a path, a frame, arrays).
+            baseline: also train the static backbone, as `self.static` (done anyway for semantics from ids).
+            folder: where each stage keeps its checkpoints and log; a folder with those is resumed.
+
+        Returns:
+            self.
+
+        Raises:
+            ValueError: data that cannot be read or split.
+        """
+        dataset = data if isinstance(data, Dataset) else load_dataset(data)
+        config, folder = self.config, None if folder is None else Path(folder)
+        if config.train.threads:
+            torch.set_num_threads(config.train.threads)
+        split = make_split(config, dataset)
+        validate = _Validation(config, dataset, split)
+        self.stages, self.static = [], None
+        source = semantics_source(config, dataset)
+        if baseline or source == "id":
+            where = None if folder is None else folder / "static"
+            self.static, stage = train_static(
+                config, dataset, split, validate, folder=where, reporter=reporter
+            )
+            self.stages.append(stage)
+        semantics = make_semantics(config, dataset, self.static)
+        self.model, stages = train_solid(
+            config, dataset, split, semantics.table, validate, folder=folder, reporter=reporter
+        )
+        self.stages += stages
+        self.catalogue, self.fingerprint = dataset.catalogue, dataset.fingerprint
+        self._dataset, self._split = dataset, split
+        return self
+
+    def evaluate(self, data: Any = None) -> dict[str, dict[str, float]]:
+        """Metrics on the test rows, by the sampled protocol and by full ranking.
+
+        Args:
+            data: the dataset the model was fitted on; may be left out right after `fit`.
+
+        Returns:
+            {"sampled": {"user_auc": ..}, "full": {"ndcg@10": ..}}.
+
+        Source: design, solid, "Evaluation".
+        """
+        return self.evaluate_scorer(self._fitted(), data)
+
+    def evaluate_scorer(self, scorer: Scorer, data: Any = None) -> dict[str, dict[str, float]]:
+        """The same metrics, on the same rows and negatives, of any other scorer."""
+        dataset, split = self._data(data)
+        config = self.config
+        sampled = evaluate_sampled(
+            scorer, dataset, split.test, negatives=config.evaluate.candidates, seed=config.train.seed
+        )
+        full = evaluate_full(scorer, dataset, split.test, exclude_history=config.evaluate.exclude_history)
+        return {"sampled": sampled.values, "full": full.values}
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[Any]],
+        k: int = 10,
+        *,
+        exclude_history: bool = True,
+        unknown: str = "error",
+    ) -> list[list[Recommendation]]:
+        """The k best items for each history of raw item ids; see `solid_ext.serve.recommend`."""
+        model = self._fitted()
+        assert self.catalogue is not None
+        model.eval()
+        return recommend(
+            model, self.catalogue, histories, k, exclude_history=exclude_history, unknown=unknown
+        )
+
+    def code_usage(self, data: Any = None) -> np.ndarray | None:
+        """How often each codebook entry is looked up over the test sequences: [C] int64; None without a codebook."""
+        model = self._fitted()
+        dataset, split = self._data(data)
+        return count_codes(model, dataset, split)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the model, its configuration and its catalogue to a new folder, whole or not at all."""
+        model, folder = self._fitted(), Path(folder)
+        assert self.catalogue is not None
+        if folder.exists() and not overwrite:
+            raise ValueError(f"save: expected a folder that does not exist yet, got {folder}")
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        state = {
+            "num_items": model.num_items,
+            "dataset": self.fingerprint,
+            "solid_ext": build_info()["version"],
+        }
+        save_checkpoint(partial / "model.safetensors", model.state_dict(), state)
+        (partial / "config.yaml").write_text(self.config.to_yaml(), encoding="utf-8")
+        self.catalogue.save(partial / "items.parquet")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+        return folder
+
+    @staticmethod
+    def load(folder: str | Path) -> SOLID:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: no such folder, another format version, tensors that do not fit the configuration, NaN weights.
+        """
+        folder = Path(folder)
+        if not (folder / "model.safetensors").is_file():
+            raise ValueError(f"load: expected a folder with model.safetensors, got {folder}")
+        solid = SOLID(Config.from_yaml(folder / "config.yaml"))
+        tensors, state = load_checkpoint(folder / "model.safetensors")
+        if "semantics" not in tensors:
+            raise ValueError(f"load: expected a tensor `semantics` in {folder}, got none")
+        model = build_model(
+            solid.config, solid.config.model, state["num_items"], tensors["semantics"].numpy()
+        )
+        load_model(model, tensors, folder / "model.safetensors")
+        solid.model, solid.fingerprint = model.eval(), state["dataset"]
+        solid.catalogue = Catalogue.load(folder / "items.parquet")
+        return solid
+
+    def _fitted(self) -> DynamicRecommender:
+        if self.model is None:
+            raise ValueError("SOLID: expected a fitted model, got one before fit() or load()")
+        return self.model
+
+    def _data(self, data: Any) -> tuple[Dataset, Split]:
+        if data is None:
+            if self._dataset is None or self._split is None:
+                raise ValueError("evaluate: expected the dataset of a loaded model, got none")
+            return self._dataset, self._split
+        dataset = data if isinstance(data, Dataset) else load_dataset(data)
+        if dataset.fingerprint != self.fingerprint:
+            raise ValueError(
+                f"evaluate: expected the dataset the model was fitted on ({str(self.fingerprint)[:12]}), "
+                f"got {dataset.name} ({dataset.fingerprint[:12]})"
+            )
+        return dataset, make_split(self.config, dataset)
+
+
+class _Validation:
+    """The monitored metric of a model on the validation rows."""
+
+    def __init__(self, config: Config, dataset: Dataset, split: Split) -> None:
+        self.config, self.dataset, self.split = config, dataset, split
+
+    def __call__(self, model: DynamicRecommender) -> float:
+        config = self.config
+        if config.train.validation == "full":
+            metrics = evaluate_full(
+                model, self.dataset, self.split.valid, exclude_history=config.evaluate.exclude_history
+            )
+        else:
+            metrics = evaluate_sampled(
+                model,
+                self.dataset,
+                self.split.valid,
+                negatives=config.evaluate.candidates,
+                seed=config.train.seed + VALIDATION_SEED,
+            )
+        return metrics.values[config.train.monitor]
+
+
+def make_split(config: Config, dataset: Dataset) -> Split:
+    """The split that the configuration names."""
+    return {"leave_one_out": leave_one_out, "global_time": global_time}[config.evaluate.split](dataset)
+
+
+def semantics_source(config: Config, dataset: Dataset) -> str:
+    """Where the semantics come from; "auto" is text where the items have any, else the ids."""
+    source = config.semantics.semantics
+    if source != "auto":
+        return source
+    return "text" if {"title", "categories"} & set(dataset.item_table.columns) else "id"
+
+
+def make_semantics(config: Config, dataset: Dataset, static: DynamicRecommender | None) -> Semantics:
+    """Module 1: every item's semantic, from its categories, its text or a trained model's embedding of it."""
+    source = semantics_source(config, dataset)
+    if source == "category":
+        return semantics_from_categories(
+            dataset, level=config.semantics.category_level, min_items=config.semantics.category_min_items
+        )
+    if source == "text":
+        features = text_features(dataset, seed=config.train.seed)
+    else:
+        if static is None:
+            raise ValueError("semantics: expected a trained static model for source id, got none")
+        features = static.item_embedding.weight.detach().float().numpy()
+    count = config.semantics.num_semantics or min(max(dataset.num_items // 10, 16), 1024)
+    return semantics_from_features(
+        features, min(count, dataset.num_items), seed=config.train.seed, source=source
+    )

@@ -1,0 +1,30 @@
+"""Prediction losses over the candidates of a sequence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def binary_cross_entropy(logits: Tensor) -> Tensor:
+    """`l_CE` of one positive (column 0) and sampled negatives, mean over all pairs.
+
+    Args:
+        logits: [B, 1 + n], the positive first.
+
+    Source: paper, Eq. 12.
+    """
+    labels = torch.zeros_like(logits)
+    labels[:, 0] = 1
+    return F.binary_cross_entropy_with_logits(logits, labels)
+
+
+def sampled_softmax(logits: Tensor) -> Tensor:
+    """`-log softmax(logits)[0]` over a positive (column 0) and its sampled negatives, mean over rows [B, 1 + n]."""
+    return -logits.log_softmax(1)[:, 0].mean()
+
+
+def full_softmax(logits: Tensor, positives: Tensor) -> Tensor:
+    """`-log softmax(logits)[v]` over the catalogue: logits [B, V] of items 1 .. V, positives [B] ids; mean over rows."""
+    return F.cross_entropy(logits, positives - 1)

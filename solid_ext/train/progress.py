@@ -1,0 +1,102 @@
+"""What training reports while it runs, and to whom."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of the training log."""
+
+    stage: str
+    epoch: int  # from 1
+    loss: float  # mean training loss, with the alignment term
+    alignment: float  # mean L_align, unweighted
+    valid: float  # the monitored validation metric
+    seconds: float
+
+    def row(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Reporter(Protocol):
+    """Told what training does; each call returns at once."""
+
+    def begin(self, stage: str, steps: int, epochs: int) -> None: ...
+    def step(self) -> None: ...
+    def epoch(self, epoch: Epoch, best: Epoch) -> None: ...
+    def end(self, stage: str, best: Epoch) -> None: ...
+
+
+class Silent:
+    """Reports nothing."""
+
+    def begin(self, stage: str, steps: int, epochs: int) -> None: ...
+    def step(self) -> None: ...
+    def epoch(self, epoch: Epoch, best: Epoch) -> None: ...
+    def end(self, stage: str, best: Epoch) -> None: ...
+
+
+class ProgressBar:
+    """A rich progress bar, one line a stage; a context manager."""
+
+    def __init__(self, console: Console, metric: str) -> None:
+        self.metric = metric
+        self.bar = Progress(
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self.task: TaskID | None = None
+        self.steps = 0
+
+    def __enter__(self) -> ProgressBar:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def begin(self, stage: str, steps: int, epochs: int) -> None:
+        self.task = self.bar.add_task(stage, total=steps, status=f"epoch 1 of at most {epochs}")
+
+    def step(self) -> None:
+        if self.task is not None:
+            self.bar.advance(self.task)
+
+    def epoch(self, epoch: Epoch, best: Epoch) -> None:
+        if self.task is not None:
+            self.bar.update(
+                self.task,
+                completed=0,
+                status=f"epoch {epoch.epoch + 1}  loss {epoch.loss:.4f}  {self.metric} {epoch.valid:.4f} "
+                f"(best {best.valid:.4f} at {best.epoch})",
+            )
+
+    def end(self, stage: str, best: Epoch) -> None:
+        if self.task is not None:
+            task = self.bar.tasks[self.task]
+            self.bar.update(
+                self.task,
+                completed=task.total,
+                status=f"converged: best {self.metric} {best.valid:.4f} at epoch {best.epoch}",
+            )
+
+
+def write_log(path: Path, history: list[Epoch]) -> None:
+    """The training log as CSV, one line an epoch."""
+    names = list(Epoch.__dataclass_fields__)
+    lines = [",".join(names)] + [",".join(str(getattr(epoch, name)) for name in names) for epoch in history]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
