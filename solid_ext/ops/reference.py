@@ -17,7 +17,8 @@ def nearest_index(x: Tensor, codebook: Tensor, mask: Tensor | None = None) -> Te
         x: [N, D] float. codebook: [K, D], same dtype. mask: [N] bool or None; False rows get index 0.
 
     Returns:
-        [N] int64. A row of x with a NaN gets index 0; a code with a NaN is never chosen unless all have one.
+        [N] int64. A code whose cost `||c||^2 / 2 - <x, c>` is not below +infinity (NaN, overflow) is never chosen;
+        index 0 when no code is left: a row of x with a NaN gets index 0, and so does every row if all codes have one.
 
     Source: design, kernels, section 1.
     """
@@ -25,9 +26,55 @@ def nearest_index(x: Tensor, codebook: Tensor, mask: Tensor | None = None) -> Te
     blocks = []
     for rows in x.split(QUERIES_PER_BLOCK):
         cost = half_norm - rows @ codebook.T
-        blocks.append(cost.nan_to_num(nan=torch.inf).argmin(1))
+        blocks.append(torch.where(cost < torch.inf, cost, torch.inf).argmin(1))
     index = torch.cat(blocks) if blocks else x.new_zeros(0, dtype=torch.int64)
     return index if mask is None else index * mask
+
+
+def segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, num_codes: int) -> tuple[Tensor, Tensor]:
+    """Per code: how many rows chose it, and their sum, added in the order of the rows.
+
+    Args:
+        values: [N, D] float. index: [N] int64 in 0 .. num_codes - 1. mask: [N] bool or None; False rows count for nothing.
+
+    Returns:
+        counts [num_codes] int64, sums [num_codes, D] in the dtype of values.
+
+    Source: design, kernels, section 1.
+    """
+    chosen = torch.ones_like(index) if mask is None else mask.to(torch.int64)
+    counts = index.new_zeros(num_codes).index_add(0, index, chosen)
+    kept = values if mask is None else torch.where(mask.unsqueeze(1), values, 0)
+    sums = values.new_zeros(num_codes, values.shape[1]).index_add(0, index, kept)
+    return counts, sums
+
+
+def rotate_gradient(gradient: Tensor, x: Tensor, code: Tensor) -> Tensor:
+    """`lambda R^T g` where R turns x's direction into its code's and lambda is the ratio of their lengths.
+
+    With unit vectors `e = x / ||x||`, `f = c / ||c||` and `r = (e + f) / ||e + f||`:
+    `R = I - 2 r r^T + 2 f e^T`. A row of zeros in x has no direction: its gradient passes as it is. Opposite
+    directions have no r: its term drops out.
+
+    Args:
+        gradient, x, code: [N, D].
+
+    Returns:
+        [N, D].
+
+    Source: Fifty et al. 2024, "Restructuring Vector Quantization with the Rotation Trick", section 4.2.
+    """
+    length = x.norm(dim=1, keepdim=True)
+    normalize = torch.nn.functional.normalize
+    direction, target = normalize(x, dim=1), normalize(code, dim=1)
+    between = normalize(direction + target, dim=1)
+    turned = (
+        gradient
+        - 2 * between * (between * gradient).sum(1, keepdim=True)
+        + 2 * direction * (target * gradient).sum(1, keepdim=True)
+    )
+    scale = code.norm(dim=1, keepdim=True) / torch.where(length > 0, length, 1)
+    return torch.where(length > 0, scale * turned, gradient)
 
 
 def dynamic_weight(
