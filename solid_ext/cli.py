@@ -198,7 +198,7 @@ class Doctor:
         console.print(table)
 
 
-def open_dataset(name: str):  # noqa: ANN201 (imported late: `--help` answers before torch is loaded)
+def open_dataset(name: str):
     """A named dataset, or the dataset at a path."""
     from solid_ext.data import load_dataset, movielens_100k, synthetic_dataset
 
@@ -211,14 +211,14 @@ def open_dataset(name: str):  # noqa: ANN201 (imported late: `--help` answers be
     return load_dataset(Path(name))
 
 
-def load_run(folder: Path):  # noqa: ANN201
+def load_run(folder: Path):
     """The model of a run's folder."""
     from solid_ext.solid import SOLID
 
     return SOLID.load(folder / "model")
 
 
-def describe(dataset) -> None:  # noqa: ANN001
+def describe(dataset) -> None:
     """Print a dataset's size and what reading it met with."""
     console.print(
         f"[bold]{dataset.name}[/bold]: {dataset.num_users:,} users, {dataset.num_items:,} items, "
@@ -228,7 +228,7 @@ def describe(dataset) -> None:  # noqa: ANN001
         console.print(f"  {name}: {value}", style="dim")
 
 
-def show_examples(examples) -> None:  # noqa: ANN001
+def show_examples(examples) -> None:
     """Print what some users did last, what they did next and what is recommended."""
     table = Table(
         "user", "watched (latest last)", "recommended", "what came next", title="five users", show_lines=True

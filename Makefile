@@ -1,0 +1,44 @@
+# make demo: train SOLID on real data and recommend.  make test: everything that must hold.
+PYTHON ?= python3
+DATASET ?= movielens-100k
+OUT ?= runs/demo
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check install -q -c constraints.txt
+NATIVE := CMakeLists.txt $(wildcard csrc/*.cpp csrc/*/*)
+
+.PHONY: demo test bench lint
+
+demo: .venv/native $(if $(filter movielens-100k,$(DATASET)),.venv/recbole)
+	$(BIN)/python -m solid_ext.cli train --dataset $(DATASET) --out $(OUT) --overwrite --config bench/demo.yaml
+
+test: .venv/test
+	$(BIN)/python -m pytest
+
+bench: .venv/test
+	$(BIN)/python bench/bench_nearest_code.py --json
+	$(BIN)/python bench/bench_dynamic_mlp.py --json
+
+lint: .venv/lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(filter %.h %.cpp,$(NATIVE))
+
+# The native module is installed once per change of its sources; Python is read from the checkout.
+.venv/native: pyproject.toml constraints.txt $(NATIVE)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) .
+	touch $@
+
+# MovieLens-100k comes as package data.
+.venv/recbole: .venv/native
+	$(PIP) --no-deps recbole==1.2.1
+	touch $@
+
+.venv/test: .venv/native python_tests/requirements.txt
+	$(PIP) -r python_tests/requirements.txt
+	touch $@
+
+.venv/lint: .venv/test
+	$(PIP) ruff mypy clang-format
+	touch $@
