@@ -1,0 +1,53 @@
+"""Evaluation: what is asked of a model, the metrics, the two protocols and the report."""
+
+from __future__ import annotations
+
+from solid_ext.evaluate.metrics import (
+    Metrics,
+    auc,
+    auc_per_user,
+    hr,
+    hr_per_row,
+    log_loss,
+    mean_per_user,
+    mrr,
+    mrr_per_row,
+    ndcg,
+    ndcg_per_row,
+    ranking_metrics,
+    ranks_of_first,
+    user_auc,
+)
+from solid_ext.evaluate.protocols import (
+    evaluate_full,
+    evaluate_sampled,
+    full_ranks,
+    sampled_candidates,
+    sampled_scores,
+)
+from solid_ext.evaluate.report import draw_report
+from solid_ext.evaluate.scorer import Scorer
+
+__all__ = [
+    "Metrics",
+    "Scorer",
+    "auc",
+    "auc_per_user",
+    "draw_report",
+    "evaluate_full",
+    "evaluate_sampled",
+    "full_ranks",
+    "hr",
+    "hr_per_row",
+    "log_loss",
+    "mean_per_user",
+    "mrr",
+    "mrr_per_row",
+    "ndcg",
+    "ndcg_per_row",
+    "ranking_metrics",
+    "ranks_of_first",
+    "sampled_candidates",
+    "sampled_scores",
+    "user_auc",
+]

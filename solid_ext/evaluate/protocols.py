@@ -1,0 +1,279 @@
+"""The two evaluation protocols: against sampled negatives, and against the whole catalogue.
+
+Both give the same numbers for any batch and block size, as far as the scorer's own scores do not depend on
+what it is asked together with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from solid_ext.data import Dataset, NegativeSampler, Rows, gather_sequences
+from solid_ext.evaluate.history import distinct_counts, first_occurrence, history_pairs
+from solid_ext.evaluate.metrics import (
+    Metrics,
+    auc,
+    log_loss,
+    mrr,
+    ranking_metrics,
+    ranks_of_first,
+    user_auc,
+)
+from solid_ext.evaluate.scorer import Scorer, checked_scores, inference, scorer_device
+
+# Rows per draw of negatives: bounds the sampler's workspace, and is fixed so that no other size matters.
+_ROWS_PER_DRAW = 8192
+
+
+def evaluate_sampled(
+    scorer: Scorer,
+    dataset: Dataset,
+    rows: Rows,
+    *,
+    negatives: int = 99,
+    seed: int = 0,
+    batch_size: int = 1024,
+    cutoffs: Sequence[int] = (5, 10, 20),
+) -> Metrics:
+    """Ranks each row's target among sampled items that its user never interacted with (the paper's protocol).
+
+    Keys: `auc` (all rows together), `user_auc` (mean over users), `log_loss` (scores as logits), and for
+    every cutoff `ndcg@K` and `hr@K`. AUC counts a tie as one half; ranks count a tie against the target.
+
+    Args:
+        scorer: a model, see `Scorer`.
+        dataset: the interactions.
+        rows: the `R` rows to predict.
+        negatives: sampled items per row.
+        seed: of the negatives, which are the same for every scorer and every `batch_size`.
+        batch_size: sequences scored at once.
+        cutoffs: the `K` of the ranking metrics.
+
+    Raises:
+        ValueError: no rows, rows outside the dataset, a user with fewer than `negatives` unseen items, or
+            scores that are not finite.
+
+    Source: design, "Evaluation", sampled protocol.
+    """
+    _check_cutoffs("evaluate_sampled", cutoffs)
+    scores = sampled_scores(scorer, dataset, rows, negatives=negatives, seed=seed, batch_size=batch_size)
+    ranks = ranks_of_first(scores)
+    labels = np.zeros(scores.shape, bool)
+    labels[:, 0] = True
+    users = np.repeat(rows.users, scores.shape[1])
+    values = {
+        "auc": auc(scores.ravel(), labels.ravel()),
+        "user_auc": user_auc(scores.ravel(), labels.ravel(), users),
+        "log_loss": log_loss(scores.ravel(), labels.ravel()),
+    }
+    return Metrics("sampled", values | ranking_metrics(ranks, cutoffs), rows.users, ranks)
+
+
+def evaluate_full(
+    scorer: Scorer,
+    dataset: Dataset,
+    rows: Rows,
+    *,
+    exclude_history: bool = False,
+    batch_size: int = 256,
+    item_block: int = 65536,
+    cutoffs: Sequence[int] = (5, 10, 20),
+) -> Metrics:
+    """Ranks each row's target in the whole catalogue, ties against it.
+
+    Keys: for every cutoff `ndcg@K` and `hr@K` (one target, so also Recall@K), and `mrr`.
+
+    Args:
+        scorer: a model, see `Scorer`.
+        dataset: the interactions.
+        rows: the `R` rows to predict.
+        exclude_history: leave the items that the user had before out of the ranking. A target that the user
+            had before stays in it, its own earlier occurrences do not count.
+        batch_size: sequences scored at once.
+        item_block: items scored at once; memory is `batch_size x (item_block + batch_size)` scores.
+        cutoffs: the `K` of the ranking metrics.
+
+    Raises:
+        ValueError: no rows, rows outside the dataset, or scores that are not finite.
+
+    Source: design, "Evaluation", full-ranking protocol.
+    """
+    _check_cutoffs("evaluate_full", cutoffs)
+    ranks = full_ranks(
+        scorer, dataset, rows, exclude_history=exclude_history, batch_size=batch_size, item_block=item_block
+    )
+    protocol = "full, history excluded" if exclude_history else "full"
+    return Metrics(protocol, ranking_metrics(ranks, cutoffs) | {"mrr": mrr(ranks)}, rows.users, ranks)
+
+
+def sampled_candidates(
+    dataset: Dataset, rows: Rows, *, negatives: int = 99, seed: int = 0
+) -> NDArray[np.int32]:
+    """Candidates of the sampled protocol: the target, then distinct items that the user never had.
+
+    Returns:
+        `[R, 1 + negatives] int32`, the target in column 0; deterministic in `seed`.
+
+    Raises:
+        ValueError: no rows, rows outside the dataset, or a user with fewer than `negatives` unseen items.
+    """
+    name = "evaluate_sampled"
+    _check_rows(name, dataset, rows)
+    _check_size(name, "negatives", negatives)
+    unseen = (dataset.num_items - distinct_counts(dataset, first_occurrence(dataset)))[rows.users]
+    if (unseen < negatives).any():
+        short = np.unique(rows.users[unseen < negatives])
+        raise ValueError(
+            f"{name}: expected at least negatives={negatives} items that a user never interacted with, "
+            f"got {unseen.min()} for user {rows.users[unseen.argmin()]} ({short.size} users fall short)"
+        )
+    candidates = np.empty((rows.users.size, 1 + negatives), np.int32)
+    candidates[:, 0] = dataset.items[rows.positions]
+    sampler, rng = NegativeSampler(dataset), np.random.default_rng(seed)
+    for index in _slices(rows.users.size, _ROWS_PER_DRAW):
+        candidates[index, 1:] = sampler.sample(rows.users[index], negatives, rng, distinct=True)
+    return candidates
+
+
+def sampled_scores(
+    scorer: Scorer,
+    dataset: Dataset,
+    rows: Rows,
+    *,
+    negatives: int = 99,
+    seed: int = 0,
+    batch_size: int = 1024,
+) -> NDArray[np.floating]:
+    """Scores of the sampled protocol, the raw material of its metrics; arguments as for `evaluate_sampled`.
+
+    Returns:
+        `[R, 1 + negatives]`, the target's score in column 0, the rest in the order of `sampled_candidates`;
+        float64 for a scorer that returns float64, else float32.
+    """
+    name = "evaluate_sampled"
+    _check_size(name, "batch_size", batch_size)
+    candidates = sampled_candidates(dataset, rows, negatives=negatives, seed=seed)
+    device = scorer_device(scorer)
+    parts = []
+    with inference(scorer):
+        for index in _slices(rows.users.size, batch_size):
+            state = scorer.encode(_sequences(scorer, dataset, rows.take(index), device))
+            offered = torch.from_numpy(candidates[index].astype(np.int64)).to(device)
+            scores = checked_scores(name, scorer, state, offered, len(offered))
+            parts.append((scores if scores.dtype == torch.float64 else scores.float()).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def full_ranks(
+    scorer: Scorer,
+    dataset: Dataset,
+    rows: Rows,
+    *,
+    exclude_history: bool = False,
+    batch_size: int = 256,
+    item_block: int = 65536,
+) -> NDArray[np.int64]:
+    """Rank of each row's target in the catalogue, `1 + #{v != target: s_v >= s_target}`.
+
+    The raw material of the full-ranking metrics; arguments and errors as for `evaluate_full`.
+
+    Returns:
+        `[R] int64`, 1 is best.
+    """
+    name = "evaluate_full"
+    _check_rows(name, dataset, rows)
+    _check_size(name, "batch_size", batch_size)
+    _check_size(name, "item_block", item_block)
+    device = scorer_device(scorer)
+    first = first_occurrence(dataset) if exclude_history else None
+    ranks = np.empty(rows.users.size, np.int64)
+    with inference(scorer):
+        for index in _slices(rows.users.size, batch_size):
+            batch = rows.take(index)
+            pairs = None if first is None else history_pairs(dataset, batch, first)
+            ranks[index] = _ranks_of_batch(name, scorer, dataset, batch, pairs, item_block, device)
+    return ranks
+
+
+def _ranks_of_batch(
+    name: str,
+    scorer: Scorer,
+    dataset: Dataset,
+    batch: Rows,
+    pairs: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
+    item_block: int,
+    device: torch.device,
+) -> NDArray[np.int64]:
+    target = torch.from_numpy(dataset.items[batch.positions].astype(np.int64)).to(device)
+    state = scorer.encode(_sequences(scorer, dataset, batch, device))
+    ahead = torch.zeros(len(target), dtype=torch.int64, device=device)
+    every_row = torch.arange(len(target), device=device)
+    one_block = dataset.num_items <= item_block
+    for low in range(1, dataset.num_items + 1, item_block):
+        high = min(low + item_block, dataset.num_items + 1)
+        offered = torch.arange(low, high, device=device)
+        if one_block:
+            scores = checked_scores(name, scorer, state, offered, len(target))
+            own = scores[every_row, target - low, None]
+        else:
+            # Scores are compared only with scores of the same call: a product of another shape may round
+            # otherwise, and one unit in the last place would turn every tie into a win or a loss.
+            scores = checked_scores(name, scorer, state, torch.cat([offered, target]), len(target))
+            own = scores[every_row, len(offered) + every_row, None]
+            scores = scores[:, : len(offered)]
+        ahead += (scores >= own).sum(dim=1)
+        inside = ((target >= low) & (target < high)).nonzero().squeeze(1)
+        ahead[inside] -= (scores[inside, target[inside] - low] >= own[inside, 0]).long()
+        if pairs is not None:
+            block = slice(*np.searchsorted(pairs[1], (low, high)))
+            row = torch.from_numpy(pairs[0][block]).to(device)
+            item = torch.from_numpy(pairs[1][block]).to(device)
+            ahead -= torch.bincount(row[scores[row, item - low] >= own[row, 0]], minlength=len(target))
+    return 1 + ahead.cpu().numpy()
+
+
+def _sequences(scorer: Scorer, dataset: Dataset, rows: Rows, device: torch.device) -> Tensor:
+    return torch.from_numpy(gather_sequences(dataset, rows, scorer.length)).to(device)
+
+
+def _slices(count: int, size: int) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, count, size):
+        yield np.arange(start, min(start + size, count))
+
+
+def _check_cutoffs(name: str, cutoffs: Sequence[int]) -> None:
+    if not cutoffs or min(cutoffs) < 1:
+        raise ValueError(f"{name}: expected cutoffs >= 1, got {tuple(cutoffs)}")
+
+
+def _check_size(name: str, what: str, size: int) -> None:
+    if size < 1:
+        raise ValueError(f"{name}: expected {what} >= 1, got {size}")
+
+
+def _check_rows(name: str, dataset: Dataset, rows: Rows) -> None:
+    if rows.users.shape != rows.positions.shape or rows.users.ndim != 1:
+        raise ValueError(
+            f"{name}: expected rows users [R] and positions [R], "
+            f"got {list(rows.users.shape)} and {list(rows.positions.shape)}"
+        )
+    if rows.users.size == 0:
+        raise ValueError(f"{name}: expected at least one row, got 0")
+    if rows.users.min() < 0 or rows.users.max() >= dataset.num_users:
+        raise ValueError(
+            f"{name}: expected users in 0..{dataset.num_users - 1}, "
+            f"got {rows.users.min()}..{rows.users.max()}"
+        )
+    start, stop = dataset.offsets[rows.users], dataset.offsets[rows.users + 1]
+    outside = (rows.positions < start) | (rows.positions >= stop)
+    if outside.any():
+        bad = int(outside.argmax())
+        raise ValueError(
+            f"{name}: expected positions inside the user's history, "
+            f"got position {rows.positions[bad]} for user {rows.users[bad]} ({int(outside.sum())} rows)"
+        )

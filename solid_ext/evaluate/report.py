@@ -1,0 +1,298 @@
+"""One picture of a run: how both stages trained, which codes are in use, and what came of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import ArrayLike
+
+# Okabe and Ito's palette: told apart with any common colour blindness, and in grey by order of lightness.
+_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#5F5F5F", "#000000")
+# Both stages are blues as the first model's bars are, the static backbone has the second model's colour.
+_STAGES = {
+    "static": ("static", _PALETTE[1], "s"),
+    "stage1": ("stage 1", _PALETTE[5], "o"),
+    "stage2": ("stage 2", _PALETTE[0], "^"),
+}
+_HISTORY_KEYS = ("stage", "epoch", "loss", "valid", "seconds")
+_PROTOCOLS = {
+    "sampled": "Sampled protocol",
+    "full": "Full ranking",
+}
+_INK, _FAINT = "#222222", "#D9D9D9"
+_STYLE = {"title": 12.5, "label": 11.0, "tick": 10.0, "value": 9.0}
+
+HEADLINE = ("auc", "user_auc", "ndcg@10", "hr@10", "mrr")
+"""The metrics drawn as bars: those that rise with quality, at one cutoff."""
+
+
+def draw_report(
+    path: str | os.PathLike[str],
+    history: Sequence[Mapping[str, Any]],
+    usage: ArrayLike | None,
+    metrics: Mapping[str, Mapping[str, float]],
+    *,
+    shown: Sequence[str] = HEADLINE,
+) -> Path:
+    """Draws training curves, code usage and metric bars into one PNG, and returns its path.
+
+    Args:
+        path: of the PNG; it appears complete or not at all.
+        history: one row per epoch with `stage` ("static", "stage1" or "stage2"), `epoch`, `loss`, `valid`
+            (the validation metric, higher is better; None where none was computed) and `seconds`.
+        usage: `[C]`, how often each code of the codebook was chosen; None for a model without one.
+        metrics: model name -> {"sampled/NAME" or "full/NAME": value}, NAME as the protocols give them.
+        shown: the metric names drawn, in this order; the others stay in the run's metrics file.
+
+    Raises:
+        ValueError: a history row without one of its keys or of an unknown stage, a negative or empty usage,
+            or a metric name without its protocol.
+    """
+    for row in history:
+        missing = [key for key in _HISTORY_KEYS if key not in row]
+        if missing or row["stage"] not in _STAGES:
+            raise ValueError(
+                f"draw_report: expected history rows with {', '.join(_HISTORY_KEYS)} and a stage of "
+                f"{', '.join(_STAGES)}, got {dict(row)}"
+            )
+    for name in {name for values in metrics.values() for name in values}:
+        if name.partition("/")[0] not in _PROTOCOLS or not name.partition("/")[2]:
+            raise ValueError(
+                f"draw_report: expected metric names PROTOCOL/NAME with sampled or full, got {name}"
+            )
+
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.14, wspace=0.03, hspace=0.05)
+    figure = Figure(figsize=(15, 9), layout=layout, facecolor="white")
+    FigureCanvasAgg(figure)
+    (top,), (bottom,) = figure.subfigures(2, 1, squeeze=False)
+    loss, valid, codes = top.subplots(1, 3)
+    _draw_loss(loss, history)
+    _draw_valid(valid, history)
+    _draw_usage(codes, usage)
+    groups = {protocol: _names(metrics, protocol, shown) for protocol in _PROTOCOLS}
+    widths = [max(len(names), 1) for names in groups.values()]
+    axes = bottom.subplots(1, len(groups), width_ratios=widths)
+    for axis, (protocol, names) in zip(axes, groups.items(), strict=True):
+        _draw_bars(axis, protocol, names, metrics)
+    handles, labels = (
+        axes[0].get_legend_handles_labels() if groups["sampled"] else axes[1].get_legend_handles_labels()
+    )
+    if handles:
+        bottom.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=min(len(labels), 6),
+            frameon=False,
+            fontsize=_STYLE["label"],
+        )
+
+    target = Path(path)
+    part = target.with_name(f".{target.name}.part")
+    try:
+        figure.savefig(part, format="png", dpi=120)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
+def perplexity(usage: ArrayLike) -> float:
+    """Effective number of codes in use, `exp(-sum_c p_c log p_c)` with `p = usage / sum(usage)`; 0 if unused.
+
+    Args:
+        usage: `[C]`, counts.
+    """
+    count = np.asarray(usage, np.float64)
+    share = count[count > 0] / count.sum() if count.any() else np.empty(0)
+    return float(np.exp(-np.sum(share * np.log(share)))) if share.size else 0.0
+
+
+def _draw_loss(axis: Axes, history: Sequence[Mapping[str, Any]]) -> None:
+    _frame(axis, "Training loss", "epoch", "mean loss")
+    for stage, rows in _by_stage(history).items():
+        label, colour, marker = _STAGES[stage]
+        label = f"{label} ({_duration(sum(float(row['seconds']) for row in rows))})"
+        epochs, losses = [row["epoch"] for row in rows], [row["loss"] for row in rows]
+        axis.plot(epochs, losses, color=colour, marker=marker, label=label, **_line(len(rows)))
+    _finish_curves(axis, bool(history), "no epochs")
+
+
+def _draw_valid(axis: Axes, history: Sequence[Mapping[str, Any]]) -> None:
+    _frame(axis, "Validation metric, best epoch marked", "epoch", "validation metric")
+    drawn = False
+    for stage, rows in _by_stage(history).items():
+        label, colour, marker = _STAGES[stage]
+        points = [(row["epoch"], float(row["valid"])) for row in rows if _is_finite(row["valid"])]
+        if not points:
+            continue
+        drawn = True
+        epochs, values = zip(*points, strict=True)
+        best = int(np.argmax(values))
+        label = f"{label}: {_short(values[best])} at epoch {epochs[best]}"
+        axis.plot(epochs, values, color=colour, marker=marker, label=label, **_line(len(points)))
+        axis.axhline(values[best], color=colour, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
+        axis.plot(
+            epochs[best],
+            values[best],
+            marker="*",
+            markersize=17,
+            color=colour,
+            markeredgecolor="white",
+            markeredgewidth=1.2,
+            linestyle="none",
+            zorder=4,
+        )
+    _finish_curves(axis, drawn, "not validated")
+
+
+def _draw_usage(axis: Axes, usage: ArrayLike | None) -> None:
+    if usage is None:
+        _frame(axis, "Code usage", "code, most used first", "times chosen")
+        _empty(axis, "no codebook")
+        return
+    count = np.asarray(usage)
+    if count.ndim != 1 or count.size == 0 or not np.isfinite(count).all() or (count < 0).any():
+        raise ValueError(f"draw_report: expected usage [C >= 1] of counts >= 0, got {list(count.shape)}")
+    dead = int(np.count_nonzero(count == 0))
+    effective = perplexity(count)
+    title = f"Codes: perplexity {effective:.{1 if effective < 100 else 0}f} of {count.size}, {dead} dead"
+    _frame(axis, title, "code, most used first", "times chosen")
+    alive = np.sort(count[count > 0])[::-1]
+    if alive.size == 0:
+        _empty(axis, "no code was ever chosen")
+        return
+    axis.set_yscale("log")
+    decades = np.log10(alive[0] / alive[-1])
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0)))
+    axis.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+    )
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    floor = alive[-1] / 2  # half of the rarest: its bar is still visible on a log scale
+    edges = np.arange(alive.size + 1) + 0.5
+    axis.stairs(alive, edges, baseline=floor, fill=True, color=_PALETTE[2], alpha=0.85)
+    axis.set_ylim(floor, alive[0] * 2)
+    axis.set_xlim(0.5, count.size + 0.5)
+    axis.axhline(alive.sum() / count.size, color=_INK, linewidth=1, linestyle=(0, (4, 3)), label="even use")
+    if dead:
+        axis.axvspan(
+            alive.size + 0.5, count.size + 0.5, color=_FAINT, alpha=0.6, linewidth=0, label=f"dead ({dead})"
+        )
+    axis.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none", fontsize=_STYLE["tick"])
+    axis.grid(axis="x", visible=False)
+
+
+def _draw_bars(
+    axis: Axes, protocol: str, names: Sequence[str], metrics: Mapping[str, Mapping[str, float]]
+) -> None:
+    _frame(axis, _PROTOCOLS[protocol], "", "")
+    axis.grid(axis="x", visible=False)
+    if not names:
+        _empty(axis, "not evaluated")
+        return
+    width = min(0.84 / len(metrics), 0.4)
+    # Values over narrow bars are turned upright, or they would run into each other.
+    upright = len(metrics) > 3
+    for place, (model, values) in enumerate(metrics.items()):
+        drawn = [
+            (x, values[f"{protocol}/{name}"])
+            for x, name in enumerate(names)
+            if f"{protocol}/{name}" in values
+        ]
+        if not drawn:
+            continue
+        x, heights = np.asarray(drawn, np.float64).T
+        colour = _PALETTE[place % len(_PALETTE)]
+        bars = axis.bar(
+            x + (place - (len(metrics) - 1) / 2) * width, heights, width * 0.92, color=colour, label=model
+        )
+        axis.bar_label(
+            bars,
+            labels=[_short(height) for height in heights],
+            padding=2,
+            fontsize=_STYLE["value"],
+            rotation=90 if upright else 0,
+            color=_INK,
+        )
+    axis.set_xticks(range(len(names)), [_metric_name(name) for name in names], fontsize=_STYLE["label"])
+    axis.margins(y=0.24 if upright else 0.12)
+    axis.set_xlim(-0.6, len(names) - 0.4)
+    axis.tick_params(axis="x", length=0)
+
+
+def _names(metrics: Mapping[str, Mapping[str, float]], protocol: str, shown: Sequence[str]) -> list[str]:
+    return [name for name in shown if any(f"{protocol}/{name}" in values for values in metrics.values())]
+
+
+def _by_stage(history: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    stages = {stage: [row for row in history if row["stage"] == stage] for stage in _STAGES}
+    return {stage: rows for stage, rows in stages.items() if rows}
+
+
+def _frame(axis: Axes, title: str, across: str, up: str) -> None:
+    axis.set_title(title, fontsize=_STYLE["title"], color=_INK, loc="left", pad=10, fontweight="bold")
+    axis.set_xlabel(across, fontsize=_STYLE["label"], color=_INK)
+    axis.set_ylabel(up, fontsize=_STYLE["label"], color=_INK)
+    axis.tick_params(labelsize=_STYLE["tick"], colors=_INK)
+    axis.grid(color=_FAINT, linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _finish_curves(axis: Axes, drawn: bool, otherwise: str) -> None:
+    if not drawn:
+        _empty(axis, otherwise)
+        return
+    low, high = axis.get_xlim()
+    axis.set_xlim(min(low, high - 1.0), max(high, low + 1.0))  # a single epoch gets whole ticks too
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axis.legend(loc="best", frameon=True, framealpha=0.9, edgecolor="none", fontsize=_STYLE["tick"])
+
+
+def _empty(axis: Axes, text: str) -> None:
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.text(
+        0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", color="#777777", fontsize=12
+    )
+
+
+def _line(points: int) -> dict[str, Any]:
+    # Markers on every epoch help a short curve and smear a long one.
+    return {"linewidth": 2, "markersize": 4.5, "markevery": max(1, points // 20), "zorder": 3}
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and bool(np.isfinite(value))
+
+
+def _metric_name(name: str) -> str:
+    base, at, cutoff = name.partition("@")
+    known = {
+        "auc": "AUC",
+        "user_auc": "user-AUC",
+        "ndcg": "NDCG",
+        "hr": "HR",
+        "mrr": "MRR",
+        "log_loss": "log loss",
+    }
+    return known.get(base, base) + at + cutoff
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}" if abs(value) >= 0.1 else f"{value:.4f}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
