@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ import numpy as np
 from solid_ext._native import build_info
 from solid_ext.config import Config
 from solid_ext.data import Dataset
-from solid_ext.evaluate import Popularity, draw_report
+from solid_ext.evaluate import draw_report
+from solid_ext.models import Popularity
 from solid_ext.serve.recommend import Recommendation
 from solid_ext.solid import SOLID
 from solid_ext.train import Reporter
@@ -166,5 +166,3 @@ def example_users(solid: SOLID, dataset: Dataset, *, count: int, k: int, seed: i
         )
     return examples
 
-
-Progress = Callable[[], Reporter]

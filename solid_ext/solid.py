@@ -17,6 +17,7 @@ from solid_ext.data import (
     Dataset,
     Semantics,
     Split,
+    gather_sequences,
     global_time,
     leave_one_out,
     load_dataset,
@@ -25,7 +26,7 @@ from solid_ext.data import (
     text_features,
 )
 from solid_ext.evaluate import Scorer, evaluate_full, evaluate_sampled
-from solid_ext.models import DynamicRecommender
+from solid_ext.models import DynamicRecommender, valid_mask
 from solid_ext.serve.recommend import Recommendation, recommend
 from solid_ext.train import (
     Reporter,
@@ -68,8 +69,9 @@ class SOLID:
         self.fingerprint: str | None = None
         self.stages: list[Stage] = []
         self.static: DynamicRecommender | None = None
-        self._dataset: Dataset | None = None
-        self._split: Split | None = None
+        self.semantics: Semantics | None = None
+        self.dataset: Dataset | None = None
+        self.split: Split | None = None
 
     def fit(
         self,
@@ -112,7 +114,7 @@ class SOLID:
         )
         self.stages += stages
         self.catalogue, self.fingerprint = dataset.catalogue, dataset.fingerprint
-        self._dataset, self._split = dataset, split
+        self.semantics, self.dataset, self.split = semantics, dataset, split
         return self
 
     def evaluate(self, data: Any = None) -> dict[str, dict[str, float]]:
@@ -158,7 +160,18 @@ class SOLID:
         """How often each codebook entry is looked up over the test sequences: [C] int64; None without a codebook."""
         model = self._fitted()
         dataset, split = self._data(data)
-        return count_codes(model, dataset, split)
+        if not (model.config.item_branch and model.config.use_codebook):
+            return None
+        usage = torch.zeros(model.num_semantics, dtype=torch.int64)
+        rows = np.arange(len(split.test.users))
+        model.eval()
+        with torch.inference_mode():
+            for batch in np.array_split(rows, -(-len(rows) // self.config.train.batch_size)):
+                sequences = torch.from_numpy(gather_sequences(dataset, split.test.take(batch), model.length))
+                code = model(sequences.to(model.device)).code
+                if code is not None:
+                    usage += torch.bincount(code[valid_mask(sequences)].cpu(), minlength=model.num_semantics)
+        return usage.numpy()
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the model, its configuration and its catalogue to a new folder, whole or not at all."""
@@ -210,9 +223,9 @@ class SOLID:
 
     def _data(self, data: Any) -> tuple[Dataset, Split]:
         if data is None:
-            if self._dataset is None or self._split is None:
+            if self.dataset is None or self.split is None:
                 raise ValueError("evaluate: expected the dataset of a loaded model, got none")
-            return self._dataset, self._split
+            return self.dataset, self.split
         dataset = data if isinstance(data, Dataset) else load_dataset(data)
         if dataset.fingerprint != self.fingerprint:
             raise ValueError(

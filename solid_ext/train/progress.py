@@ -95,6 +95,35 @@ class ProgressBar:
             )
 
 
+class TensorBoard:
+    """Writes each epoch's loss, alignment and validation metric as TensorBoard scalars, and passes everything on."""
+
+    def __init__(self, folder: Path, after: Reporter) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ValueError(
+                "tensorboard: expected the package tensorboard (pip install 'solid_ext[tensorboard]'), found none"
+            ) from error
+        self.writer = SummaryWriter(str(folder))
+        self.after = after
+
+    def begin(self, stage: str, steps: int, epochs: int) -> None:
+        self.after.begin(stage, steps, epochs)
+
+    def step(self) -> None:
+        self.after.step()
+
+    def epoch(self, epoch: Epoch, best: Epoch) -> None:
+        for name in ("loss", "alignment", "valid"):
+            self.writer.add_scalar(f"{epoch.stage}/{name}", getattr(epoch, name), epoch.epoch)
+        self.after.epoch(epoch, best)
+
+    def end(self, stage: str, best: Epoch) -> None:
+        self.writer.flush()
+        self.after.end(stage, best)
+
+
 def write_log(path: Path, history: list[Epoch]) -> None:
     """The training log as CSV, one line an epoch."""
     names = list(Epoch.__dataclass_fields__)

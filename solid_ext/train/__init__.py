@@ -1,0 +1,22 @@
+"""Training: losses, one stage, both stages, checkpoints and what is reported on the way."""
+
+from solid_ext.train.algorithm import build_model, train_solid, train_static
+from solid_ext.train.checkpoint import load_checkpoint, load_model, save_checkpoint
+from solid_ext.train.progress import Epoch, ProgressBar, Reporter, Silent, TensorBoard
+from solid_ext.train.stage import Stage, train_stage
+
+__all__ = [
+    "Epoch",
+    "ProgressBar",
+    "Reporter",
+    "Silent",
+    "Stage",
+    "TensorBoard",
+    "build_model",
+    "load_checkpoint",
+    "load_model",
+    "save_checkpoint",
+    "train_solid",
+    "train_stage",
+    "train_static",
+]
