@@ -92,9 +92,8 @@ def train_run(
     solid = SOLID(config).fit(dataset, baseline=baseline, folder=folder, reporter=reporter)
     seconds = {"train": time.perf_counter() - start}
     start = time.perf_counter()
-    models: dict[str, Metrics] = {
-        "popularity": solid.evaluate_scorer(Popularity.of_split(dataset, solid.split))
-    }
+    popularity = Popularity(dataset, solid.split.train_end)
+    models: dict[str, Metrics] = {"popularity": solid.evaluate_scorer(popularity)}
     if solid.static is not None:
         models["static"] = solid.evaluate_scorer(solid.static)
     models["SOLID"] = solid.evaluate()
