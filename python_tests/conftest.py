@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+from solid_ext import Dataset
+from solid_ext.data import SyntheticTruth, synthetic_dataset
 
 
 @pytest.fixture(scope="session")
@@ -13,7 +18,20 @@ def shared_data() -> Path:
     """The folder of real interaction data that tests read (never part of the project)."""
     folder = Path(os.environ.get("SOLID_EXT_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(
-            f"no real data at {folder}; set SOLID_EXT_DATA to a folder of interactions.tsv.gz datasets"
-        )
+        pytest.skip(f"no real data at {folder}; SOLID_EXT_DATA names a folder of interactions.tsv.gz datasets")
     return folder
+
+
+@pytest.fixture(scope="session")
+def world() -> tuple[Dataset, SyntheticTruth]:
+    """A small predictable world: 400 users, 60 items of 6 semantics."""
+    return synthetic_dataset(400, 60, 6, predictability=1.0, drift=0.0, seed=3)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One torch thread inside, the old number outside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
