@@ -1,0 +1,39 @@
+"""Interactions, splits, sequences, negatives and item semantics; where data comes from."""
+
+from solid_ext.data.catalogue import Catalogue
+from solid_ext.data.dataset import Dataset, load_dataset
+from solid_ext.data.interactions import read_interactions
+from solid_ext.data.negatives import NegativeSampler
+from solid_ext.data.semantics import (
+    Semantics,
+    concatenate_features,
+    semantics_from_categories,
+    semantics_from_features,
+    text_features,
+)
+from solid_ext.data.sequences import gather_sequences
+from solid_ext.data.sources import MOVIELENS_100K_LICENCE, movielens_100k
+from solid_ext.data.split import Rows, Split, global_time, leave_one_out
+from solid_ext.data.synthetic import SyntheticTruth, synthetic_dataset
+
+__all__ = [
+    "MOVIELENS_100K_LICENCE",
+    "Catalogue",
+    "Dataset",
+    "NegativeSampler",
+    "Rows",
+    "Semantics",
+    "Split",
+    "SyntheticTruth",
+    "concatenate_features",
+    "gather_sequences",
+    "global_time",
+    "leave_one_out",
+    "load_dataset",
+    "movielens_100k",
+    "read_interactions",
+    "semantics_from_categories",
+    "semantics_from_features",
+    "synthetic_dataset",
+    "text_features",
+]

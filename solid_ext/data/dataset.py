@@ -1,0 +1,274 @@
+"""The canonical data set: flat arrays of interactions, raw ids both ways, metadata, and what was dropped."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from solid_ext.data.catalogue import Catalogue
+from solid_ext.data.interactions import normalise_ids, read_interactions
+from solid_ext.data.prepare import align_items, index_interactions
+from solid_ext.data.storage import METADATA, read_folder, write_folder
+from solid_ext.data.tables import read_table
+
+CATEGORY_SEPARATOR = "|"
+TABLE_SUFFIXES = (".tsv.gz", ".tsv", ".csv.gz", ".csv", ".txt.gz", ".txt", ".parquet")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Interactions of U users with V items, each user's oldest first, held flat.
+
+    name: what results and reports call the data.
+    offsets: [U + 1] int64; user u's interactions are items[offsets[u]:offsets[u + 1]].
+    items: [N] int32, ids 1..V; 0 is padding and never occurs here.
+    timestamps: [N] int64, not decreasing within a user, or None.
+    user_ids, item_ids: raw ids [U] and [V]; item v is item_ids[v - 1].
+    item_table: [V] rows in item order, column item_id and the metadata there is (title, categories "a|b|c").
+    report: what was read and which rule touched how many rows.
+    Errors: TypeError or ValueError when the parts do not fit together.
+    """
+
+    name: str
+    offsets: np.ndarray
+    items: np.ndarray
+    timestamps: np.ndarray | None
+    user_ids: pl.Series
+    item_ids: pl.Series
+    item_table: pl.DataFrame
+    report: dict[str, int | str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_array("offsets", self.offsets, np.int64)
+        _check_array("items", self.items, np.int32)
+        if self.offsets.size < 2 or self.offsets[0] != 0 or np.any(np.diff(self.offsets) < 0):
+            raise ValueError(
+                "Dataset: expected offsets [U + 1] that start at 0 and never decrease, got others"
+            )
+        if self.offsets[-1] != self.items.size:
+            raise ValueError(
+                f"Dataset: expected offsets that end at {self.items.size}, got {self.offsets[-1]}"
+            )
+        for name, ids, count in (
+            ("user_ids", self.user_ids, self.num_users),
+            ("item_ids", self.item_ids, None),
+        ):
+            if count is not None and ids.len() != count:
+                raise ValueError(f"Dataset: expected {name} [{count}], got [{ids.len()}]")
+            if ids.null_count() or ids.n_unique() != ids.len():
+                raise ValueError(f"Dataset: expected {name} that are all there and different, got others")
+        if self.items.size and (self.items.min() < 1 or self.items.max() > self.num_items):
+            raise ValueError(
+                f"Dataset: expected items in 1..{self.num_items}, got {self.items.min()}..{self.items.max()}"
+            )
+        if "item_id" not in self.item_table.columns or not self.item_table["item_id"].equals(self.item_ids):
+            raise ValueError(
+                "Dataset: expected an item_table whose column item_id equals item_ids, got another"
+            )
+        if self.timestamps is not None:
+            _check_array("timestamps", self.timestamps, np.int64)
+            if self.timestamps.size != self.items.size:
+                raise ValueError(
+                    f"Dataset: expected timestamps [{self.items.size}], got [{self.timestamps.size}]"
+                )
+            back = np.diff(self.timestamps) < 0
+            inner = self.offsets[1:-1]
+            back[inner[(inner > 0) & (inner < self.items.size)] - 1] = False
+            if back.any():
+                raise ValueError("Dataset: expected timestamps that never decrease within a user, got others")
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return self.offsets.size - 1
+
+    @property
+    def num_items(self) -> int:
+        """V."""
+        return self.item_ids.len()
+
+    @property
+    def num_interactions(self) -> int:
+        """N."""
+        return self.items.size
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over offsets, items and raw item ids: equal for equal data, however it was stored."""
+        digest = hashlib.sha256()
+        text = self.item_ids.cast(pl.String)
+        lengths = text.str.len_bytes().to_numpy().astype("<i8")
+        for part in (self.offsets.astype("<i8"), self.items.astype("<i4"), lengths):
+            digest.update(np.int64(part.size).astype("<i8").tobytes())
+            digest.update(part.tobytes())
+        digest.update(text.str.join("").item().encode("utf-8"))
+        return digest.hexdigest()
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The items without the interactions."""
+        return Catalogue(self.item_table)
+
+    def item_index(self, raw_ids: Any) -> np.ndarray:
+        """Return the item ids of raw ids; see `Catalogue.item_index`."""
+        return self.catalogue.item_index(raw_ids)
+
+    def titles(self, items: Sequence[int] | np.ndarray) -> list[str]:
+        """Return the title of every item, or its raw id as text; see `Catalogue.titles`."""
+        return self.catalogue.titles(items)
+
+    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write the canonical folder (three Parquet tables and metadata.json) and return its path.
+
+        It is written beside its place and renamed. Errors: ValueError when the folder exists; overwrite=True
+        replaces it if it is a dataset folder.
+        """
+        columns: dict[str, np.ndarray] = {
+            "user": np.repeat(np.arange(self.num_users, dtype=np.int64), np.diff(self.offsets)),
+            "item": self.items,
+        }
+        if self.timestamps is not None:
+            columns["timestamp"] = self.timestamps
+        tables = {
+            "interactions": pl.DataFrame(columns),
+            "users": self.user_ids.alias("user_id").to_frame(),
+            "items": self.item_table,
+        }
+        metadata = {
+            "name": self.name,
+            "users": self.num_users,
+            "items": self.num_items,
+            "interactions": self.num_interactions,
+            "fingerprint": self.fingerprint,
+            "report": self.report,
+        }
+        path = Path(folder)
+        write_folder(path, tables, metadata, overwrite=overwrite)
+        return path
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Dataset:
+        """Read a folder that `save` wrote.
+
+        Errors: ValueError for missing or unreadable files, another format version, or contents that do not
+        match the stored fingerprint.
+        """
+        path = Path(folder)
+        tables, metadata = read_folder(path, ("interactions", "users", "items"))
+        try:
+            interactions, users, items = tables["interactions"], tables["users"]["user_id"], tables["items"]
+            counts = np.bincount(interactions["user"].to_numpy(), minlength=users.len())
+            dataset = cls(
+                name=metadata["name"],
+                offsets=np.concatenate(([0], np.cumsum(counts, dtype=np.int64))),
+                items=interactions["item"].to_numpy().copy(),
+                timestamps=interactions["timestamp"].to_numpy().copy()
+                if "timestamp" in interactions.columns
+                else None,
+                user_ids=users,
+                item_ids=items["item_id"],
+                item_table=items,
+                report=metadata["report"],
+            )
+            expected = metadata["fingerprint"]
+        except (KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
+            raise ValueError(
+                f"Dataset.load: expected a consistent dataset in {str(path)!r}, got {error}"
+            ) from error
+        if dataset.fingerprint != expected:
+            raise ValueError(
+                f"Dataset.load: expected fingerprint {expected} in {str(path)!r}, got {dataset.fingerprint}"
+            )
+        return dataset
+
+
+def load_dataset(
+    source: Any,
+    *,
+    items: Any = None,
+    name: str | None = None,
+    user: str = "user_id",
+    item: str = "item_id",
+    timestamp: str | None = "timestamp",
+) -> Dataset:
+    """Make a `Dataset` of interactions in any form, by the rules of `solid_ext.data.prepare`, each counted.
+
+    source: canonical folder (`Dataset.save`), a folder with `interactions.tsv.gz` (or .tsv, .csv, .txt,
+        .parquet, .gz) and perhaps `items.*` beside it, or whatever `read_interactions` takes: file, frame,
+        arrays.
+    items: metadata table (path, frame or mapping) whose id column is called as in the interactions.
+    name: of the data set; default: that of the folder or file, else "interactions".
+    user, item, timestamp: names of the columns, see `read_interactions`.
+    Errors: ValueError, TypeError, each saying what was expected and what was got.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        if not path.exists():
+            raise ValueError(f"load_dataset: expected an existing file or folder, got {str(path)!r}")
+        if path.is_dir():
+            if (path / METADATA).exists():
+                if items is not None:
+                    raise ValueError(
+                        f"load_dataset: expected no items beside the dataset folder {str(path)!r}, got some"
+                    )
+                loaded = Dataset.load(path)
+                return loaded if name is None else replace(loaded, name=name)
+            source = _find(path, "interactions")
+            if source is None:
+                found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
+                raise ValueError(
+                    f"load_dataset: expected {METADATA} or interactions.tsv.gz in {str(path)!r}, got {found}"
+                )
+            items = _find(path, "items") if items is None else items
+        name = name or _stem(path)
+    indexed = index_interactions(read_interactions(source, user=user, item=item, timestamp=timestamp))
+    report = indexed.report
+    table = indexed.item_ids.to_frame()
+    if items is not None:
+        table, counts = align_items(_read_items(items, item), indexed.item_ids)
+        report = report | counts
+    return Dataset(
+        name=name or "interactions",
+        offsets=indexed.offsets,
+        items=indexed.items,
+        timestamps=indexed.timestamps,
+        user_ids=indexed.user_ids,
+        item_ids=indexed.item_ids,
+        item_table=table,
+        report=report,
+    )
+
+
+def _check_array(name: str, array: Any, dtype: type[np.generic]) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != 1:
+        got = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise TypeError(f"Dataset: expected {name} as a one-dimensional {np.dtype(dtype)} array, got {got}")
+
+
+def _stem(path: Path) -> str:
+    name = path.resolve().name
+    for suffix in TABLE_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
+
+
+def _find(folder: Path, stem: str) -> Path | None:
+    return next(
+        (folder / (stem + suffix) for suffix in TABLE_SUFFIXES if (folder / (stem + suffix)).is_file()), None
+    )
+
+
+def _read_items(source: Any, item: str) -> pl.DataFrame:
+    table = read_table(source, name="items", required=(item,))
+    if item != "item_id" and "item_id" in table.columns:
+        raise ValueError(f"items: expected one id column, got both {item} and item_id")
+    ids = normalise_ids(f"items: column {item}", table[item]).alias("item_id")
+    return table.drop(item).insert_column(0, ids)

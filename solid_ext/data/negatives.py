@@ -1,0 +1,106 @@
+"""Uniform negatives from the catalogue minus the user's own items, exact and without rejection."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from solid_ext.data.dataset import Dataset
+
+
+class NegativeSampler:
+    """Draws items that a user does not own, each with the same probability.
+
+    With o_0 < o_1 < ... the user's own items, g_i = o_i - 1 - i foreign items lie below o_i. The foreign item
+    of rank r (from 0) is therefore r + 1 + #{i : g_i <= r}: one binary search per draw instead of trying
+    until it fits, so the cost does not depend on how much of the catalogue a user owns.
+
+    dataset: interactions of U users with V items.
+    known_end: [U] int64, flat end of what counts as a user's own items; default: the whole history.
+    Errors: ValueError or TypeError for known_end of another shape, dtype or outside the user's history.
+    """
+
+    def __init__(self, dataset: Dataset, known_end: np.ndarray | None = None) -> None:
+        starts, ends = dataset.offsets[:-1], dataset.offsets[1:]
+        if known_end is None:
+            known_end = ends
+        if (
+            not isinstance(known_end, np.ndarray)
+            or known_end.dtype != np.int64
+            or known_end.shape != starts.shape
+        ):
+            raise TypeError(
+                f"NegativeSampler: expected known_end [{starts.size}] int64, got {known_end!r:.80}"
+            )
+        if np.any(known_end < starts) or np.any(known_end > ends):
+            raise ValueError(
+                "NegativeSampler: expected known_end inside every user's history, got ends outside"
+            )
+        self.num_users, self.num_items = dataset.num_users, dataset.num_items
+        self._stride = np.int64(self.num_items + 1)
+        users = np.repeat(np.arange(self.num_users, dtype=np.int64), ends - starts)
+        own = np.arange(users.size, dtype=np.int64) < known_end[users]
+        pairs = np.unique(users[own] * self._stride + dataset.items[own])
+        owner, item = np.divmod(pairs, self._stride)
+        self._own_count = np.bincount(owner, minlength=self.num_users)
+        self._own_start = np.cumsum(self._own_count) - self._own_count
+        nth = np.arange(pairs.size, dtype=np.int64) - self._own_start[owner]
+        # g of every own item, shifted by its user so that one sorted array serves all users.
+        self._below = owner * self._stride + (item - 1 - nth)
+
+    def sample(
+        self, users: np.ndarray, count: int, rng: np.random.Generator, *, distinct: bool = False
+    ) -> np.ndarray:
+        """Return negatives [R, count] int64, uniform over the items that the row's user does not own.
+
+        users: [R] int64 user rows. count: per row. rng: the same state gives the same draws.
+        distinct: without replacement within a row; in uniformly random order.
+        Errors: ValueError for users out of range and for a user with fewer foreign items than a row needs.
+        """
+        users = np.asarray(users)
+        if users.ndim != 1 or users.dtype.kind not in "iu":
+            raise TypeError(
+                "NegativeSampler.sample: expected users [R] of integers, got "
+                f"{users.dtype} {list(users.shape)}"
+            )
+        if count < 0:
+            raise ValueError(f"NegativeSampler.sample: expected count >= 0, got {count}")
+        if not isinstance(rng, np.random.Generator):
+            raise TypeError(f"NegativeSampler.sample: expected a numpy Generator, got {type(rng).__name__}")
+        if users.size == 0 or count == 0:
+            return np.zeros((users.size, count), dtype=np.int64)
+        if users.min() < 0 or users.max() >= self.num_users:
+            raise ValueError(
+                f"NegativeSampler.sample: expected users in 0..{self.num_users - 1}, "
+                f"got {users.min()}..{users.max()}"
+            )
+        users = users.astype(np.int64, copy=False)
+        foreign = self.num_items - self._own_count[users]
+        needed = count if distinct else 1
+        if foreign.min() < needed:
+            user = users[foreign.argmin()]
+            raise ValueError(
+                f"NegativeSampler.sample: expected users with at least {needed} items outside their own, "
+                f"got user {user} with {foreign.min()} of {self.num_items} left"
+            )
+        if distinct:
+            ranks = _distinct_ranks(foreign, count, rng)
+        else:
+            ranks = rng.integers(0, foreign[:, None], size=(users.size, count), dtype=np.int64)
+        passed = np.searchsorted(self._below, users[:, None] * self._stride + ranks, side="right")
+        return ranks + 1 + (passed - self._own_start[users][:, None])
+
+
+def _distinct_ranks(sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Return [R, count] different ranks in 0..sizes[r] - 1 per row, every subset and order equally likely.
+
+    Floyd's sampling for all rows at once: step j draws from 0..sizes - count + j and takes the upper end
+    where that is drawn already; no draw is repeated. The rows are shuffled because late steps favour high
+    ranks.
+    """
+    ranks = np.empty((sizes.size, count), dtype=np.int64)
+    for step in range(count):
+        upper = sizes - count + step
+        drawn = rng.integers(0, upper + 1)
+        taken = (ranks[:, :step] == drawn[:, None]).any(axis=1)
+        ranks[:, step] = np.where(taken, upper, drawn)
+    return rng.permuted(ranks, axis=1)

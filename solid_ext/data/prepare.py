@@ -1,0 +1,166 @@
+"""From rows with raw ids to flat arrays with numbered items: every rule that drops, orders or fills a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+MAX_ITEMS = np.iinfo(np.int32).max
+SECONDS_PER_DAY = 86_400
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """Interactions sorted by user and time, as the arrays of a `Dataset`, and what happened to the rows."""
+
+    offsets: np.ndarray
+    items: np.ndarray
+    timestamps: np.ndarray | None
+    user_ids: pl.Series
+    item_ids: pl.Series
+    report: dict[str, int | str]
+
+
+def index_interactions(frame: pl.DataFrame) -> Indexed:
+    """Number users and items and sort the rows; each rule is counted in the report.
+
+    * A row without user or item is dropped (`rows_without_ids`).
+    * A row equal to an earlier one in user, item and timestamp is dropped (`exact_duplicates`). The same user
+      and item at another time is kept (`repeated_pairs`), and so is a row without a time: nothing says that
+      it is the same.
+    * Users and items are numbered by their sorted raw ids, never by first appearance, which would tell their
+      order.
+    * Rows are sorted by user and time; equal times keep the order of the source.
+    * Without any time the order of the source is the order of the interactions, and there are no timestamps.
+      Where only some are missing (`missing_timestamps`), a row takes the time of the row before it of the
+      same user in the source, the first ones that of the row after. A user without any time
+      (`users_without_timestamps`) takes the earliest time of all, so that a split by time never puts what is
+      unknown into the future.
+    * Timestamps become int64 (`timestamp_unit`): whole numbers as they are, dates in seconds since 1970
+      (UTC); finer fractions in millionths of that.
+
+    frame: columns `user_id`, `item_id`, optionally `timestamp`, as `read_interactions` returns them.
+    Errors: ValueError when no row is left.
+    """
+    read = frame.height
+    frame = frame.drop_nulls(["user_id", "item_id"])
+    if frame.height == 0:
+        raise ValueError(f"interactions: expected rows with a user and an item, got {read:,} rows without")
+    report: dict[str, int | str] = {"rows_read": read, "rows_without_ids": read - frame.height}
+    users, user_ids = _number(frame["user_id"])
+    items, item_ids = _number(frame["item_id"])
+    if item_ids.len() > MAX_ITEMS:
+        raise ValueError(f"interactions: expected at most {MAX_ITEMS:,} items, got {item_ids.len():,}")
+    rows = pl.DataFrame({"user": users, "item": items})
+    if "timestamp" in frame.columns and frame["timestamp"].null_count() < frame.height:
+        rows = _in_time_order(rows.with_columns(time=frame["timestamp"]), report)
+        timestamps, unit = _integer_times(rows["time"])
+    else:
+        rows, timestamps, unit = rows.sort("user", maintain_order=True), None, "none: order of the source"
+        report |= {
+            "exact_duplicates": 0,
+            "missing_timestamps": frame.height,
+            "users_without_timestamps": user_ids.len(),
+        }
+    report |= {
+        "repeated_pairs": rows.height - rows.select("user", "item").unique().height,
+        "timestamp_unit": unit,
+    }
+    counts = np.bincount(rows["user"].to_numpy(), minlength=user_ids.len())
+    return Indexed(
+        offsets=np.concatenate(([0], np.cumsum(counts, dtype=np.int64))),
+        items=rows["item"].to_numpy().astype(np.int32) + np.int32(1),
+        timestamps=timestamps,
+        user_ids=user_ids.alias("user_id"),
+        item_ids=item_ids.alias("item_id"),
+        report=report,
+    )
+
+
+def align_items(table: pl.DataFrame, item_ids: pl.Series) -> tuple[pl.DataFrame, dict[str, int | str]]:
+    """Bring item metadata into item order, one row per item.
+
+    Items that the table lacks get nulls (`items_without_metadata`), ids that never occur in the interactions
+    are dropped (`metadata_never_interacted`), of several rows with one id the first counts
+    (`metadata_duplicates`), and rows without an id are dropped (`metadata_without_ids`). Empty text is null;
+    lists are joined by "|". Ids are compared as text where one side holds integers and the other text.
+
+    table: column `item_id` and any metadata. item_ids: [V]. Returns the table [V] and the counts.
+    """
+    known = table.drop_nulls("item_id")
+    single = known.unique("item_id", keep="first", maintain_order=True)
+    key = item_ids.dtype if item_ids.dtype == single["item_id"].dtype else pl.String
+    right = single.with_columns(pl.col("item_id").cast(key).alias("key")).drop("item_id")
+    left = item_ids.alias("item_id").to_frame().with_columns(pl.col("item_id").cast(key).alias("key"))
+    matched = left.join(right.select("key"), on="key", how="semi").height
+    aligned = left.join(right, on="key", how="left", maintain_order="left").drop("key")
+    return aligned.with_columns(_metadata(aligned[name]) for name in aligned.columns[1:]), {
+        "items_without_metadata": item_ids.len() - matched,
+        "metadata_never_interacted": single.height - matched,
+        "metadata_duplicates": known.height - single.height,
+        "metadata_without_ids": table.height - known.height,
+    }
+
+
+def _number(ids: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """Return the index of every id among the sorted different ids, and these."""
+    different = ids.unique().sort()
+    numbers = different.alias("id").to_frame().with_row_index("number")
+    return ids.alias("id").to_frame().join(numbers, on="id", how="left", maintain_order="left")[
+        "number"
+    ], different
+
+
+def _in_time_order(rows: pl.DataFrame, report: dict[str, int | str]) -> pl.DataFrame:
+    """Drop exact duplicates, fill missing times and sort by user and time, ties in the order of the
+    source."""
+    read = rows.height
+    missing = rows["time"].null_count()
+    if missing:
+        # A row without a time is its own only duplicate.
+        rows = (
+            rows.with_row_index("row")
+            .with_columns(alone=pl.when(pl.col("time").is_null()).then("row"))
+            .drop("row")
+        )
+    rows = rows.unique(keep="first", maintain_order=True).select("user", "item", "time")
+    report |= {
+        "exact_duplicates": read - rows.height,
+        "missing_timestamps": missing,
+        "users_without_timestamps": 0,
+    }
+    if missing:
+        earliest = rows["time"].min()
+        rows = rows.with_columns(pl.col("time").forward_fill().over("user"))
+        rows = rows.with_columns(pl.col("time").backward_fill().over("user"))
+        report["users_without_timestamps"] = rows.filter(pl.col("time").is_null())["user"].n_unique()
+        rows = rows.with_columns(pl.col("time").fill_null(pl.lit(earliest, dtype=rows["time"].dtype)))
+    return rows.sort("user", "time", maintain_order=True)
+
+
+def _integer_times(times: pl.Series) -> tuple[np.ndarray, str]:
+    """Return times as int64 and what one unit of them is."""
+    if times.dtype == pl.Date:
+        return times.cast(pl.Int64).to_numpy() * SECONDS_PER_DAY, "seconds"
+    if isinstance(times.dtype, pl.Datetime):
+        micro = times.dt.timestamp("us").to_numpy()
+        return (
+            (micro // MILLION, "seconds") if not np.any(micro % MILLION) else (micro.copy(), "microseconds")
+        )
+    if times.dtype.is_float():
+        fine = np.round(times.to_numpy() * MILLION)
+        if np.abs(fine).max() >= 2.0**63:
+            raise ValueError(
+                f"interactions: expected timestamps below 2^63 millionths, got {np.abs(fine).max():g}"
+            )
+        return fine.astype(np.int64), "millionths of the source's unit"
+    return times.to_numpy().copy(), "as in the source"
+
+
+def _metadata(column: pl.Series) -> pl.Series:
+    if column.dtype == pl.List(pl.String):
+        column = column.list.join("|")
+    return column.replace("", None) if column.dtype == pl.String else column

@@ -1,0 +1,166 @@
+"""Which interactions are predicted for training, validation and test, without letting the future leak."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from solid_ext.data.dataset import Dataset
+
+MIN_HELD_OUT = 3  # one interaction for test, one for validation, and at least one to predict them from
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Prediction rows: predict items[positions[r]] from the items before it in the same user's history.
+
+    users: [R] int64 user rows. positions: [R] int64, flat index into `Dataset.items`.
+    """
+
+    users: np.ndarray
+    positions: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name, array in (("users", self.users), ("positions", self.positions)):
+            if not isinstance(array, np.ndarray) or array.dtype != np.int64 or array.ndim != 1:
+                raise TypeError(f"Rows: expected {name} as a one-dimensional int64 array, got {array!r:.80}")
+        if self.users.size != self.positions.size:
+            raise ValueError(
+                f"Rows: expected as many positions as users, got {self.positions.size} and {self.users.size}"
+            )
+
+    def __len__(self) -> int:
+        return self.users.size
+
+    def take(self, index: np.ndarray | slice) -> Rows:
+        """Return the rows that a numpy index (integers, mask or slice) selects."""
+        return Rows(self.users[index], self.positions[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows to train, validate and test on.
+
+    name: of the rule. train, valid, test: rows. train_end: [U] int64, flat end of each user's training part:
+    what lies at or behind it must not be used in training, neither as target nor as history nor for
+    statistics of items.
+    report: counts of rows, users and of what could not be used.
+    """
+
+    name: str
+    train: Rows
+    valid: Rows
+    test: Rows
+    train_end: np.ndarray
+    report: dict[str, int | str]
+
+
+def leave_one_out(dataset: Dataset) -> Split:
+    """Hold out the last interaction of every user for test and the one before it for validation.
+
+    Users with fewer than 3 interactions are trained on only (`users_too_short`). Every other position with at
+    least one item before it is a training row. Errors: ValueError if no training or no test row is left.
+    Source: design, Evaluation.
+    """
+    starts, ends = dataset.offsets[:-1], dataset.offsets[1:]
+    held_out = np.flatnonzero(ends - starts >= MIN_HELD_OUT)
+    train_end = ends.copy()
+    train_end[held_out] -= 2
+    return _split(
+        "leave_one_out",
+        dataset,
+        train_end,
+        valid=Rows(held_out, ends[held_out] - 2),
+        test=Rows(held_out, ends[held_out] - 1),
+        report={"users_too_short": dataset.num_users - held_out.size},
+    )
+
+
+def global_time(dataset: Dataset, valid: float = 0.1, test: float = 0.1) -> Split:
+    """Cut all interactions at two moments: train before the first, validate up to the second, test from there
+    on.
+
+    With times t sorted, T_valid = t[floor(N (1 - valid - test))] and T_test = t[floor(N (1 - test))]:
+    training has t < T_valid, validation T_valid <= t < T_test, test t >= T_test. A cut never falls between
+    equal times, so a window may be larger than asked for. Valid and test rows are all interactions of the
+    window that have one before them in the user's history (`valid_without_history`, `test_without_history`
+    count the others); that history may reach into the window, as it would in use.
+
+    valid, test: shares of the interactions, in (0, 1) with a sum below 1.
+    Errors: ValueError without timestamps, for other shares, or if training, validation or test is left
+    without rows.
+    Source: design, Evaluation.
+    """
+    if dataset.timestamps is None:
+        raise ValueError("global_time: expected a data set with timestamps, got one without")
+    if not (0.0 < valid < 1.0 and 0.0 < test < 1.0 and valid + test < 1.0):
+        raise ValueError(f"global_time: expected shares in (0, 1) with a sum below 1, got {valid} and {test}")
+    times, count = dataset.timestamps, dataset.num_interactions
+    cuts = [int(count * (1.0 - valid - test)), int(count * (1.0 - test))]
+    from_valid, from_test = np.partition(times, cuts)[cuts]
+    starts = dataset.offsets[:-1]
+    users = _user_of_position(dataset)
+    in_train = times < from_valid
+    train_end = starts + np.bincount(users[in_train], minlength=dataset.num_users)
+    has_history = np.ones(count, dtype=bool)
+    has_history[starts[starts < count]] = False
+    windows = {"valid": ~in_train & (times < from_test), "test": times >= from_test}
+    rows = {name: np.flatnonzero(window & has_history) for name, window in windows.items()}
+    report: dict[str, int | str] = {"valid_from": int(from_valid), "test_from": int(from_test)}
+    report |= {f"{name}_without_history": int((windows[name] & ~has_history).sum()) for name in windows}
+    report["timestamps_are_positions"] = int(_are_positions(dataset, users))
+    return _split(
+        "global_time",
+        dataset,
+        train_end,
+        valid=Rows(users[rows["valid"]], rows["valid"]),
+        test=Rows(users[rows["test"]], rows["test"]),
+        report=report,
+    )
+
+
+def _user_of_position(dataset: Dataset) -> np.ndarray:
+    return np.repeat(np.arange(dataset.num_users, dtype=np.int64), np.diff(dataset.offsets))
+
+
+def _are_positions(dataset: Dataset, users: np.ndarray) -> bool:
+    """Whether the times are 1, 2, 3 ... within every user: an order, which no moment cuts for all users at
+    once."""
+    positions = np.arange(1, users.size + 1) - dataset.offsets[users]
+    return dataset.timestamps is not None and np.array_equal(dataset.timestamps, positions)
+
+
+def _split(
+    name: str,
+    dataset: Dataset,
+    train_end: np.ndarray,
+    *,
+    valid: Rows,
+    test: Rows,
+    report: dict[str, int | str],
+) -> Split:
+    users = _user_of_position(dataset)
+    position = np.arange(users.size, dtype=np.int64)
+    is_train = position < train_end[users]
+    chosen = np.flatnonzero(is_train & (position > dataset.offsets[users]))
+    train = Rows(users[chosen], chosen)
+    for part, rows in (("training", train), ("validation", valid), ("test", test)):
+        if len(rows) == 0:
+            longest = int(np.diff(dataset.offsets).max())
+            raise ValueError(
+                f"{name}: expected {part} rows, got none from {dataset.num_interactions:,} interactions of "
+                f"{dataset.num_users:,} users (longest history {longest:,})"
+            )
+    seen = np.zeros(dataset.num_items + 1, dtype=bool)
+    seen[dataset.items[is_train]] = True
+    report = report | {
+        "train_rows": len(train),
+        "valid_rows": len(valid),
+        "test_rows": len(test),
+        "train_interactions": int(is_train.sum()),
+        "items_in_train": int(seen.sum()),
+        "valid_rows_of_unseen_items": int((~seen[dataset.items[valid.positions]]).sum()),
+        "test_rows_of_unseen_items": int((~seen[dataset.items[test.positions]]).sum()),
+    }
+    return Split(name=name, train=train, valid=valid, test=test, train_end=train_end, report=report)

@@ -1,0 +1,260 @@
+"""Tables from files, frames and arrays: one reader, one sentence for each thing that can be wrong."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+SEPARATORS = ("\t", ",", ";", "|", " ")
+GZIP_MAGIC = b"\x1f\x8b"
+PARQUET_MAGIC = b"PAR1"
+UTF8_BOM = b"\xef\xbb\xbf"
+# The field count walks over the file in blocks, so that its masks stay small beside the file itself.
+COUNT_BLOCK = 1 << 24
+
+
+def read_table(
+    source: Any, *, name: str, required: Sequence[str], optional: Sequence[str] | None = None
+) -> pl.DataFrame:
+    """Read a table and keep the columns that are asked for.
+
+    Text (any separator of tab, comma, semicolon, bar, space, found from the header) is read as UTF-8 strings:
+    tab separated files have no quoting, all others the ordinary double quotes. `required` columns of a text
+    file become int64 when every value is written exactly as an integer (so "007" stays text). Gzip and
+    Parquet are recognised by their first bytes.
+
+    source: path, polars or pandas frame, or mapping of column name to one-dimensional array.
+    name: what the table is called in error messages.
+    required: columns that must be there. optional: further columns to keep where present; None keeps all.
+    Returns a frame with the columns in the order of the source.
+    Errors: ValueError for content, TypeError for a kind of source or array that cannot be read.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return _read_file(Path(source), name, required, optional)
+    if isinstance(source, pl.LazyFrame):
+        source = source.collect()
+    if isinstance(source, pl.DataFrame):
+        kept = _kept(source.columns, required, optional, name)
+        return pl.DataFrame(
+            [as_series(f"{name}: column {column}", source[column]).alias(column) for column in kept]
+        )
+    if isinstance(source, Mapping) or _is_pandas_frame(source):
+        found = list(source.columns) if _is_pandas_frame(source) else list(source)
+        kept = _kept(found, required, optional, name)
+        columns = [
+            as_series(f"{name}: column {column}", source[column]).alias(str(column)) for column in kept
+        ]
+        lengths = {column.name: column.len() for column in columns}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"{name}: expected arrays of one length, got {_pairs(lengths)}")
+        return pl.DataFrame(columns)
+    raise TypeError(
+        f"{name}: expected a path, a polars or pandas frame or arrays by name, got {type(source).__name__}"
+    )
+
+
+def as_series(name: str, values: Any) -> pl.Series:
+    """Return one-dimensional values (polars, pandas, numpy, list) as a polars series; mixed objects become
+    text.
+
+    Errors: ValueError for another number of dimensions, TypeError for values that are neither number, text
+    nor time.
+    """
+    if isinstance(values, pl.Series):
+        series = _from_objects(name, values.to_list()) if values.dtype == pl.Object else values
+    elif hasattr(values, "isna") and hasattr(values, "to_numpy"):
+        series = _from_pandas(name, values)
+    elif isinstance(values, (list, tuple)):
+        series = _from_objects(name, values)
+    else:
+        series = _from_array(name, np.asarray(values))
+    if series.dtype.is_nested() or series.dtype == pl.Object:
+        raise TypeError(f"{name}: expected numbers, text or times, got {series.dtype}")
+    return series
+
+
+def _is_pandas_frame(source: Any) -> bool:
+    return hasattr(source, "iloc") and hasattr(source, "columns")
+
+
+def _pairs(lengths: Mapping[str, int]) -> str:
+    return ", ".join(f"{column} {length:,}" for column, length in lengths.items())
+
+
+def _kept(
+    found: Sequence[str], required: Sequence[str], optional: Sequence[str] | None, name: str
+) -> list[str]:
+    missing = [column for column in required if column not in found]
+    if missing:
+        raise ValueError(
+            f"{name}: expected columns {', '.join(required)}, got {', '.join(map(str, found)) or 'none'}"
+        )
+    kept = [column for column in found if optional is None or column in required or column in optional]
+    twice = sorted({str(column) for column in kept if kept.count(column) > 1})
+    if twice:
+        raise ValueError(f"{name}: expected every column once, got {', '.join(twice)} more than once")
+    return kept
+
+
+def _from_objects(name: str, values: Sequence[Any]) -> pl.Series:
+    # A NaN among objects is pandas' and numpy's way of writing "missing"; as text it would become an id
+    # "NaN".
+    cleaned = [None if isinstance(value, float) and value != value else value for value in values]
+    try:
+        return pl.Series(cleaned, strict=False)
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
+        raise TypeError(
+            f"{name}: expected numbers, text or times, got values that do not mix ({error})"
+        ) from error
+
+
+def _from_pandas(name: str, values: Any) -> pl.Series:
+    if isinstance(values.dtype, np.dtype) and values.dtype.kind != "O":
+        return _from_array(name, values.to_numpy())
+    # Extension and object columns go through Python objects: the direct way would need pyarrow.
+    return _from_objects(name, values.astype(object).where(~values.isna(), None).to_list())
+
+
+def _from_array(name: str, values: np.ndarray) -> pl.Series:
+    if values.ndim != 1:
+        raise ValueError(f"{name}: expected a one-dimensional array, got shape {list(values.shape)}")
+    if values.dtype.kind == "O":
+        return _from_objects(name, values.tolist())
+    if values.dtype.kind == "S":
+        values = np.char.decode(values, "utf-8")
+    if values.dtype.kind == "M" and values.dtype not in (np.dtype("M8[D]"), np.dtype("M8[ns]")):
+        values = values.astype("M8[us]")
+    if values.dtype.kind not in "biufUM":
+        raise TypeError(f"{name}: expected numbers, text or times, got dtype {values.dtype}")
+    return pl.Series(values)
+
+
+def _read_file(
+    path: Path, name: str, required: Sequence[str], optional: Sequence[str] | None
+) -> pl.DataFrame:
+    if not path.exists():
+        raise ValueError(f"{name}: expected an existing file, got {str(path)!r}")
+    if path.is_dir():
+        raise ValueError(f"{name}: expected a file, got the folder {str(path)!r}")
+    try:
+        data = path.read_bytes()
+        if data.startswith(GZIP_MAGIC):
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{name}: expected a readable file, got {str(path)!r} ({error})") from error
+    if not data:
+        raise ValueError(f"{name}: expected a header and rows, got the empty file {str(path)!r}")
+    if data.startswith(PARQUET_MAGIC):
+        return _read_parquet(path, data, name, required, optional)
+    if ".parquet" in path.suffixes[-2:]:
+        raise ValueError(f"{name}: expected a Parquet file, got {str(path)!r}, which does not start as one")
+    return _read_text(path, data, name, required, optional)
+
+
+def _read_parquet(
+    path: Path, data: bytes, name: str, required: Sequence[str], optional: Sequence[str] | None
+) -> pl.DataFrame:
+    try:
+        kept = _kept(list(pl.read_parquet_schema(data)), required, optional, f"{name} in {str(path)!r}")
+        return pl.read_parquet(data, columns=kept)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ValueError(f"{name}: expected a readable Parquet file, got {str(path)!r} ({error})") from error
+
+
+def _read_text(
+    path: Path, data: bytes, name: str, required: Sequence[str], optional: Sequence[str] | None
+) -> pl.DataFrame:
+    where = f"{name} in {str(path)!r}"
+    data = data.removeprefix(UTF8_BOM)
+    header_bytes = data.split(b"\n", 1)[0].rstrip(b"\r")
+    if b"\0" in data:
+        raise ValueError(f"{where}: expected UTF-8 text, got binary data")
+    try:
+        header = header_bytes.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: expected UTF-8 text, got bytes that are not ({error})") from error
+    separator, found = _separator(header, required)
+    kept = _kept(found, required, optional, where)
+    quote = None if separator == "\t" else '"'
+    blank = _check_fields(data, separator, quote, len(found), where)
+    try:
+        frame = pl.read_csv(data, separator=separator, quote_char=quote, columns=kept, infer_schema=False)
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(
+            f"{where}: expected readable UTF-8 text, got {str(error).splitlines()[0]!r}"
+        ) from error
+    if blank.any():
+        frame = frame.filter(pl.Series(~blank[1 : 1 + frame.height]))
+    return frame.select(kept).with_columns(_integers(frame[column]) for column in required)
+
+
+def _separator(header: str, required: Sequence[str]) -> tuple[str, list[str]]:
+    """Find the separator whose fields hold the required columns, else the one that gives the most fields."""
+    splits = [(mark, _header_fields(header, mark)) for mark in SEPARATORS]
+    for mark, fields in splits:
+        if set(required) <= set(fields):
+            return mark, fields
+    return max(splits, key=lambda split: len(split[1]))
+
+
+def _header_fields(header: str, separator: str) -> list[str]:
+    return (
+        header.split(separator) if separator == "\t" else next(csv.reader([header], delimiter=separator), [])
+    )
+
+
+def _check_fields(data: bytes, separator: str, quote: str | None, expected: int, where: str) -> np.ndarray:
+    """Refuse a text whose lines differ in their number of fields; return which lines are blank.
+
+    polars fills short lines with nulls without a word, so the separators outside quotes are counted here,
+    block by block. Returns bool [number of lines], the header first; a line inside quotes is no line of its
+    own.
+    """
+    text = np.frombuffer(data, dtype=np.uint8)
+    marks: list[np.ndarray] = []
+    ends: list[np.ndarray] = []
+    inside, seen = 0, 0
+    for first in range(0, text.size, COUNT_BLOCK):
+        block = text[first : first + COUNT_BLOCK]
+        is_mark, is_end = block == ord(separator), block == ord("\n")
+        if quote is not None:
+            parity = (np.cumsum(block == ord(quote), dtype=np.uint8) + np.uint8(inside)) & 1
+            inside = int(parity[-1])
+            is_mark &= parity == 0
+            is_end &= parity == 0
+        at = np.flatnonzero(is_end)
+        running = np.cumsum(is_mark, dtype=np.int64)
+        marks.append(running[at] + seen)
+        ends.append(at + first)
+        seen += int(running[-1])
+    end, count = np.concatenate(ends), np.concatenate(marks)
+    if end.size == 0 or end[-1] != text.size - 1:
+        end, count = np.append(end, text.size), np.append(count, seen)
+    if inside:
+        raise ValueError(f"{where}: expected every quote to be closed, got one that is still open at the end")
+    start = np.concatenate(([0], end[:-1] + 1))
+    length = end - start
+    blank = (length == 0) | ((length == 1) & (text[np.minimum(start, text.size - 1)] == ord("\r")))
+    fields = np.diff(count, prepend=0) + 1
+    ragged = np.flatnonzero(~blank & (fields != expected))
+    if ragged.size:
+        line = int(ragged[0])
+        raise ValueError(
+            f"{where}: expected {expected} fields in every line, got {fields[line]} in line {line + 1:,}"
+        )
+    return blank
+
+
+def _integers(column: pl.Series) -> pl.Series:
+    """Turn text into int64 if that loses nothing: every value must be what the integer would be written
+    as."""
+    numbers = column.cast(pl.Int64, strict=False)
+    return numbers if (numbers.cast(pl.String).eq_missing(column)).all() else column
