@@ -146,6 +146,8 @@ class Config:
             raise ValueError("num_semantics, category_min_items: expected 0 or more")
         if model.dim % model.heads:
             raise ValueError(f"heads: expected a divisor of dim={model.dim}, got {model.heads}")
+        if self.train.validation == "full" and self.train.monitor == "user_auc":
+            raise ValueError("monitor: expected ndcg@10 with validation full, got user_auc")
         if not model.delta > 0:
             raise ValueError(f"delta: expected a positive number or inf, got {model.delta}")
         if not 0 <= model.dropout < 1:
