@@ -4,10 +4,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "common/isa.h"
+#include "common/status.h"
+#include "nearest_code/nearest_code.h"
 
 namespace py = pybind11;
 
@@ -45,10 +48,46 @@ void set_isa(const std::string& name) {
   solid::set_isa(isa);
 }
 
+template <class T>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+void check(solid::Status status) {
+  if (status != solid::Status::kOk) throw py::value_error("expected arguments that a kernel can use");
+}
+
+void nearest_code(bool is_double, uintptr_t x, int64_t x_stride, int64_t rows, int64_t dim,
+                  uintptr_t codebook, int64_t codes, uintptr_t mask, uintptr_t workspace, uintptr_t index,
+                  uintptr_t quantized, uintptr_t distance, uintptr_t counts, uintptr_t sums, int threads) {
+  solid::NearestCode args;
+  args.x = pointer<void>(x), args.x_stride = x_stride, args.rows = rows, args.dim = dim;
+  args.codebook = pointer<void>(codebook), args.codes = codes, args.mask = pointer<bool>(mask);
+  args.workspace = pointer<void>(workspace), args.index = pointer<int64_t>(index);
+  args.quantized = pointer<void>(quantized), args.distance = pointer<void>(distance);
+  args.counts = pointer<int64_t>(counts), args.sums = pointer<void>(sums), args.threads = threads;
+  const auto kernel = is_double ? SOLID_IN_USE(nearest_code_double) : SOLID_IN_USE(nearest_code_float);
+  check(kernel(args));
+}
+
+void segment_sum(bool is_double, uintptr_t values, int64_t stride, int64_t rows, int64_t dim, uintptr_t index,
+                 uintptr_t mask, int64_t codes, uintptr_t sums, int threads) {
+  solid::SegmentSum args;
+  args.values = pointer<void>(values), args.stride = stride, args.rows = rows, args.dim = dim;
+  args.index = pointer<int64_t>(index), args.mask = pointer<bool>(mask), args.codes = codes;
+  args.sums = pointer<void>(sums), args.threads = threads;
+  const auto kernel = is_double ? SOLID_IN_USE(segment_sum_double) : SOLID_IN_USE(segment_sum_float);
+  check(kernel(args));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_solid_ext, m) {
   m.doc() = "Native kernels of solid_ext; use them through solid_ext.ops.";
   m.def("build_info", &build_info);
   m.def("set_isa", &set_isa, py::arg("name"));
+  using Release = py::call_guard<py::gil_scoped_release>;
+  m.def("nearest_code", &nearest_code, Release());
+  m.def("segment_sum", &segment_sum, Release());
+  m.def("nearest_code_workspace", &solid::nearest_code_workspace);
 }

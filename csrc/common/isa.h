@@ -25,6 +25,17 @@ void set_isa(Isa isa);
 
 #if defined(__x86_64__)
 #  define SOLID_FOR_EACH_ISA(X) X(baseline) X(avx2) X(avx512) X(avx512_bf16)
+#  define SOLID_LEVELS_OF(function)                                                      \
+    {&::solid::baseline::function, &::solid::avx2::function, &::solid::avx512::function, \
+     &::solid::avx512_bf16::function}
 #else
 #  define SOLID_FOR_EACH_ISA(X) X(baseline)
+#  define SOLID_LEVELS_OF(function) {&::solid::baseline::function}
 #endif
+
+// The function of that name of the level in use.
+#define SOLID_IN_USE(function)                                                                    \
+  [] {                                                                                            \
+    static constexpr decltype(&::solid::baseline::function) levels[] = SOLID_LEVELS_OF(function); \
+    return levels[static_cast<int>(::solid::isa_in_use())];                                       \
+  }()

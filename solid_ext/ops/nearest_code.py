@@ -183,6 +183,8 @@ def _check(
         raise ValueError(f"nearest_code: expected metric in {get_args(Metric)}, got {metric!r}")
     if backend not in get_args(Backend):
         raise ValueError(f"nearest_code: expected backend in {get_args(Backend)}, got {backend!r}")
+    if backend == "native" and x.device.type != "cpu":
+        raise ValueError(f"nearest_code: expected x on the CPU for backend 'native', got {x.device}")
 
 
 def _search(
@@ -255,8 +257,14 @@ class _NearestCode(torch.autograd.Function):
             grad_x = grad_x.to(ctx.saved_tensors[0].dtype)
         if ctx.needs_input_grad[1]:
             values = of_quantized - of_code * toward
-            grad_codebook = reference.segment_sum(values, index, mask, ctx.codes)[1].to(ctx.codebook_dtype)
+            grad_codebook = _sum_by_code(values, index, mask, ctx.codes, ctx.backend).to(ctx.codebook_dtype)
         return grad_x, grad_codebook, None, None, None, None, None
+
+
+def _sum_by_code(values: Tensor, index: Tensor, mask: Tensor | None, codes: int, backend: str) -> Tensor:
+    if backend == "reference":
+        return reference.segment_sum(values, index, mask, codes)[1]
+    return _segment_sum_operator(values, index, mask, codes)
 
 
 def _through(gradient: str, of_quantized: Tensor, x: Tensor, quantized: Tensor) -> Tensor:
@@ -288,11 +296,114 @@ def _working_dtype(x: Tensor) -> torch.dtype:
 
 
 def _search_cpu(x: Tensor, codebook: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
-    raise NotImplementedError(kernels)
+    return _run_kernel(x, codebook, mask, "none")
 
 
 def _statistics_cpu(x: Tensor, codebook: Tensor, mask: Tensor | None, sums: bool) -> tuple[Tensor, ...]:
-    raise NotImplementedError
+    return _run_kernel(x, codebook, mask, "sums" if sums else "counts")
+
+
+def _run_kernel(x: Tensor, codebook: Tensor, mask: Tensor | None, statistics: str) -> tuple[Tensor, ...]:
+    dtype = x.dtype
+    wide = _working_dtype(x)
+    rows = x if dtype == wide else x.to(wide)
+    if rows.stride(1) != 1:
+        rows = rows.contiguous()
+    codebook = codebook.to(wide).contiguous()
+    if mask is not None:
+        mask = mask.contiguous()
+    found = _outputs(rows, codebook, statistics)
+    index, quantized, distance = found[:3]
+    codes, dim = codebook.shape
+    size = wide.itemsize
+    workspace = torch.empty(kernels.nearest_code_workspace(codes, dim, size), dtype=torch.uint8)
+    kernels.nearest_code(
+        wide == torch.float64,
+        rows.data_ptr(),
+        rows.stride(0),
+        rows.shape[0],
+        dim,
+        codebook.data_ptr(),
+        codes,
+        0 if mask is None else mask.data_ptr(),
+        workspace.data_ptr(),
+        index.data_ptr(),
+        quantized.data_ptr(),
+        distance.data_ptr(),
+        0 if statistics == "none" else found[3].data_ptr(),
+        found[4].data_ptr() if statistics == "sums" else 0,
+        torch.get_num_threads(),
+    )
+    return found if dtype == wide else (index, quantized.to(dtype), *found[2:])
+
+
+def _segment_sum_cpu(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> Tensor:
+    values, index = values.contiguous(), index.contiguous()
+    if mask is not None:
+        mask = mask.contiguous()
+    rows, dim = values.shape
+    sums = values.new_empty(codes, dim)
+    kernels.segment_sum(
+        values.dtype == torch.float64,
+        values.data_ptr(),
+        dim,
+        rows,
+        dim,
+        index.data_ptr(),
+        0 if mask is None else mask.data_ptr(),
+        codes,
+        sums.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return sums
+
+
+def _segment_sum_fake(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> Tensor:
+    return values.new_empty(codes, values.shape[1])
+
+
+def _fold(batched: Tensor, dim: int | None, size: int) -> Tensor:
+    """[batch, N, ..] as [batch * N, ..]; a tensor without a batch dimension is repeated."""
+    batched = batched.expand(size, *batched.shape) if dim is None else batched.movedim(dim, 0)
+    return batched.flatten(0, 1)
+
+
+def _search_vmap(
+    info: Any, in_dims: tuple[int | None, ...], x: Tensor, codebook: Tensor, mask: Tensor | None
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    if in_dims[1] is not None:
+        raise NotImplementedError("nearest_code: expected one codebook for all of vmap's batch, got one each")
+    size = info.batch_size
+    rows = _fold(x, in_dims[0], size)
+    valid = None if mask is None else _fold(mask, in_dims[2], size)
+    found = _search_operator(rows, codebook, valid)
+    return tuple(part.unflatten(0, (size, -1)) for part in found), (0, 0, 0)
+
+
+def _statistics_vmap(*_: Any) -> Any:
+    raise NotImplementedError(
+        "nearest_code_statistics: expected a call without vmap (its sums mix the whole batch)"
+    )
+
+
+def _segment_sum_vmap(
+    info: Any,
+    in_dims: tuple[int | None, ...],
+    values: Tensor,
+    index: Tensor,
+    mask: Tensor | None,
+    codes: int,
+) -> tuple[Tensor, int]:
+    size = info.batch_size
+    rows = values.shape[-2] if in_dims[0] is None else values.movedim(in_dims[0], 0).shape[1]
+    offset = torch.arange(size, device=index.device).repeat_interleave(rows) * codes
+    sums = _segment_sum_operator(
+        _fold(values, in_dims[0], size),
+        _fold(index, in_dims[1], size) + offset,
+        None if mask is None else _fold(mask, in_dims[2], size),
+        size * codes,
+    )
+    return sums.unflatten(0, (size, codes)), 0
 
 
 def _search_fake(x: Tensor, codebook: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
@@ -304,13 +415,22 @@ def _statistics_fake(x: Tensor, codebook: Tensor, mask: Tensor | None, sums: boo
 
 
 _search_operator = define_operator(
-    "nearest_code(Tensor x, Tensor codebook, Tensor? mask) -> (Tensor index, Tensor quantized, Tensor distance)",
+    "nearest_code(Tensor x, Tensor codebook, Tensor? mask)"
+    " -> (Tensor index, Tensor quantized, Tensor distance)",
     cpu=_search_cpu,
     fake=_search_fake,
+    vmap=_search_vmap,
 )
 _statistics_operator = define_operator(
     "nearest_code_statistics(Tensor x, Tensor codebook, Tensor? mask, bool sums)"
     " -> (Tensor index, Tensor quantized, Tensor distance, Tensor counts, Tensor sums)",
     cpu=_statistics_cpu,
     fake=_statistics_fake,
+    vmap=_statistics_vmap,
+)
+_segment_sum_operator = define_operator(
+    "segment_sum(Tensor values, Tensor index, Tensor? mask, SymInt codes) -> Tensor",
+    cpu=_segment_sum_cpu,
+    fake=_segment_sum_fake,
+    vmap=_segment_sum_vmap,
 )

@@ -1,0 +1,73 @@
+// The nearest codebook entry of every row, and sums of rows by code.
+//
+//   index_i = argmin_k ||x_i - c_k||^2 = argmin_k (||c_k||^2 / 2 - <x_i, c_k>)      lowest k on a tie
+//   quantized_i = c_index_i,  distance_i = sum_d (x_id - quantized_id)^2
+//
+// Shapes: N rows, K >= 1 codes, D >= 1. x [N, D] with rows `x_stride` elements apart; codebook [K, D],
+// quantized [N, D] and sums [K, D] dense; mask, index, distance [N]; counts [K]. Types: all float, or all
+// double.
+//
+// Ties: equal computed costs give the lowest index. Every cost is computed by the same chain of operations
+// whatever its place in a tile, so duplicates of a code tie exactly, and the result does not depend on the
+// tiling. NaN: a code whose cost is not below +infinity (NaN, overflow) is never chosen; index 0 when no code
+// is left. Masked rows (mask false): index 0, zeros, distance 0, in no sum; they are skipped, not computed.
+// Statistics leave out rows whose distance is not finite. Sums are added in the order of the rows.
+//
+// Nothing of size N x K is written, and all results are bitwise the same for any number of threads.
+#pragma once
+
+#include <cstdint>
+
+#include "common/isa.h"
+#include "common/status.h"
+
+namespace solid {
+
+struct NearestCode {
+  const void* x = nullptr;
+  int64_t x_stride = 0;
+  int64_t rows = 0;  // N
+  int64_t dim = 0;   // D
+  const void* codebook = nullptr;
+  int64_t codes = 0;           // K
+  const bool* mask = nullptr;  // null: every row is valid
+  void* workspace = nullptr;   // nearest_code_workspace bytes
+  int64_t* index = nullptr;
+  void* quantized = nullptr;
+  void* distance = nullptr;
+  int64_t* counts = nullptr;  // null: not wanted
+  void* sums = nullptr;       // null: not wanted; if wanted, counts are too
+  int threads = 1;
+};
+
+struct SegmentSum {
+  const void* values = nullptr;  // [N, D]
+  int64_t stride = 0;
+  int64_t rows = 0;
+  int64_t dim = 0;
+  const int64_t* index = nullptr;  // [N] in 0 .. codes - 1
+  const bool* mask = nullptr;      // null: every row counts
+  int64_t codes = 0;
+  int64_t* counts = nullptr;  // [K], null: not wanted
+  void* sums = nullptr;       // [K, D], null: not wanted
+  int threads = 1;
+};
+
+// Codes are packed in panels of whole cache lines; the size is the same for every instruction set.
+inline constexpr int64_t kCodeAlign = 16;
+
+constexpr int64_t nearest_code_workspace(int64_t codes, int64_t dim, int64_t element_size) {
+  return (codes + kCodeAlign - 1) / kCodeAlign * kCodeAlign * (dim + 1) * element_size;
+}
+
+#define SOLID_DECLARE(level)                           \
+  namespace level {                                    \
+  Status nearest_code_float(const NearestCode& args);  \
+  Status nearest_code_double(const NearestCode& args); \
+  Status segment_sum_float(const SegmentSum& args);    \
+  Status segment_sum_double(const SegmentSum& args);   \
+  }
+SOLID_FOR_EACH_ISA(SOLID_DECLARE)
+#undef SOLID_DECLARE
+
+}  // namespace solid

@@ -1,0 +1,342 @@
+// nearest_code and segment_sum for one CPU instruction set: see nearest_code.h for the contract.
+//
+// Codes are packed once per call into panels of up to kPanelVectors vectors of codes, [panel][1 + D][codes]:
+// row 0 holds ||c||^2 / 2, row 1 + d the d-th component, so that a tile of kTileRows x one panel starts its
+// accumulators from row 0 and then takes one fused multiply-add per component, the x component broadcast. The
+// cost of a code is thereby always the same chain of operations, whatever the tile. Each row keeps, per lane,
+// the least cost so far and its code; lanes are compared once at the end.
+#include "common/parallel.h"
+#include "nearest_code/nearest_code.h"
+
+namespace solid::SOLID_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+constexpr int kPanelVectors = 4;  // 6 x 4 accumulators, 4 codes and 1 broadcast of 32 registers
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+constexpr int kPanelVectors = 2;  // 6 x 2 accumulators, 2 codes and 1 broadcast of 16 registers
+#elif defined(__aarch64__)
+constexpr int kVectorBytes = 16;
+constexpr int kPanelVectors = 4;  // as AVX-512: 32 registers
+#else
+constexpr int kVectorBytes = 16;
+constexpr int kPanelVectors = 2;
+#endif
+constexpr int kTileRows = 6;
+constexpr int kBlockRows =
+    96;  // rows and their state (2 vectors each) stay in the first-level cache beside a panel
+
+template <class T>
+struct Types;
+template <>
+struct Types<float> {
+  typedef float Vector __attribute__((vector_size(kVectorBytes)));
+  typedef int32_t Word;
+  typedef int32_t Words __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct Types<double> {
+  typedef double Vector __attribute__((vector_size(kVectorBytes)));
+  typedef int64_t Word;
+  typedef int64_t Words __attribute__((vector_size(kVectorBytes)));
+};
+
+template <class T>
+using Vector = typename Types<T>::Vector;
+template <class T>
+using Word = typename Types<T>::Word;
+template <class T>
+using Words = typename Types<T>::Words;
+template <class T>
+constexpr int kLanes = kVectorBytes / int(sizeof(T));
+
+#define SOLID_INLINE inline __attribute__((always_inline))
+
+template <class T>
+SOLID_INLINE Vector<T> load(const T* from) {
+  Vector<T> v;
+  __builtin_memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <class T>
+SOLID_INLINE void store(T* to, Vector<T> v) {
+  __builtin_memcpy(to, &v, sizeof v);
+}
+
+template <class T>
+SOLID_INLINE Words<T> lane_numbers() {
+  Words<T> lanes;
+  for (int lane = 0; lane < kLanes<T>; ++lane) lanes[lane] = lane;
+  return lanes;
+}
+
+// The least cost so far of one row, lane by lane, and its code.
+template <class T>
+struct Best {
+  Vector<T> cost;
+  Words<T> code;
+};
+
+template <class T>
+struct Problem {
+  const T* x;
+  const T* codebook;
+  const T* packed;
+  T* quantized;
+  T* distance;
+  int64_t x_stride, dim, codes, padded;  // padded: codes, to whole vectors
+};
+
+// Costs of R rows against one panel of P vectors of codes; the rows' states take them in.
+template <class T, int R, int P>
+__attribute__((noinline)) void tile(const T* const* rows, const T* panel, int64_t dim, int64_t first_code,
+                                    Best<T>* best) {
+  constexpr int kWidth = P * kLanes<T>;
+  const T* row[R];
+  Vector<T> cost[R][P];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    row[r] = rows[r];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) cost[r][p] = load(panel + p * kLanes<T>);
+  }
+  const T* codes = panel + kWidth;
+  for (int64_t d = 0; d < dim; ++d, codes += kWidth) {
+    Vector<T> code[P];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) code[p] = load(codes + p * kLanes<T>);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const T component = row[r][d];
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) cost[r][p] -= code[p] * component;
+    }
+  }
+  Words<T> number = lane_numbers<T>() + Word<T>(first_code);
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p, number += Word<T>(kLanes<T>)) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Words<T> less = cost[r][p] < best[r].cost;
+      best[r].cost = less ? cost[r][p] : best[r].cost;
+      best[r].code = less ? number : best[r].code;
+    }
+  }
+}
+
+template <class T, int P>
+SOLID_INLINE void tile_of(int count, const T* const* rows, const T* panel, int64_t dim, int64_t first_code,
+                          Best<T>* best) {
+  switch (count) {
+    case 1:
+      return tile<T, 1, P>(rows, panel, dim, first_code, best);
+    case 2:
+      return tile<T, 2, P>(rows, panel, dim, first_code, best);
+    case 3:
+      return tile<T, 3, P>(rows, panel, dim, first_code, best);
+    case 4:
+      return tile<T, 4, P>(rows, panel, dim, first_code, best);
+    case 5:
+      return tile<T, 5, P>(rows, panel, dim, first_code, best);
+    default:
+      return tile<T, 6, P>(rows, panel, dim, first_code, best);
+  }
+}
+
+// All rows of a block against one panel.
+template <class T, int P>
+void sweep(int count, const T* const* rows, const T* panel, int64_t dim, int64_t first_code, Best<T>* best) {
+  for (int at = 0; at < count; at += kTileRows)
+    tile_of<T, P>(count - at, rows + at, panel, dim, first_code, best + at);
+}
+
+template <class T>
+SOLID_INLINE int64_t best_code(const Best<T>& best) {
+  T cost = best.cost[0];
+  Word<T> code = best.code[0];
+  for (int lane = 1; lane < kLanes<T>; ++lane) {
+    const bool less = best.cost[lane] < cost || (best.cost[lane] == cost && best.code[lane] < code);
+    cost = less ? best.cost[lane] : cost;
+    code = less ? best.code[lane] : code;
+  }
+  return code;
+}
+
+// Copies the chosen code and measures its distance directly: the expansion would cancel.
+template <class T>
+SOLID_INLINE void finish(const Problem<T>& p, int64_t row, int64_t code) {
+  const T* x = p.x + row * p.x_stride;
+  const T* c = p.codebook + code * p.dim;
+  T* q = p.quantized + row * p.dim;
+  Vector<T> sum{};
+  int64_t d = 0;
+  for (; d + kLanes<T> <= p.dim; d += kLanes<T>) {
+    const Vector<T> entry = load(c + d);
+    const Vector<T> difference = load(x + d) - entry;
+    store(q + d, entry);
+    sum += difference * difference;
+  }
+  T distance = 0;
+  for (int lane = 0; lane < kLanes<T>; ++lane) distance += sum[lane];
+  for (; d < p.dim; ++d) {
+    const T difference = x[d] - c[d];
+    q[d] = c[d];
+    distance += difference * difference;
+  }
+  p.distance[row] = distance;
+}
+
+template <class T>
+void search_block(const Problem<T>& p, const bool* mask, int64_t first, int64_t last, int64_t* index) {
+  int64_t valid[kBlockRows];
+  const T* rows[kBlockRows];
+  Best<T> best[kBlockRows];
+  int count = 0;
+  for (int64_t row = first; row < last; ++row) {
+    if (mask != nullptr && !mask[row]) {
+      index[row] = 0;
+      p.distance[row] = 0;
+      for (int64_t d = 0; d < p.dim; ++d) p.quantized[row * p.dim + d] = 0;
+      continue;
+    }
+    valid[count] = row;
+    rows[count] = p.x + row * p.x_stride;
+    best[count].cost = Vector<T>{} + T(__builtin_inf());
+    best[count].code = Words<T>{};
+    ++count;
+  }
+  if (count == 0) return;
+  constexpr int kWidth = kPanelVectors * kLanes<T>;
+  int64_t code = 0;
+  for (; code + kWidth <= p.padded; code += kWidth)
+    sweep<T, kPanelVectors>(count, rows, p.packed + code * (p.dim + 1), p.dim, code, best);
+  const T* rest = p.packed + code * (p.dim + 1);
+  switch ((p.padded - code) / kLanes<T>) {
+    case 1:
+      sweep<T, 1>(count, rows, rest, p.dim, code, best);
+      break;
+    case 2:
+      sweep < T, kPanelVectors<3 ? 1 : 2>(count, rows, rest, p.dim, code, best);
+      break;
+    case 3:
+      sweep < T, kPanelVectors<3 ? 1 : 3>(count, rows, rest, p.dim, code, best);
+      break;
+    default:
+      break;
+  }
+  for (int i = 0; i < count; ++i) {
+    index[valid[i]] = best_code(best[i]);
+    finish(p, valid[i], index[valid[i]]);
+  }
+}
+
+// One panel of codes: row 0 their half squared norms, +infinity for the lanes past the last code.
+template <class T>
+void pack_panel(const T* codebook, int64_t codes, int64_t dim, int64_t first, int64_t width, T* panel) {
+  const int64_t present = codes - first < width ? codes - first : width;
+  for (int64_t j = 0; j < width; ++j) {
+    const T* c = codebook + (first + j) * dim;
+    T* to = panel + width + j;
+    if (j < present) {
+      for (int64_t d = 0; d < dim; ++d) to[d * width] = c[d];
+    } else {
+      for (int64_t d = 0; d < dim; ++d) to[d * width] = 0;
+    }
+  }
+  for (int64_t j = 0; j < width; j += kLanes<T>) {
+    Vector<T> half{};
+    for (int64_t d = 1; d <= dim; ++d) {
+      const Vector<T> component = load(panel + d * width + j);
+      half += component * component;
+    }
+    half *= T(0.5);
+    for (int lane = 0; lane < kLanes<T>; ++lane)
+      if (j + lane >= present) half[lane] = T(__builtin_inf());
+    store(panel + j, half);
+  }
+}
+
+// Rows are added to their codes in the order of the rows: codes, not rows, are divided among the blocks.
+template <class T>
+void sum_by_code(const T* values, int64_t stride, int64_t rows, int64_t dim, const int64_t* index,
+                 const bool* mask, const T* distance, int64_t codes, int64_t* counts, T* sums, int threads) {
+  int64_t blocks =
+      1;  // a power of two; neighbouring codes are often used alike, so they go to different blocks
+  while (blocks < threads && blocks < codes) blocks *= 2;
+  for_each_block(blocks, threads, [=](int64_t block) {
+    for (int64_t code = block; code < codes; code += blocks) {
+      if (counts != nullptr) counts[code] = 0;
+      if (sums != nullptr)
+        for (int64_t d = 0; d < dim; ++d) sums[code * dim + d] = 0;
+    }
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t code = index[row];
+      if ((code & (blocks - 1)) != block || (mask != nullptr && !mask[row])) continue;
+      if (distance != nullptr && !(distance[row] - distance[row] == 0)) continue;  // NaN or infinite
+      if (counts != nullptr) ++counts[code];
+      if (sums == nullptr) continue;
+      T* to = sums + code * dim;
+      const T* from = values + row * stride;
+      for (int64_t d = 0; d < dim; ++d) to[d] += from[d];
+    }
+  });
+}
+
+template <class T>
+Status nearest_code(const NearestCode& args) {
+  if (args.codes < 1 || args.dim < 1 || args.rows < 0) return Status::kBadArgument;
+  constexpr int64_t kWidth = kPanelVectors * kLanes<T>;
+  const int64_t padded = (args.codes + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+  T* packed = static_cast<T*>(args.workspace);
+  const T* codebook = static_cast<const T*>(args.codebook);
+  const int64_t panels = (padded + kWidth - 1) / kWidth;
+  constexpr int64_t kPanelsPerBlock = 8;  // a few thousand codes are packed faster than a thread starts
+  if (args.rows > 0) {
+    for_each_block((panels + kPanelsPerBlock - 1) / kPanelsPerBlock, args.threads, [=, &args](int64_t block) {
+      for (int64_t panel = block * kPanelsPerBlock; panel < (block + 1) * kPanelsPerBlock; ++panel) {
+        const int64_t first = panel * kWidth;
+        if (first >= padded) return;
+        const int64_t width = padded - first < kWidth ? padded - first : kWidth;
+        pack_panel(codebook, args.codes, args.dim, first, width, packed + first * (args.dim + 1));
+      }
+    });
+  }
+  const Problem<T> problem{static_cast<const T*>(args.x),
+                           codebook,
+                           packed,
+                           static_cast<T*>(args.quantized),
+                           static_cast<T*>(args.distance),
+                           args.x_stride,
+                           args.dim,
+                           args.codes,
+                           padded};
+  for_each_block((args.rows + kBlockRows - 1) / kBlockRows, args.threads, [&](int64_t block) {
+    const int64_t first = block * kBlockRows;
+    const int64_t last = first + kBlockRows < args.rows ? first + kBlockRows : args.rows;
+    search_block(problem, args.mask, first, last, args.index);
+  });
+  if (args.counts != nullptr)
+    sum_by_code(problem.x, args.x_stride, args.rows, args.dim, args.index, args.mask, problem.distance,
+                args.codes, args.counts, static_cast<T*>(args.sums), args.threads);
+  return Status::kOk;
+}
+
+template <class T>
+Status segment_sum(const SegmentSum& args) {
+  if (args.codes < 1 || args.dim < 0 || args.rows < 0) return Status::kBadArgument;
+  sum_by_code<T>(static_cast<const T*>(args.values), args.stride, args.rows, args.dim, args.index, args.mask,
+                 nullptr, args.codes, args.counts, static_cast<T*>(args.sums), args.threads);
+  return Status::kOk;
+}
+
+}  // namespace
+
+Status nearest_code_float(const NearestCode& args) { return nearest_code<float>(args); }
+Status nearest_code_double(const NearestCode& args) { return nearest_code<double>(args); }
+Status segment_sum_float(const SegmentSum& args) { return segment_sum<float>(args); }
+Status segment_sum_double(const SegmentSum& args) { return segment_sum<double>(args); }
+
+}  // namespace solid::SOLID_ISA
