@@ -104,9 +104,7 @@ def test_back_ends_agree_and_share_their_checkpoint(variant: str) -> None:
         model.train()
         state = model(SEQUENCES)
         (model.score(state.vector, torch.arange(1, 11)).square().sum() + state.alignment).backward()
-    for (name, one), (_, other) in zip(
-        native.named_parameters(), reference.named_parameters(), strict=True
-    ):
+    for (name, one), (_, other) in zip(native.named_parameters(), reference.named_parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5, msg=name)
 
 

@@ -74,8 +74,9 @@ class TrainConfig:
     """Sampled negatives per positive (bce, sampled_softmax)."""
     alignment: float = 0.1
     """lambda, the weight of the alignment loss (Eq. 13)."""
-    stage2_start: Literal["warm", "cold"] = "warm"
-    """warm: stage 2 goes on from stage 1's parameters; cold: from random ones but for the codebook."""
+    stage2_start: Literal["warm", "generator", "cold"] = "warm"
+    """warm: stage 2 goes on from all of stage 1, each item from its semantic; generator: from its generator alone;
+    cold: from random parameters but for the codebook."""
     learning_rate: float = 0.001
     """Adam's."""
     weight_decay: float = 0.0

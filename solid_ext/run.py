@@ -164,4 +164,3 @@ def example_users(solid: SOLID, dataset: Dataset, *, count: int, k: int, seed: i
             )
         )
     return examples
-

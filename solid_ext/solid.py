@@ -241,7 +241,7 @@ class _Validation:
     def __init__(self, config: Config, dataset: Dataset, split: Split) -> None:
         self.config, self.dataset, self.split = config, dataset, split
 
-    def __call__(self, model: DynamicRecommender) -> float:
+    def __call__(self, model: Scorer) -> float:
         config = self.config
         if config.train.validation == "full":
             metrics = evaluate_full(

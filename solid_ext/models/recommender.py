@@ -34,8 +34,9 @@ class ItemBranch(nn.Module):
         super().__init__()
         dim = config.dim
         self.embedding = SymbolEmbedding(num_items, config.length, dim)
-        self.codebook = (
-            Codebook(
+        self.codebook = None
+        if config.use_codebook:
+            self.codebook = Codebook(
                 num_semantics,
                 dim,
                 gradient=config.gradient,
@@ -43,12 +44,8 @@ class ItemBranch(nn.Module):
                 revive_after=config.revive_after,
                 backend=config.backend,
             )
-            if config.use_codebook
-            else None
-        )
-        self.decoder = nn.Sequential(
-            nn.Linear(dim, config.codebook_hidden), nn.LeakyReLU(0.1), nn.Linear(config.codebook_hidden, dim)
-        )
+            hidden = config.codebook_hidden
+            self.decoder = nn.Sequential(nn.Linear(dim, hidden), nn.LeakyReLU(0.1), nn.Linear(hidden, dim))
         self.encode = SequenceCode(dim, config.adaptive_layers)
 
     def forward(self, sequences: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:

@@ -11,8 +11,6 @@ from torch import Tensor
 from solid_ext.data import Catalogue
 from solid_ext.evaluate import Scorer
 
-ITEMS_PER_BLOCK = 65536  # bounds the scores held at once to B x this
-
 
 class Recommendation(NamedTuple):
     """One recommended item."""
@@ -24,13 +22,14 @@ class Recommendation(NamedTuple):
 
 @torch.inference_mode()
 def top_items(
-    scorer: Scorer, num_items: int, histories: list[Tensor], k: int, exclude: bool
+    scorer: Scorer, num_items: int, histories: list[Tensor], k: int, exclude: bool, item_block: int = 65536
 ) -> tuple[Tensor, Tensor]:
     """The k best-scored items of 1 .. V for each history, in blocks: never a `B x V` array.
 
     Args:
         histories: item ids of each user, int64, oldest first, any length; only the last `scorer.length` are read.
         exclude: leave out what is in the history.
+        item_block: items scored at once; memory is B x this.
 
     Returns:
         scores [B, k] (descending; -inf where the catalogue ran out), items [B, k] int64.
@@ -39,14 +38,15 @@ def top_items(
     for row, history in enumerate(histories):
         recent = history[-scorer.length :]
         sequences[row, : len(recent)] = recent
-    owner = torch.repeat_interleave(torch.arange(len(histories)), torch.tensor([len(h) for h in histories]))
+    sizes = torch.tensor([len(history) for history in histories], dtype=torch.int64)
+    owner = torch.repeat_interleave(torch.arange(len(histories)), sizes)
     owned = torch.cat(histories) if histories else torch.zeros(0, dtype=torch.int64)
     device = getattr(scorer, "device", torch.device("cpu"))
     state = scorer.encode(sequences.to(device))
     best = torch.full((len(histories), k), -torch.inf)
     items = torch.zeros(len(histories), k, dtype=torch.int64)
-    for first in range(1, num_items + 1, ITEMS_PER_BLOCK):
-        block = torch.arange(first, min(first + ITEMS_PER_BLOCK, num_items + 1))
+    for first in range(1, num_items + 1, item_block):
+        block = torch.arange(first, min(first + item_block, num_items + 1))
         scores = scorer.score(state, block.to(device)).float().cpu()
         if exclude:
             inside = (owned >= first) & (owned < first + len(block))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,19 +12,24 @@ import torch
 
 from solid_ext.config import Config, ModelConfig
 from solid_ext.data import Dataset, Split
-from solid_ext.models import DynamicRecommender
+from solid_ext.models import DynamicRecommender, SemanticRecommender, start_from
 from solid_ext.train.progress import Reporter
-from solid_ext.train.stage import Stage, train_stage
+from solid_ext.train.stage import Stage, Trainable, Validate, train_stage
 
-Validate = Callable[[DynamicRecommender], float]
+
+@contextmanager
+def seeded(config: Config) -> Iterator[None]:
+    """Parameters made inside are drawn from the configuration's seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        yield
 
 
 def build_model(
     config: Config, model: ModelConfig, num_items: int, semantics: np.ndarray
 ) -> DynamicRecommender:
-    """A network with parameters drawn from the configuration's seed alone, in its dtype."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.train.seed)
+    """A network in the configuration's dtype, its parameters drawn from the seed."""
+    with seeded(config):
         return DynamicRecommender(model, num_items, semantics).to(getattr(torch, config.train.dtype))
 
 
@@ -62,9 +68,9 @@ def train_solid(
 ) -> tuple[DynamicRecommender, list[Stage]]:
     """Train both stages.
 
-    Stage 1 minimises Eq. 12 over the semantic generator and the network around it; the codebook is then its semantic
-    embedding table; stage 2 minimises Eq. 13 over everything, from stage 1's parameters (warm) or from random ones
-    (cold). A configuration without a trunk or without an item branch has one stage.
+    Stage 1 minimises Eq. 12 over a complete model of the semantic sequences; the codebook is then its semantic
+    embedding table; stage 2 minimises Eq. 13 over the model of the items, which starts from stage 1 as
+    `stage2_start` says. A configuration without a semantic trunk has no stage 1.
 
     Args:
         semantics: [V + 1] int64 from Module 1. folder: holds a sub-folder a stage; what is there is resumed.
@@ -72,19 +78,20 @@ def train_solid(
     Source: paper, Algorithm 1.
     """
 
-    def train(name: str, model: DynamicRecommender) -> Stage:
+    def train(name: str, network: Trainable) -> Stage:
         where = None if folder is None else folder / name
         return train_stage(
-            name, model, dataset, split, config.train, validate, folder=where, reporter=reporter
+            name, network, dataset, split, config.train, validate, folder=where, reporter=reporter
         )
 
-    full = build_model(config, config.model, dataset.num_items, semantics)
-    if not (config.model.semantic_trunk and config.model.item_branch):
-        name = "stage1" if config.model.semantic_trunk else "stage2" if config.model.item_branch else "static"
-        return full, [train(name, full)]
-    trunk = build_model(config, replace(config.model, item_branch=False), dataset.num_items, semantics)
-    first = train("stage1", trunk)
-    if config.train.stage2_start == "warm":
-        full.load_state_dict(trunk.state_dict(), strict=False)
-    full.initialise_codebook(trunk.semantic_embedding.table.weight.detach()[1:])
-    return full, [first, train("stage2", full)]
+    model = build_model(config, config.model, dataset.num_items, semantics)
+    if not config.model.semantic_trunk:
+        return model, [train("stage2", model)]
+    with seeded(config):
+        stage1 = SemanticRecommender(config.model, semantics).to(model.item_embedding.weight.dtype)
+    first = train("stage1", stage1)
+    if config.train.stage2_start == "cold":
+        model.initialise_codebook(stage1.network.semantic_embedding.table.weight.detach()[1:])
+    else:
+        start_from(model, stage1, generator_only=config.train.stage2_start == "generator")
+    return model, [first, train("stage2", model)]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from solid_ext.config import TrainConfig
 from solid_ext.data import Dataset, NegativeSampler, Rows, Split, gather_sequences
-from solid_ext.models import DynamicRecommender
+from solid_ext.models import DynamicRecommender, SemanticRecommender
 from solid_ext.train.checkpoint import (
     load_checkpoint,
     load_model,
@@ -24,6 +24,9 @@ from solid_ext.train.checkpoint import (
 )
 from solid_ext.train.losses import binary_cross_entropy, full_softmax, sampled_softmax
 from solid_ext.train.progress import Epoch, Reporter, Silent, write_log
+
+Trainable = DynamicRecommender | SemanticRecommender
+Validate = Callable[[Trainable], float]
 
 
 @dataclass
@@ -47,11 +50,11 @@ class Stage:
 
 def train_stage(
     name: str,
-    model: DynamicRecommender,
+    model: Trainable,
     dataset: Dataset,
     split: Split,
     config: TrainConfig,
-    validate: Callable[[DynamicRecommender], float],
+    validate: Validate,
     *,
     folder: Path | None = None,
     reporter: Reporter | None = None,
@@ -106,7 +109,7 @@ def train_stage(
 
 
 def _train_epoch(
-    model: DynamicRecommender,
+    model: Trainable,
     optimizer: torch.optim.Optimizer,
     dataset: Dataset,
     rows: Rows,
@@ -139,7 +142,7 @@ def _train_epoch(
 
 
 def _losses(
-    model: DynamicRecommender,
+    model: Trainable,
     sequences: Tensor,
     dataset: Dataset,
     batch: Rows,
@@ -159,14 +162,14 @@ def _losses(
     return prediction(logits), state.alignment
 
 
-def _copy(model: DynamicRecommender) -> dict[str, Tensor]:
+def _copy(model: Trainable) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 def _save(
     folder: Path,
     stage: Stage,
-    model: DynamicRecommender,
+    model: Trainable,
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor] | None,
 ) -> None:
@@ -180,7 +183,7 @@ def _save(
 
 
 def _resume(
-    folder: Path, name: str, model: DynamicRecommender, optimizer: torch.optim.Optimizer
+    folder: Path, name: str, model: Trainable, optimizer: torch.optim.Optimizer
 ) -> tuple[Stage, dict[str, Tensor]]:
     tensors, state = load_checkpoint(folder / "last.safetensors")
     if state["stage"] != name:

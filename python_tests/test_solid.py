@@ -1,0 +1,152 @@
+"""SOLID as one object: from any form of interactions to recommendations, and back from a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from solid_ext import SOLID, Config, Dataset, load_dataset
+from solid_ext.data import SyntheticTruth, synthetic_dataset
+from solid_ext.solid import make_semantics, semantics_source
+
+TINY = Config().replace(
+    length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, candidates=20
+)
+
+
+@pytest.fixture(scope="module")
+def fitted(world: tuple[Dataset, SyntheticTruth]) -> SOLID:
+    return SOLID(TINY).fit(world[0])
+
+
+def frame(dataset: Dataset) -> pl.DataFrame:
+    users = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))
+    return pl.DataFrame(
+        {
+            "user_id": dataset.user_ids.gather(users),
+            "item_id": dataset.item_ids.gather(dataset.items - 1),
+            "timestamp": dataset.timestamps,
+        }
+    )
+
+
+@pytest.mark.parametrize("form", ["dataset", "folder", "csv", "polars", "pandas", "arrays"])
+def test_any_form_of_the_data_gives_the_same_model(
+    world: tuple[Dataset, SyntheticTruth], tmp_path: Path, form: str
+) -> None:
+    dataset = world[0]
+    table = frame(dataset)
+    if form == "dataset":
+        data = dataset
+    elif form == "folder":
+        data = dataset.save(tmp_path / "data")
+    elif form == "csv":
+        table.write_csv(tmp_path / "interactions.csv")
+        data = tmp_path / "interactions.csv"
+    else:
+        data = {
+            "polars": lambda: table,
+            "pandas": lambda: table.to_pandas(),
+            "arrays": lambda: tuple(table[name].to_numpy() for name in table.columns),
+        }[form]()
+    solid = SOLID(TINY, semantics="id", num_semantics=4).fit(data)
+    assert solid.fingerprint == dataset.fingerprint
+    metrics = solid.evaluate()
+    assert set(metrics) == {"sampled", "full"}
+    history = dataset.item_ids.head(3).to_list()
+    assert len(solid.recommend([history], k=4)[0]) == 4
+
+
+def test_saved_and_loaded_it_recommends_and_measures_the_same(
+    fitted: SOLID, world: tuple[Dataset, SyntheticTruth], tmp_path: Path
+) -> None:
+    fitted.save(tmp_path / "model")
+    loaded = SOLID.load(tmp_path / "model")
+    histories = [world[0].item_ids.head(4).to_list(), world[0].item_ids.tail(2).to_list()]
+    assert loaded.recommend(histories, 5) == fitted.recommend(histories, 5)
+    assert loaded.evaluate(world[0]) == fitted.evaluate()
+    with pytest.raises(ValueError, match="save: expected a folder that does not exist yet"):
+        fitted.save(tmp_path / "model")
+    with pytest.raises(ValueError, match="evaluate: expected the dataset of a loaded model, got none"):
+        loaded.evaluate()
+
+
+def test_the_same_seed_gives_the_same_model_and_another_another(
+    fitted: SOLID, world: tuple[Dataset, SyntheticTruth]
+) -> None:
+    again = SOLID(TINY).fit(world[0])
+    other = SOLID(TINY, seed=1).fit(world[0])
+    key = "item_embedding.weight"
+    assert torch.equal(again.model.state_dict()[key], fitted.model.state_dict()[key])
+    assert not torch.equal(other.model.state_dict()[key], fitted.model.state_dict()[key])
+
+
+def test_histories_of_any_length(fitted: SOLID, world: tuple[Dataset, SyntheticTruth]) -> None:
+    items = world[0].item_ids.to_list()
+    one, long, none = fitted.recommend([items[:1], items[:30], []], k=3)
+    assert len(one) == len(long) == len(none) == 3
+    assert (
+        fitted.recommend([items[:30]], k=3, exclude_history=False)[0]
+        == fitted.recommend([items[10:30]], k=3, exclude_history=False)[0]
+    )
+
+
+def test_code_usage_counts_every_valid_position(fitted: SOLID) -> None:
+    usage = fitted.code_usage()
+    lengths = fitted.split.test.positions - fitted.dataset.offsets[fitted.split.test.users]
+    assert usage.sum() == np.minimum(lengths, 5).sum()
+    assert usage.shape == (fitted.model.num_semantics,)
+
+
+def test_auto_takes_text_where_there_is_any(world: tuple[Dataset, SyntheticTruth]) -> None:
+    dataset = world[0]
+    assert semantics_source(Config(), dataset) == "text"
+    assert semantics_source(Config(), without_items(dataset)) == "id"
+
+
+def without_items(dataset: Dataset) -> Dataset:
+    return load_dataset(frame(dataset))
+
+
+def test_planted_categories_become_the_semantics(world: tuple[Dataset, SyntheticTruth]) -> None:
+    dataset, truth = world
+    found = make_semantics(Config().replace(semantics="category"), dataset, None)
+    pairs = set(zip(found.table[1:].tolist(), truth.semantics[1:].tolist(), strict=True))
+    assert len(pairs) == 6
+
+
+def test_before_fit_everything_says_so() -> None:
+    for call in (lambda: SOLID().evaluate(), lambda: SOLID().recommend([[1]]), lambda: SOLID().save("x")):
+        with pytest.raises(ValueError, match="expected a fitted model"):
+            call()
+
+
+def test_another_dataset_gets_a_sentence(fitted: SOLID, tmp_path: Path) -> None:
+    other = synthetic_dataset(50, 60, 6, seed=9)[0]
+    with pytest.raises(ValueError, match="evaluate: expected the dataset the model was fitted on"):
+        fitted.evaluate(other)
+
+
+def test_a_broken_model_folder_gets_a_sentence(fitted: SOLID, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"load: expected a folder with model\.safetensors"):
+        SOLID.load(tmp_path)
+    fitted.save(tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="checkpoint: expected safetensors in"):
+        SOLID.load(tmp_path / "model")
+    file.write_bytes(whole)
+    save_file(load_file(file), file)  # without the state: a file of some other program
+    with pytest.raises(ValueError, match="expected format version 1"):
+        SOLID.load(tmp_path / "model")
+    file.write_bytes(whole)
+    config = tmp_path / "model" / "config.yaml"
+    config.write_text(config.read_text().replace("dim: 16", "dim: 32"), encoding="utf-8")
+    with pytest.raises(ValueError, match="checkpoint: expected .* got .* in"):
+        SOLID.load(tmp_path / "model")

@@ -1,0 +1,187 @@
+"""Training: convergence by validation, both stages, exact resumption, chance where nothing can be learned."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from solid_ext import SOLID, Config, Dataset
+from solid_ext.data import SyntheticTruth, gather_sequences, leave_one_out, synthetic_dataset
+from solid_ext.evaluate import evaluate_full
+from solid_ext.models import SemanticRecommender
+from solid_ext.train import Epoch, Stage, build_model, train_solid, train_stage
+from solid_ext.train.progress import write_log
+from solid_ext.train.stage import Trainable
+
+SMALL = Config().replace(
+    length=5, dim=16, heads=2, codebook_hidden=16, batch_size=256, epochs=3, negatives=4, learning_rate=0.01
+)
+
+
+def epochs_with(values: list[float]) -> Stage:
+    return Stage("s", [Epoch("s", number + 1, 0.0, 0.0, value, 0.0) for number, value in enumerate(values)])
+
+
+def test_the_best_epoch_is_the_first_of_equals() -> None:
+    assert epochs_with([0.1, 0.3, 0.3, 0.2]).best.epoch == 2
+
+
+def test_a_stage_converges_after_patience_or_at_the_last_epoch() -> None:
+    config = SMALL.replace(epochs=10, patience=2).train
+    assert not Stage("s").converged(config)
+    assert not epochs_with([0.1, 0.2, 0.1]).converged(config)
+    assert epochs_with([0.1, 0.2, 0.1, 0.2]).converged(config)
+    assert epochs_with(list(np.arange(10.0))).converged(config)
+
+
+def test_the_model_ends_at_its_best_epoch(world: tuple[Dataset, SyntheticTruth]) -> None:
+    dataset, truth = world
+    values = iter([0.1, 0.9, 0.2])
+    seen: list[torch.Tensor] = []
+
+    def validate(model: Trainable) -> float:
+        seen.append(model.item_embedding.weight.detach().clone())
+        return next(values)
+
+    model = build_model(SMALL, SMALL.model, dataset.num_items, truth.semantics)
+    stage = train_stage("s", model, dataset, leave_one_out(dataset), SMALL.train, validate)
+    assert stage.best.epoch == 2
+    assert torch.equal(model.item_embedding.weight, seen[1])
+
+
+def validation_loss(model: Trainable) -> float:
+    return -float(next(model.parameters()).detach().square().sum())
+
+
+@pytest.mark.parametrize("update", ["gradient", "ema"])
+def test_a_resumed_run_equals_one_that_never_stopped(
+    world: tuple[Dataset, SyntheticTruth], tmp_path: Path, update: str, one_thread: None
+) -> None:
+    dataset, truth = world
+    split = leave_one_out(dataset)
+    config = SMALL.replace(update=update, dropout=0.2)
+
+    def train(folder: Path | None, epochs: int) -> dict[str, torch.Tensor]:
+        settings = config.replace(epochs=epochs, patience=99)
+        model, _ = train_solid(settings, dataset, split, truth.semantics, validation_loss, folder=folder)
+        return model.state_dict()
+
+    straight = train(tmp_path / "straight", 3)
+    train(tmp_path / "stopped", 3)
+    shutil.rmtree(tmp_path / "stopped" / "stage2")
+    half = config.replace(epochs=2, patience=99)
+    train_solid(half, dataset, split, truth.semantics, validation_loss, folder=tmp_path / "half")
+    # Stage 1 of the half run has ended after two of its three epochs: both stages go on from there.
+    shutil.rmtree(tmp_path / "half" / "stage2")
+    for folder in (tmp_path / "stopped", tmp_path / "half"):
+        resumed = train(folder, 3)
+        for name, tensor in straight.items():
+            assert torch.equal(tensor, resumed[name]), name
+    assert (tmp_path / "straight/stage2/log.csv").read_text().count("\n") == 4
+
+
+def test_native_and_reference_training_agree_in_fp64(
+    world: tuple[Dataset, SyntheticTruth], one_thread: None
+) -> None:
+    dataset, truth = world
+    split = leave_one_out(dataset)
+    results = {}
+    for backend in ("native", "reference"):
+        config = SMALL.replace(dtype="float64", backend=backend)
+        results[backend], _ = train_solid(config, dataset, split, truth.semantics, validation_loss)
+    for name, tensor in results["native"].state_dict().items():
+        torch.testing.assert_close(tensor, results["reference"].state_dict()[name], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("start", ["warm", "generator", "cold"])
+def test_stage_2_starts_as_told(world: tuple[Dataset, SyntheticTruth], start: str) -> None:
+    dataset, truth = world
+    config = SMALL.replace(stage2_start=start, epochs=1, learning_rate=1e-12)
+    starts: list[dict[str, torch.Tensor]] = []
+
+    def validate(model: Trainable) -> float:
+        starts.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return 0.0
+
+    train_solid(config, dataset, leave_one_out(dataset), truth.semantics, validate)
+    first = {name.removeprefix("network."): tensor for name, tensor in starts[0].items()}
+    second = starts[1]
+    fresh = build_model(config, config.model, dataset.num_items, truth.semantics).state_dict()
+
+    def same(name: str, expected: torch.Tensor) -> None:
+        torch.testing.assert_close(second[name], expected, rtol=0, atol=1e-7)
+
+    same("item.codebook.weight", first["semantic_embedding.table.weight"][1:])
+    generator = first if start != "cold" else fresh
+    for name in ("semantic_code.gru.weight_ih_l0", "adaptive.layers.0.semantic_map"):
+        same(name, generator[name])
+    backbone = first if start == "warm" else fresh
+    same("target.0.weight", backbone["target.0.weight"])
+    items = (
+        first["item_embedding.weight"][truth.semantics] if start == "warm" else fresh["item_embedding.weight"]
+    )
+    same("item_embedding.weight", items)
+    same("adaptive.layers.0.item_map", fresh["adaptive.layers.0.item_map"])
+
+
+def test_stage_1_scores_items_of_one_semantic_alike(world: tuple[Dataset, SyntheticTruth]) -> None:
+    dataset, truth = world
+    torch.manual_seed(0)
+    model = SemanticRecommender(SMALL.model, truth.semantics).eval()
+    sequences = torch.from_numpy(gather_sequences(dataset, leave_one_out(dataset).test, 5))[:8]
+    scores = model.score(model.encode(sequences), torch.arange(1, dataset.num_items + 1))
+    for semantic in range(1, 7):
+        members = scores[:, torch.from_numpy(truth.semantics[1:] == semantic)]
+        assert torch.equal(members, members[:, :1].expand_as(members))
+
+
+def test_a_diverging_loss_gets_a_sentence(world: tuple[Dataset, SyntheticTruth]) -> None:
+    dataset, truth = world
+    model = build_model(SMALL, SMALL.model, dataset.num_items, truth.semantics)
+    with torch.no_grad():
+        model.target[0].weight.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="s: expected a finite loss, got nan in epoch 1"):
+        train_stage("s", model, dataset, leave_one_out(dataset), SMALL.train, validation_loss)
+
+
+def test_the_log_has_a_line_an_epoch(tmp_path: Path) -> None:
+    write_log(tmp_path / "log.csv", epochs_with([0.5, 0.25]).history)
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert lines[0] == "stage,epoch,loss,alignment,valid,seconds"
+    assert lines[2] == "s,2,0.0,0.0,0.25,0.0"
+
+
+def fit_world(predictability: float) -> tuple[float, float, int]:
+    """HR@10 of SOLID on a planted world, the ceiling on the same rows, and the number of items."""
+    dataset, truth = synthetic_dataset(
+        800, 200, 20, predictability=predictability, drift=0.0, seed=1, min_length=8, max_length=16
+    )
+    config = SMALL.replace(
+        semantics="category",
+        category_min_items=1,
+        loss="full_softmax",
+        epochs=25,
+        patience=5,
+        learning_rate=0.01,
+    )
+    solid = SOLID(config).fit(dataset)
+    split = solid.split
+    ceiling = truth.ceiling(gather_sequences(dataset, split.test, 5))["hr@10"]
+    return evaluate_full(solid.model, dataset, split.test).values["hr@10"], ceiling, dataset.num_items
+
+
+def test_a_predictable_world_is_learned_to_near_its_ceiling() -> None:
+    reached, ceiling, _ = fit_world(1.0)
+    assert ceiling > 0.9
+    assert reached > 0.9 * ceiling
+
+
+def test_a_random_world_stays_at_chance() -> None:
+    reached, _, items = fit_world(0.0)
+    chance = 10 / items
+    assert abs(reached - chance) < 4 * math.sqrt(chance * (1 - chance) / 800)

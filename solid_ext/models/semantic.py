@@ -1,0 +1,68 @@
+"""Stage 1's complete model: the network over semantics instead of items."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from solid_ext.config import ModelConfig
+from solid_ext.models.recommender import DynamicRecommender, UserState
+
+
+class SemanticRecommender(nn.Module):
+    """A `DynamicRecommender` that sees the semantic of an item wherever it would see the item.
+
+    Its sequences and its candidates are items; backbone, generator and targets read `sem[item]`, so that the few,
+    dense semantics train what the many, sparse items cannot. Items of one semantic score alike.
+
+    Args:
+        semantics: [V + 1] int, the semantic 1 .. C of each item, 0 for padding.
+
+    Source: paper, Module 2 and Eq. 12; design, solid, Algorithm 1.
+    """
+
+    def __init__(self, config: ModelConfig, semantics: np.ndarray) -> None:
+        super().__init__()
+        table = np.asarray(semantics).astype(np.int64)
+        count = int(table.max(initial=1))
+        self.network = DynamicRecommender(replace(config, item_branch=False), count, np.arange(count + 1))
+        self.register_buffer("semantics", torch.from_numpy(table))
+        self.num_items = len(table) - 1
+        self.length = config.length
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
+
+    def forward(self, sequences: Tensor) -> UserState:
+        """The user states of item sequences [B, L]."""
+        return self.network(self.semantics[sequences])
+
+    def encode(self, sequences: Tensor) -> Tensor:
+        """u [B, d] of sequences [B, L]."""
+        return self(sequences).vector
+
+    def score(self, state: Tensor, candidates: Tensor) -> Tensor:
+        """Logits of candidates [B, T] or [T]: those of their semantics."""
+        return self.network.score(state, self.semantics[candidates])
+
+
+def start_from(model: DynamicRecommender, stage1: SemanticRecommender, *, generator_only: bool) -> None:
+    """Fill a stage 2 model from stage 1: the codebook always, then the generator E_c, M_c or all that is shared.
+
+    With everything, an item's embedding starts as that of its semantic. Parameters that stage 1 lacks (the item
+    branch) stay as they are.
+    """
+    trained = {name: tensor for name, tensor in stage1.network.state_dict().items() if name != "semantics"}
+    trained["item_embedding.weight"] = trained["item_embedding.weight"][stage1.semantics]
+    if generator_only:
+        trained = {name: tensor for name, tensor in trained.items() if _generates(name)}
+    model.load_state_dict(trained, strict=False)
+    model.initialise_codebook(stage1.network.semantic_embedding.table.weight.detach()[1:])
+
+
+def _generates(name: str) -> bool:
+    return name.startswith(("semantic_embedding.", "semantic_code.")) or ".semantic_" in name
