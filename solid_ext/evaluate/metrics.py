@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -54,6 +55,7 @@ def ranks_of_first(scores: ArrayLike) -> IntArray:
     table = np.asarray(scores)
     if table.ndim != 2 or table.shape[1] == 0:
         raise ValueError(f"ranks_of_first: expected scores [R, T >= 1], got {list(table.shape)}")
+    _check_no_nan("ranks_of_first", table)  # a NaN compares as below everything, and would help the model
     return 1 + np.count_nonzero(table[:, 1:] >= table[:, :1], axis=1).astype(np.int64)
 
 
@@ -209,11 +211,14 @@ def _scores_and_labels(name: str, scores: ArrayLike, labels: ArrayLike) -> tuple
         )
     if not np.isin(label, (0, 1)).all():
         raise ValueError(f"{name}: expected labels 0 or 1, got {label[~np.isin(label, (0, 1))][0]}")
-    if np.isnan(score).any():
-        raise ValueError(
-            f"{name}: expected scores without NaN, got {int(np.isnan(score).sum())} of {score.size}"
-        )
+    _check_no_nan(name, score)
     return score, label.astype(np.float64)
+
+
+def _check_no_nan(name: str, scores: NDArray[Any]) -> None:
+    missing = int(np.isnan(scores).sum())
+    if missing:
+        raise ValueError(f"{name}: expected scores without NaN, got {missing} of {scores.size}")
 
 
 def _ranks(name: str, ranks: ArrayLike, cutoff: int) -> IntArray:

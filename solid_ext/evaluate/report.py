@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
@@ -71,7 +71,7 @@ def draw_report(
             )
 
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.14, wspace=0.03, hspace=0.05)
-    figure = Figure(figsize=(15, 9), layout=layout, facecolor="white")
+    figure = Figure(figsize=(15, 9), dpi=120, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     (top,), (bottom,) = figure.subfigures(2, 1, squeeze=False)
     loss, valid, codes = top.subplots(1, 3)
@@ -83,23 +83,12 @@ def draw_report(
     axes = bottom.subplots(1, len(groups), width_ratios=widths)
     for axis, (protocol, names) in zip(axes, groups.items(), strict=True):
         _draw_bars(axis, protocol, names, metrics)
-    handles, labels = (
-        axes[0].get_legend_handles_labels() if groups["sampled"] else axes[1].get_legend_handles_labels()
-    )
-    if handles:
-        bottom.legend(
-            handles,
-            labels,
-            loc="outside lower center",
-            ncols=min(len(labels), 6),
-            frameon=False,
-            fontsize=_STYLE["label"],
-        )
+    _draw_legend(bottom, axes)
 
     target = Path(path)
     part = target.with_name(f".{target.name}.part")
     try:
-        figure.savefig(part, format="png", dpi=120)
+        figure.savefig(part, format="png")
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
@@ -174,22 +163,22 @@ def _draw_usage(axis: Axes, usage: ArrayLike | None) -> None:
     axis.set_yscale("log")
     decades = np.log10(alive[0] / alive[-1])
     axis.yaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0)))
-    axis.yaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
-    )
+    axis.yaxis.set_major_formatter(FuncFormatter(_count_label))
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     floor = alive[-1] / 2  # half of the rarest: its bar is still visible on a log scale
     edges = np.arange(alive.size + 1) + 0.5
     axis.stairs(alive, edges, baseline=floor, fill=True, color=_PALETTE[2], alpha=0.85)
-    axis.set_ylim(floor, alive[0] * 2)
+    axis.set_ylim(floor, alive[0] * max(2.0, (alive[0] / floor) ** 0.2))  # room for the legend
     axis.set_xlim(0.5, count.size + 0.5)
     axis.axhline(alive.sum() / count.size, color=_INK, linewidth=1, linestyle=(0, (4, 3)), label="even use")
     if dead:
         axis.axvspan(
             alive.size + 0.5, count.size + 0.5, color=_FAINT, alpha=0.6, linewidth=0, label=f"dead ({dead})"
         )
-    axis.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none", fontsize=_STYLE["tick"])
+    axis.legend(
+        loc="upper right", ncols=2, frameon=True, framealpha=0.8, edgecolor="none", fontsize=_STYLE["tick"]
+    )
     axis.grid(axis="x", visible=False)
 
 
@@ -231,6 +220,23 @@ def _draw_bars(
     axis.tick_params(axis="x", length=0)
 
 
+def _draw_legend(figure: SubFigure, axes: Sequence[Axes]) -> None:
+    models = {}  # a model may be in one protocol alone
+    for axis in axes:
+        handles, labels = axis.get_legend_handles_labels()
+        models |= dict(zip(labels, handles, strict=True))
+    if models:
+        rows = -(-len(models) // 6)
+        figure.legend(
+            models.values(),
+            models.keys(),
+            loc="outside lower center",
+            ncols=-(-len(models) // rows),
+            frameon=False,
+            fontsize=_STYLE["label"],
+        )
+
+
 def _names(metrics: Mapping[str, Mapping[str, float]], protocol: str, shown: Sequence[str]) -> list[str]:
     return [name for name in shown if any(f"{protocol}/{name}" in values for values in metrics.values())]
 
@@ -257,7 +263,7 @@ def _finish_curves(axis: Axes, drawn: bool, otherwise: str) -> None:
     low, high = axis.get_xlim()
     axis.set_xlim(min(low, high - 1.0), max(high, low + 1.0))  # a single epoch gets whole ticks too
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axis.legend(loc="best", frameon=True, framealpha=0.9, edgecolor="none", fontsize=_STYLE["tick"])
+    axis.legend(loc="best", frameon=True, framealpha=0.8, edgecolor="none", fontsize=_STYLE["tick"])
 
 
 def _empty(axis: Axes, text: str) -> None:
@@ -288,6 +294,13 @@ def _metric_name(name: str) -> str:
         "log_loss": "log loss",
     }
     return known.get(base, base) + at + cutoff
+
+
+def _count_label(count: float, _place: int | None = None) -> str:
+    for unit, letter in ((1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:g}{letter}"
+    return f"{count:g}"
 
 
 def _short(value: float) -> str:
