@@ -19,7 +19,7 @@ def tiny() -> Dataset:
 
 
 def test_counts_stop_at_the_end_of_the_part(tiny: Dataset) -> None:
-    assert Popularity(tiny, leave_one_out(tiny).train_end).counts.tolist() == [0, 1, 2, 0, 1]
+    assert Popularity.of_split(tiny, leave_one_out(tiny)).counts.tolist() == [0, 1, 2, 0, 1]
     assert Popularity(tiny, tiny.offsets[1:] - 1).counts.tolist() == [0, 2, 3, 0, 0]
     assert Popularity(tiny, tiny.offsets[1:]).counts.tolist() == [0, 2, 3, 1, 2]
     assert Popularity(tiny, tiny.offsets[:-1]).counts.tolist() == [0] * 5
@@ -61,7 +61,7 @@ def test_reproduces_the_row_measured_elsewhere_on_amazon_scientific(shared_data:
     """Counting the training part gives the known figures; counting the validation items too does not."""
     dataset = load_dataset(shared_data / "amazon_scientific")
     split = leave_one_out(dataset)
-    scorer = Popularity(dataset, split.train_end, length=10)
+    scorer = Popularity.of_split(dataset, split, length=10)
 
     full = evaluate_full(scorer, dataset, split.test)
     assert (round(full["ndcg@10"], 4), round(full["hr@10"], 4)) == (0.0171, 0.0309)

@@ -431,7 +431,6 @@ def test_scores_of_a_wrong_shape_or_type_are_refused(evaluate) -> None:
     ("users", "positions", "options", "message"),
     [
         ([], [], {}, "expected at least one row, got 0"),
-        ([0], [0, 1], {}, r"expected rows users \[R\] and positions \[R\], got \[1\] and \[2\]"),
         ([40], [3], {}, r"expected users in 0\.\.39, got 40\.\.40"),
         ([1], [0], {}, r"expected positions inside the user's history, got position 0 for user 1 \(1 rows\)"),
         ([0], [1], {"batch_size": 0}, "expected batch_size >= 1, got 0"),

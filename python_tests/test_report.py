@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
@@ -17,13 +18,8 @@ from solid_ext.evaluate import draw_report
 from solid_ext.evaluate.report import perplexity
 
 METRICS = {
-    "SOLID": {
-        "sampled/user_auc": 0.757,
-        "sampled/hr@10": 0.44,
-        "sampled/log_loss": 0.05,
-        "full/ndcg@10": 0.0261,
-    },
-    "popularity": {"sampled/user_auc": 0.628, "sampled/hr@10": 0.3, "full/ndcg@10": 0.0171},
+    "popularity": {"sampled": {"user_auc": 0.628, "hr@10": 0.3}, "full": {"ndcg@10": 0.0171}},
+    "SOLID": {"sampled": {"user_auc": 0.757, "hr@10": 0.44, "log_loss": 0.05}, "full": {"ndcg@10": 0.0261}},
 }
 
 
@@ -87,18 +83,30 @@ def test_draws_one_picture_with_everything_in_it(tmp_path: Path, drawn: list[Fig
     assert codes.get_title(loc="left") == f"Codes: perplexity {perplexity([40, 10]):.1f} of 4, 2 dead"
     assert codes.get_yscale() == "log"
     assert [label.get_text() for label in sampled.get_xticklabels()] == ["user-AUC", "HR@10"]
-    assert texts(sampled) == ["0.757", "0.440", "0.628", "0.300"]
-    assert texts(full) == ["0.0261", "0.0171"]
+    assert texts(sampled) == ["0.628", "0.300", "0.757", "0.440"]
+    assert texts(full) == ["0.0171", "0.0261"]
     (legend,) = drawn[-1].subfigs[1].legends
-    assert [text.get_text() for text in legend.get_texts()] == ["SOLID", "popularity"]
+    assert [text.get_text() for text in legend.get_texts()] == ["popularity", "SOLID"]
+
+
+def test_a_model_keeps_its_colour(tmp_path: Path, drawn: list[Figure]) -> None:
+    draw_report(
+        tmp_path / "report.png", HISTORY, None, METRICS | {"A": METRICS["SOLID"], "B": METRICS["SOLID"]}
+    )
+    loss, _, _, sampled, full = axes_of(drawn)
+    colours = {bars.get_label(): bars[0].get_facecolor() for bars in sampled.containers}
+    assert colours == {bars.get_label(): bars[0].get_facecolor() for bars in full.containers}
+    assert len(set(colours.values())) == 4
+    assert colours["SOLID"] == to_rgba(loss.lines[2].get_color())
 
 
 @pytest.mark.parametrize("models", [1, 3, 8])
 def test_no_two_texts_overlap(models: int, tmp_path: Path, drawn: list[Figure]) -> None:
-    names = ("auc", "user_auc", "ndcg@10", "hr@10")
     metrics = {
-        f"model number {place}": {f"sampled/{name}": 0.7 for name in names}
-        | {f"full/{name}": 0.03 for name in ("ndcg@10", "hr@10", "mrr")}
+        f"model number {place}": {
+            "sampled": dict.fromkeys(("auc", "user_auc", "ndcg@10", "hr@10"), 0.7),
+            "full": dict.fromkeys(("ndcg@10", "hr@10", "mrr"), 0.03),
+        }
         for place in range(models)
     }
     usage = np.append(np.arange(1, 8000) ** 2, np.zeros(193, int))
@@ -116,16 +124,17 @@ def test_no_two_texts_overlap(models: int, tmp_path: Path, drawn: list[Figure]) 
 
 
 def test_a_run_may_lack_a_codebook_validation_or_a_protocol(tmp_path: Path, drawn: list[Figure]) -> None:
-    draw_report(tmp_path / "report.png", rows("static", [None]), None, {"static": {"full/mrr": 0.1}})
+    draw_report(tmp_path / "report.png", rows("static", [None]), None, {"static": {"full": {"mrr": 0.1}}})
     _, valid, codes, sampled, full = axes_of(drawn)
     assert texts(valid) == ["not validated"]
     assert texts(codes) == ["no codebook"]
     assert texts(sampled) == ["not evaluated"]
     assert texts(full) == ["0.100"]
-    draw_report(tmp_path / "report.png", [], np.zeros(3, int), {})
+    draw_report(tmp_path / "report.png", [], np.zeros(3, int), {}, monitor="sampled NDCG@10")
     loss, valid, codes, sampled, full = axes_of(drawn)
     assert texts(loss) == ["no epochs"]
     assert texts(codes) == ["no code was ever chosen"]
+    assert valid.get_ylabel() == "sampled NDCG@10"
     assert codes.get_title(loc="left") == "Codes: perplexity 0.0 of 3, 3 dead"
 
 
@@ -136,7 +145,7 @@ def test_an_epoch_that_diverged_is_never_the_best(tmp_path: Path, drawn: list[Fi
 
 
 def test_leaves_no_global_figure(tmp_path: Path) -> None:
-    draw_report(tmp_path / "report.png", HISTORY, np.array([1, 2]), METRICS)
+    draw_report(tmp_path / "report.png", HISTORY, np.zeros(0, int), METRICS)
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or not pyplot.get_fignums()
 
@@ -158,10 +167,14 @@ def test_perplexity_by_hand() -> None:
             "draw_report: expected history rows with stage, epoch, ",
         ),
         (rows("stage3", [0.1]), None, {}, "and a stage of static, stage1, stage2, got .*stage3"),
-        ([], np.array([1, -1]), {}, r"draw_report: expected usage \[C >= 1\] of counts >= 0, got \[2\]"),
-        ([], np.zeros((2, 2)), {}, r"expected usage \[C >= 1\] of counts >= 0, got \[2, 2\]"),
-        ([], np.zeros(0), {}, r"expected usage \[C >= 1\] of counts >= 0, got \[0\]"),
-        ([], None, {"a": {"ndcg@10": 1.0}}, "expected metric names PROTOCOL/NAME .*, got ndcg@10"),
+        ([], np.array([1, -1]), {}, r"draw_report: expected usage \[C\] of counts >= 0, got \[2\]"),
+        ([], np.zeros((2, 2)), {}, r"expected usage \[C\] of counts >= 0, got \[2, 2\]"),
+        (
+            [],
+            None,
+            {"a": {"ndcg@10": {}}},
+            r"expected metrics of a by protocol \(sampled, full\), got ndcg@10",
+        ),
     ],
 )
 def test_bad_input_gets_a_sentence_and_no_file(tmp_path: Path, history, usage, metrics, message: str) -> None:
