@@ -6,15 +6,15 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure, SubFigure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
+
+# matplotlib is imported where it draws: it would add a second to every start of the package.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import SubFigure
 
 _Metrics: TypeAlias = Mapping[str, Mapping[str, Mapping[str, float]]]
 
@@ -78,6 +78,10 @@ def draw_report(
     count = None if usage is None or np.size(usage) == 0 else np.asarray(usage)
     if count is not None and (count.ndim != 1 or not np.isfinite(count).all() or (count < 0).any()):
         raise ValueError(f"draw_report: expected usage [C] of counts >= 0, got {list(count.shape)}")
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.14, wspace=0.03, hspace=0.05)
     figure = Figure(figsize=(15, 9), dpi=120, layout=layout, facecolor="white")
@@ -166,6 +170,8 @@ def _draw_usage(axis: Axes, count: NDArray[Any] | None) -> None:
     if alive.size == 0:
         _empty(axis, "no code was ever chosen")
         return
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
     axis.set_yscale("log")
     decades = np.log10(alive[0] / alive[-1])
     axis.yaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0)))
@@ -264,6 +270,8 @@ def _finish_curves(axis: Axes, drawn: bool, otherwise: str) -> None:
     if not drawn:
         _empty(axis, otherwise)
         return
+    from matplotlib.ticker import MaxNLocator
+
     low, high = axis.get_xlim()
     axis.set_xlim(min(low, high - 1.0), max(high, low + 1.0))  # a single epoch gets whole ticks too
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
