@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -54,6 +55,7 @@ def ranks_of_first(scores: ArrayLike) -> IntArray:
     table = np.asarray(scores)
     if table.ndim != 2 or table.shape[1] == 0:
         raise ValueError(f"ranks_of_first: expected scores [R, T >= 1], got {list(table.shape)}")
+    _check_no_nan("ranks_of_first", table)  # a NaN compares as below everything, and would help the model
     return 1 + np.count_nonzero(table[:, 1:] >= table[:, :1], axis=1).astype(np.int64)
 
 
@@ -67,7 +69,12 @@ def auc(scores: ArrayLike, labels: ArrayLike) -> float:
     Raises:
         ValueError: lengths differ, a label that is neither 0 nor 1, NaN, or only one class present.
     """
-    return float(auc_per_user(scores, labels, np.zeros(np.shape(labels), np.int64), _name="auc")[1][0])
+    score, label = _scores_and_labels("auc", scores, labels)
+    negative, positive = np.sort(score[label == 0]), score[label == 1]
+    _check_both_classes("auc", len(negative) * len(positive), label)
+    below = np.searchsorted(negative, positive, "left")
+    not_above = np.searchsorted(negative, positive, "right")
+    return float((below + not_above).sum() / (2 * len(negative) * len(positive)))
 
 
 def user_auc(scores: ArrayLike, labels: ArrayLike, users: ArrayLike) -> float:
@@ -76,12 +83,10 @@ def user_auc(scores: ArrayLike, labels: ArrayLike, users: ArrayLike) -> float:
     Users with only positives or only negatives have no curve and are left out. Arguments and errors as for
     `auc_per_user`.
     """
-    return float(auc_per_user(scores, labels, users, _name="user_auc")[1].mean())
+    return float(auc_per_user(scores, labels, users)[1].mean())
 
 
-def auc_per_user(
-    scores: ArrayLike, labels: ArrayLike, users: ArrayLike, *, _name: str = "auc_per_user"
-) -> tuple[IntArray, FloatArray]:
+def auc_per_user(scores: ArrayLike, labels: ArrayLike, users: ArrayLike) -> tuple[IntArray, FloatArray]:
     """Area under the ROC curve of each user: `(sum of positive mid-ranks - P (P + 1) / 2) / (P N)`.
 
     Args:
@@ -95,15 +100,22 @@ def auc_per_user(
     Raises:
         ValueError: lengths differ, a label that is neither 0 nor 1, NaN, or no user with both classes.
     """
-    score, label = _scores_and_labels(_name, scores, labels)
+    score, label = _scores_and_labels("user_auc", scores, labels)
     user = np.asarray(users)
     if user.shape != score.shape:
-        raise ValueError(f"{_name}: expected users [N={score.size}], got {list(user.shape)}")
-    order = np.lexsort((score, user))
-    user, score, label = user[order], score[order], label[order]
-
+        raise ValueError(f"user_auc: expected users [N={score.size}], got {list(user.shape)}")
+    grouped = np.argsort(user, kind="stable")
+    user, score, label = user[grouped], score[grouped], label[grouped]
     new_user = np.ones(user.size, bool)
     new_user[1:] = user[1:] != user[:-1]
+    user_of_row = np.cumsum(new_user) - 1
+
+    # Within each user by score. Sorting packed (user, place) integers takes half the time of np.lexsort.
+    by_score = np.argsort(score)
+    place = np.empty_like(by_score)
+    place[by_score] = np.arange(by_score.size)
+    order = by_score[np.sort(user_of_row * by_score.size + place) % by_score.size]
+    score, label = score[order], label[order]
     new_score = new_user.copy()
     new_score[1:] |= score[1:] != score[:-1]
 
@@ -112,7 +124,6 @@ def auc_per_user(
     score_start = np.flatnonzero(new_score)
     score_stop = np.append(score_start[1:], user.size)
     tie_of_row = np.cumsum(new_score) - 1
-    user_of_row = np.cumsum(new_user) - 1
     mid_rank = ((score_start + score_stop + 1) / 2)[tie_of_row] - user_start[user_of_row]
 
     total = np.diff(np.append(user_start, user.size))
@@ -120,10 +131,7 @@ def auc_per_user(
     rank_sum = np.bincount(user_of_row, weights=mid_rank * label, minlength=total.size)
     pairs = positive * (total - positive)
     both = pairs > 0
-    if not both.any():
-        raise ValueError(
-            f"{_name}: expected positives and negatives, got {int(label.sum())} positives of {user.size}"
-        )
+    _check_both_classes("user_auc", int(both.sum()), label)
     area = (rank_sum - positive * (positive + 1) / 2)[both] / pairs[both]
     return user[user_start[both]].astype(np.int64), area
 
@@ -209,11 +217,22 @@ def _scores_and_labels(name: str, scores: ArrayLike, labels: ArrayLike) -> tuple
         )
     if not np.isin(label, (0, 1)).all():
         raise ValueError(f"{name}: expected labels 0 or 1, got {label[~np.isin(label, (0, 1))][0]}")
-    if np.isnan(score).any():
-        raise ValueError(
-            f"{name}: expected scores without NaN, got {int(np.isnan(score).sum())} of {score.size}"
-        )
+    _check_no_nan(name, score)
     return score, label.astype(np.float64)
+
+
+def _check_both_classes(name: str, found: int, labels: FloatArray) -> None:
+    if not found:
+        positives = int(labels.sum())
+        raise ValueError(
+            f"{name}: expected positives and negatives, got {positives} positives of {labels.size}"
+        )
+
+
+def _check_no_nan(name: str, scores: NDArray[Any]) -> None:
+    missing = int(np.isnan(scores).sum())
+    if missing:
+        raise ValueError(f"{name}: expected scores without NaN, got {missing} of {scores.size}")
 
 
 def _ranks(name: str, ranks: ArrayLike, cutoff: int) -> IntArray:

@@ -257,11 +257,6 @@ def _check_size(name: str, what: str, size: int) -> None:
 
 
 def _check_rows(name: str, dataset: Dataset, rows: Rows) -> None:
-    if rows.users.shape != rows.positions.shape or rows.users.ndim != 1:
-        raise ValueError(
-            f"{name}: expected rows users [R] and positions [R], "
-            f"got {list(rows.users.shape)} and {list(rows.positions.shape)}"
-        )
     if rows.users.size == 0:
         raise ValueError(f"{name}: expected at least one row, got 0")
     if rows.users.min() < 0 or rows.users.max() >= dataset.num_users:

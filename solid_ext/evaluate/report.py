@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-# Okabe and Ito's palette: told apart with any common colour blindness, and in grey by order of lightness.
-_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#5F5F5F", "#000000")
-# Both stages are blues as the first model's bars are, the static backbone has the second model's colour.
+# matplotlib is imported where it draws: it would add a second to every start of the package.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import SubFigure
+
+_Metrics: TypeAlias = Mapping[str, Mapping[str, Mapping[str, float]]]
+
+# Okabe and Ito's colours, which any common colour blindness tells apart; markers differ as well.
+_BLUE, _ORANGE, _SKY, _GREEN, _GREY = "#0072B2", "#D55E00", "#56B4E9", "#009E73", "#5F5F5F"
+# A model keeps its colour from its training curves to its bars; both of SOLID's stages are blue.
+_MODELS = {"SOLID": _BLUE, "static": _ORANGE, "popularity": _GREY}
+_OTHERS = (_GREEN, "#E69F00", "#CC79A7", _SKY, "#000000", "#F0E442")
 _STAGES = {
-    "static": ("static", _PALETTE[1], "s"),
-    "stage1": ("stage 1", _PALETTE[5], "o"),
-    "stage2": ("stage 2", _PALETTE[0], "^"),
+    "static": ("static", _ORANGE, "s"),
+    "stage1": ("stage 1", _SKY, "o"),
+    "stage2": ("stage 2", _BLUE, "^"),
 }
 _HISTORY_KEYS = ("stage", "epoch", "loss", "valid", "seconds")
-_PROTOCOLS = {
-    "sampled": "Sampled protocol",
-    "full": "Full ranking",
-}
+_PROTOCOLS = {"sampled": "Sampled protocol", "full": "Full ranking"}
 _INK, _FAINT = "#222222", "#D9D9D9"
 _STYLE = {"title": 12.5, "label": 11.0, "tick": 10.0, "value": 9.0}
 
@@ -39,8 +41,9 @@ def draw_report(
     path: str | os.PathLike[str],
     history: Sequence[Mapping[str, Any]],
     usage: ArrayLike | None,
-    metrics: Mapping[str, Mapping[str, float]],
+    metrics: _Metrics,
     *,
+    monitor: str = "validation metric",
     shown: Sequence[str] = HEADLINE,
 ) -> Path:
     """Draws training curves, code usage and metric bars into one PNG, and returns its path.
@@ -49,13 +52,15 @@ def draw_report(
         path: of the PNG; it appears complete or not at all.
         history: one row per epoch with `stage` ("static", "stage1" or "stage2"), `epoch`, `loss`, `valid`
             (the validation metric, higher is better; None where none was computed) and `seconds`.
-        usage: `[C]`, how often each code of the codebook was chosen; None for a model without one.
-        metrics: model name -> {"sampled/NAME" or "full/NAME": value}, NAME as the protocols give them.
+        usage: `[C]`, how often each code of the codebook was chosen; None or `[0]` for a model without one.
+        metrics: model name -> protocol ("sampled", "full") -> metric name -> value, as the protocols give
+            them; a model may lack a protocol or a metric.
+        monitor: what `valid` is, for the label of its axis.
         shown: the metric names drawn, in this order; the others stay in the run's metrics file.
 
     Raises:
-        ValueError: a history row without one of its keys or of an unknown stage, a negative or empty usage,
-            or a metric name without its protocol.
+        ValueError: a history row without one of its keys or of an unknown stage, a usage that is no count,
+            or an unknown protocol.
     """
     for row in history:
         missing = [key for key in _HISTORY_KEYS if key not in row]
@@ -64,42 +69,39 @@ def draw_report(
                 f"draw_report: expected history rows with {', '.join(_HISTORY_KEYS)} and a stage of "
                 f"{', '.join(_STAGES)}, got {dict(row)}"
             )
-    for name in {name for values in metrics.values() for name in values}:
-        if name.partition("/")[0] not in _PROTOCOLS or not name.partition("/")[2]:
+    for model, protocols in metrics.items():
+        if not protocols.keys() <= _PROTOCOLS.keys():
             raise ValueError(
-                f"draw_report: expected metric names PROTOCOL/NAME with sampled or full, got {name}"
+                f"draw_report: expected metrics of {model} by protocol ({', '.join(_PROTOCOLS)}), "
+                f"got {', '.join(protocols)}"
             )
+    count = None if usage is None or np.size(usage) == 0 else np.asarray(usage)
+    if count is not None and (count.ndim != 1 or not np.isfinite(count).all() or (count < 0).any()):
+        raise ValueError(f"draw_report: expected usage [C] of counts >= 0, got {list(count.shape)}")
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.14, wspace=0.03, hspace=0.05)
-    figure = Figure(figsize=(15, 9), layout=layout, facecolor="white")
+    figure = Figure(figsize=(15, 9), dpi=120, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     (top,), (bottom,) = figure.subfigures(2, 1, squeeze=False)
     loss, valid, codes = top.subplots(1, 3)
     _draw_loss(loss, history)
-    _draw_valid(valid, history)
-    _draw_usage(codes, usage)
+    _draw_valid(valid, history, monitor)
+    _draw_usage(codes, count)
     groups = {protocol: _names(metrics, protocol, shown) for protocol in _PROTOCOLS}
     widths = [max(len(names), 1) for names in groups.values()]
     axes = bottom.subplots(1, len(groups), width_ratios=widths)
     for axis, (protocol, names) in zip(axes, groups.items(), strict=True):
         _draw_bars(axis, protocol, names, metrics)
-    handles, labels = (
-        axes[0].get_legend_handles_labels() if groups["sampled"] else axes[1].get_legend_handles_labels()
-    )
-    if handles:
-        bottom.legend(
-            handles,
-            labels,
-            loc="outside lower center",
-            ncols=min(len(labels), 6),
-            frameon=False,
-            fontsize=_STYLE["label"],
-        )
+    _draw_legend(bottom, axes)
 
     target = Path(path)
     part = target.with_name(f".{target.name}.part")
     try:
-        figure.savefig(part, format="png", dpi=120)
+        figure.savefig(part, format="png")
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
@@ -127,8 +129,8 @@ def _draw_loss(axis: Axes, history: Sequence[Mapping[str, Any]]) -> None:
     _finish_curves(axis, bool(history), "no epochs")
 
 
-def _draw_valid(axis: Axes, history: Sequence[Mapping[str, Any]]) -> None:
-    _frame(axis, "Validation metric, best epoch marked", "epoch", "validation metric")
+def _draw_valid(axis: Axes, history: Sequence[Mapping[str, Any]], monitor: str) -> None:
+    _frame(axis, "Validation, best epoch marked", "epoch", monitor)
     drawn = False
     for stage, rows in _by_stage(history).items():
         label, colour, marker = _STAGES[stage]
@@ -155,14 +157,11 @@ def _draw_valid(axis: Axes, history: Sequence[Mapping[str, Any]]) -> None:
     _finish_curves(axis, drawn, "not validated")
 
 
-def _draw_usage(axis: Axes, usage: ArrayLike | None) -> None:
-    if usage is None:
+def _draw_usage(axis: Axes, count: NDArray[Any] | None) -> None:
+    if count is None:
         _frame(axis, "Code usage", "code, most used first", "times chosen")
         _empty(axis, "no codebook")
         return
-    count = np.asarray(usage)
-    if count.ndim != 1 or count.size == 0 or not np.isfinite(count).all() or (count < 0).any():
-        raise ValueError(f"draw_report: expected usage [C >= 1] of counts >= 0, got {list(count.shape)}")
     dead = int(np.count_nonzero(count == 0))
     effective = perplexity(count)
     title = f"Codes: perplexity {effective:.{1 if effective < 100 else 0}f} of {count.size}, {dead} dead"
@@ -171,31 +170,31 @@ def _draw_usage(axis: Axes, usage: ArrayLike | None) -> None:
     if alive.size == 0:
         _empty(axis, "no code was ever chosen")
         return
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
     axis.set_yscale("log")
     decades = np.log10(alive[0] / alive[-1])
     axis.yaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0)))
-    axis.yaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
-    )
+    axis.yaxis.set_major_formatter(FuncFormatter(_count_label))
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     floor = alive[-1] / 2  # half of the rarest: its bar is still visible on a log scale
     edges = np.arange(alive.size + 1) + 0.5
-    axis.stairs(alive, edges, baseline=floor, fill=True, color=_PALETTE[2], alpha=0.85)
-    axis.set_ylim(floor, alive[0] * 2)
+    axis.stairs(alive, edges, baseline=floor, fill=True, color=_GREEN, alpha=0.85)
+    axis.set_ylim(floor, alive[0] * max(2.0, (alive[0] / floor) ** 0.2))  # room for the legend
     axis.set_xlim(0.5, count.size + 0.5)
     axis.axhline(alive.sum() / count.size, color=_INK, linewidth=1, linestyle=(0, (4, 3)), label="even use")
     if dead:
         axis.axvspan(
             alive.size + 0.5, count.size + 0.5, color=_FAINT, alpha=0.6, linewidth=0, label=f"dead ({dead})"
         )
-    axis.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none", fontsize=_STYLE["tick"])
+    axis.legend(
+        loc="upper right", ncols=2, frameon=True, framealpha=0.8, edgecolor="none", fontsize=_STYLE["tick"]
+    )
     axis.grid(axis="x", visible=False)
 
 
-def _draw_bars(
-    axis: Axes, protocol: str, names: Sequence[str], metrics: Mapping[str, Mapping[str, float]]
-) -> None:
+def _draw_bars(axis: Axes, protocol: str, names: Sequence[str], metrics: _Metrics) -> None:
     _frame(axis, _PROTOCOLS[protocol], "", "")
     axis.grid(axis="x", visible=False)
     if not names:
@@ -204,19 +203,14 @@ def _draw_bars(
     width = min(0.84 / len(metrics), 0.4)
     # Values over narrow bars are turned upright, or they would run into each other.
     upright = len(metrics) > 3
-    for place, (model, values) in enumerate(metrics.items()):
-        drawn = [
-            (x, values[f"{protocol}/{name}"])
-            for x, name in enumerate(names)
-            if f"{protocol}/{name}" in values
-        ]
+    for place, (model, colour) in enumerate(_model_colours(metrics).items()):
+        values = metrics[model].get(protocol, {})
+        drawn = [(x, values[name]) for x, name in enumerate(names) if name in values]
         if not drawn:
             continue
         x, heights = np.asarray(drawn, np.float64).T
-        colour = _PALETTE[place % len(_PALETTE)]
-        bars = axis.bar(
-            x + (place - (len(metrics) - 1) / 2) * width, heights, width * 0.92, color=colour, label=model
-        )
+        centre = x + (place - (len(metrics) - 1) / 2) * width
+        bars = axis.bar(centre, heights, width * 0.92, color=colour, label=model)
         axis.bar_label(
             bars,
             labels=[_short(height) for height in heights],
@@ -231,8 +225,30 @@ def _draw_bars(
     axis.tick_params(axis="x", length=0)
 
 
-def _names(metrics: Mapping[str, Mapping[str, float]], protocol: str, shown: Sequence[str]) -> list[str]:
-    return [name for name in shown if any(f"{protocol}/{name}" in values for values in metrics.values())]
+def _draw_legend(figure: SubFigure, axes: Sequence[Axes]) -> None:
+    models: dict[str, Any] = {}  # a model may be in one protocol alone
+    for axis in axes:
+        handles, labels = axis.get_legend_handles_labels()
+        models |= dict(zip(labels, handles, strict=True))
+    if models:
+        rows = -(-len(models) // 6)
+        figure.legend(
+            list(models.values()),
+            list(models),
+            loc="outside lower center",
+            ncols=-(-len(models) // rows),
+            frameon=False,
+            fontsize=_STYLE["label"],
+        )
+
+
+def _model_colours(models: Iterable[str]) -> dict[str, str]:
+    others = cycle(_OTHERS)
+    return {model: _MODELS.get(model) or next(others) for model in models}
+
+
+def _names(metrics: _Metrics, protocol: str, shown: Sequence[str]) -> list[str]:
+    return [name for name in shown if any(name in values.get(protocol, {}) for values in metrics.values())]
 
 
 def _by_stage(history: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -254,10 +270,12 @@ def _finish_curves(axis: Axes, drawn: bool, otherwise: str) -> None:
     if not drawn:
         _empty(axis, otherwise)
         return
+    from matplotlib.ticker import MaxNLocator
+
     low, high = axis.get_xlim()
     axis.set_xlim(min(low, high - 1.0), max(high, low + 1.0))  # a single epoch gets whole ticks too
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axis.legend(loc="best", frameon=True, framealpha=0.9, edgecolor="none", fontsize=_STYLE["tick"])
+    axis.legend(loc="best", frameon=True, framealpha=0.8, edgecolor="none", fontsize=_STYLE["tick"])
 
 
 def _empty(axis: Axes, text: str) -> None:
@@ -288,6 +306,13 @@ def _metric_name(name: str) -> str:
         "log_loss": "log loss",
     }
     return known.get(base, base) + at + cutoff
+
+
+def _count_label(count: float, _place: int | None = None) -> str:
+    for unit, letter in ((1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:g}{letter}"
+    return f"{count:g}"
 
 
 def _short(value: float) -> str:

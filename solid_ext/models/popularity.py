@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from solid_ext.data import Dataset
+from solid_ext.data import Dataset, Split
 
 
 class Popularity:
@@ -55,6 +55,11 @@ class Popularity:
         self.counts = torch.from_numpy(np.bincount(dataset.items[counted], minlength=dataset.num_items + 1))
         frequency = self.counts.double()
         self._scores = torch.log((frequency + 0.5) / (frequency.sum() - frequency + 0.5))
+
+    @classmethod
+    def of_split(cls, dataset: Dataset, split: Split, length: int = 1) -> Popularity:
+        """Counts the training part of a split, `split.train_end`."""
+        return cls(dataset, split.train_end, length)
 
     def encode(self, sequences: Tensor) -> int:
         """The number of `sequences: [B, L] int64` is all that popularity keeps of them."""
