@@ -18,9 +18,7 @@ def shared_data() -> Path:
     """The folder of real interaction data that tests read (never part of the project)."""
     folder = Path(os.environ.get("SOLID_EXT_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(
-            f"no real data at {folder}; SOLID_EXT_DATA names a folder of interactions.tsv.gz datasets"
-        )
+        pytest.skip(f"no real data at {folder}; SOLID_EXT_DATA names a folder of interactions.tsv.gz datasets")
     return folder
 
 

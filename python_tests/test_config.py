@@ -36,9 +36,7 @@ def test_defaults_are_table_2_of_the_paper() -> None:
 
 
 def test_yaml_round_trip(tmp_path: Path) -> None:
-    config = Config().replace(
-        dim=64, delta=math.inf, loss="full_softmax", use_codebook=False, learning_rate=3e-4
-    )
+    config = Config().replace(dim=64, delta=math.inf, loss="full_softmax", use_codebook=False, learning_rate=3e-4)
     (tmp_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
     assert Config.from_yaml(tmp_path / "config.yaml") == config
 

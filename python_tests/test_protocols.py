@@ -97,9 +97,7 @@ def test_full_ranks_equal_brute_force(exclude_history: bool, batch_size: int, it
         batch_size=batch_size,
         item_block=item_block,
     )
-    expected = [
-        brute_force_rank(dataset, rows, row, table[row], exclude_history) for row in range(len(rows.users))
-    ]
+    expected = [brute_force_rank(dataset, rows, row, table[row], exclude_history) for row in range(len(rows.users))]
     assert found.tolist() == expected
 
 
@@ -239,9 +237,7 @@ def test_sampled_metrics_equal_scikit_learn_on_the_raw_scores() -> None:
     labels[:, 0] = 1
     metrics = evaluate_sampled(scorer, dataset, rows, seed=3)
     assert scores.dtype == np.float32
-    assert metrics["auc"] == pytest.approx(
-        sklearn.metrics.roc_auc_score(labels.ravel(), scores.ravel()), abs=1e-12
-    )
+    assert metrics["auc"] == pytest.approx(sklearn.metrics.roc_auc_score(labels.ravel(), scores.ravel()), abs=1e-12)
     per_user = [
         sklearn.metrics.roc_auc_score(labels[rows.users == user].ravel(), scores[rows.users == user].ravel())
         for user in np.unique(rows.users)
@@ -385,8 +381,7 @@ def test_every_floating_type_gives_the_same_ranks_for_exact_scores(dtype: torch.
     rows = leave_one_out(dataset).test
     table = torch.randint(0, 50, (len(rows.users), dataset.num_items + 1))
     assert (
-        full_ranks(TableScorer(table.to(dtype)), dataset, rows)
-        == full_ranks(TableScorer(table.float()), dataset, rows)
+        full_ranks(TableScorer(table.to(dtype)), dataset, rows) == full_ranks(TableScorer(table.float()), dataset, rows)
     ).all()
     scores = sampled_scores(TableScorer(table.to(dtype)), dataset, rows)
     assert scores.dtype == (np.float64 if dtype == torch.float64 else np.float32)

@@ -86,9 +86,7 @@ def test_more_than_there_is_gives_what_there_is() -> None:
 
 
 def test_an_unknown_item_gets_a_sentence_or_is_ignored_on_request() -> None:
-    with pytest.raises(
-        ValueError, match="recommend: expected items of the catalogue, got 99, which is not in it"
-    ):
+    with pytest.raises(ValueError, match="recommend: expected items of the catalogue, got 99, which is not in it"):
         recommend(LastItemPlus(), CATALOGUE, [[10, 99]], 2)
     found = recommend(LastItemPlus(), CATALOGUE, [[10, 99]], 2, unknown="ignore")
     assert found == recommend(LastItemPlus(), CATALOGUE, [[10]], 2)

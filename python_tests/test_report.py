@@ -30,9 +30,7 @@ def rows(stage: str, values: list[float | None]) -> list[dict[str, Any]]:
     ]
 
 
-HISTORY = (
-    rows("static", [0.1, 0.2, 0.15]) + rows("stage1", [0.2, 0.3]) + rows("stage2", [0.3, 0.35, 0.34, 0.3])
-)
+HISTORY = rows("static", [0.1, 0.2, 0.15]) + rows("stage1", [0.2, 0.3]) + rows("stage2", [0.3, 0.35, 0.34, 0.3])
 
 
 @pytest.fixture
@@ -40,9 +38,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that were saved, to look into."""
     figures: list[Figure] = []
     save = Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))[1]
-    )
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))[1])
     return figures
 
 
@@ -90,9 +86,7 @@ def test_draws_one_picture_with_everything_in_it(tmp_path: Path, drawn: list[Fig
 
 
 def test_a_model_keeps_its_colour(tmp_path: Path, drawn: list[Figure]) -> None:
-    draw_report(
-        tmp_path / "report.png", HISTORY, None, METRICS | {"A": METRICS["SOLID"], "B": METRICS["SOLID"]}
-    )
+    draw_report(tmp_path / "report.png", HISTORY, None, METRICS | {"A": METRICS["SOLID"], "B": METRICS["SOLID"]})
     loss, _, _, sampled, full = axes_of(drawn)
     colours = {bars.get_label(): bars[0].get_facecolor() for bars in sampled.containers}
     assert colours == {bars.get_label(): bars[0].get_facecolor() for bars in full.containers}

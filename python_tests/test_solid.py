@@ -14,9 +14,7 @@ from solid_ext import SOLID, Config, Dataset, load_dataset
 from solid_ext.data import SyntheticTruth, synthetic_dataset
 from solid_ext.solid import make_semantics, semantics_source
 
-TINY = Config().replace(
-    length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, candidates=20
-)
+TINY = Config().replace(length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, candidates=20)
 
 
 @pytest.fixture(scope="module")

@@ -55,9 +55,7 @@ class Prepare:
         if self.kind == "interactions":
             if self.raw is None:
                 raise ValueError("prepare: expected --raw FILE with the interactions, got none")
-            dataset = load_dataset(
-                self.raw, items=self.items, user=self.user, item=self.item, timestamp=self.timestamp
-            )
+            dataset = load_dataset(self.raw, items=self.items, user=self.user, item=self.item, timestamp=self.timestamp)
         else:
             dataset = open_dataset(self.kind)
         dataset.save(self.out, overwrite=self.overwrite)
@@ -161,9 +159,7 @@ class Recommend:
 
     def run(self) -> None:
         solid = load_run(self.run_folder)
-        found = solid.recommend(
-            [self.history], self.k, exclude_history=not self.keep_history, unknown=self.unknown
-        )[0]
+        found = solid.recommend([self.history], self.k, exclude_history=not self.keep_history, unknown=self.unknown)[0]
         if self.json:
             sys.stdout.write(json.dumps([entry._asdict() for entry in found]) + "\n")
             return
@@ -230,9 +226,7 @@ def describe(dataset) -> None:
 
 def show_examples(examples) -> None:
     """Print what some users did last, what they did next and what is recommended."""
-    table = Table(
-        "user", "watched (latest last)", "recommended", "what came next", title="five users", show_lines=True
-    )
+    table = Table("user", "watched (latest last)", "recommended", "what came next", title="five users", show_lines=True)
     for example in examples:
         hit = any(entry.title == example.actual for entry in example.recommended)
         table.add_row(
@@ -245,13 +239,12 @@ def show_examples(examples) -> None:
 
 
 def show_metrics(models: dict[str, dict[str, dict[str, float]]], rows: int | None) -> None:
-    """Print one table a protocol, the models side by side."""
-    for protocol in ("sampled", "full"):
-        first = next(iter(models.values()))[protocol]
-        title = {"sampled": "one positive against sampled negatives", "full": "full ranking"}[protocol]
-        table = Table("model", *first, title=title + (f", {rows:,} test rows" if rows else ""))
-        for name, metrics in models.items():
-            table.add_row(name, *(f"{metrics[protocol][metric]:.4f}" for metric in first))
+    """Print one table a protocol: a line a metric, the models side by side."""
+    titles = {"sampled": "one positive against sampled negatives", "full": "full ranking, ties against the model"}
+    for protocol, title in titles.items():
+        table = Table("", *models, title=title + (f", {rows:,} test rows" if rows else ""))
+        for metric in next(iter(models.values()))[protocol]:
+            table.add_row(metric, *(f"{metrics[protocol][metric]:.4f}" for metrics in models.values()))
         console.print(table)
 
 

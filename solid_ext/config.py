@@ -169,15 +169,11 @@ class Config:
                 raise ValueError(f"config: expected one of {', '.join(sorted(owner))}, got {name!r}")
             _check_type(type(sections[owner[name]]), name, value)
             changes[owner[name]][name] = value
-        return Config(
-            **{name: dataclasses.replace(section, **changes[name]) for name, section in sections.items()}
-        )
+        return Config(**{name: dataclasses.replace(section, **changes[name]) for name, section in sections.items()})
 
     def flat(self) -> dict[str, Any]:
         """Every field under its own name."""
-        return {
-            name: value for section in dataclasses.asdict(self).values() for name, value in section.items()
-        }
+        return {name: value for section in dataclasses.asdict(self).values() for name, value in section.items()}
 
     def to_yaml(self) -> str:
         """The resolved configuration, one `name: value` line a field."""

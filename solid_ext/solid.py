@@ -39,9 +39,7 @@ from solid_ext.train import (
     train_static,
 )
 
-VALIDATION_SEED = (
-    1_000_003  # the test rows' negatives are drawn from the plain seed, so the two never coincide
-)
+VALIDATION_SEED = 1_000_003  # the test rows' negatives are drawn from the plain seed, so the two never coincide
 
 
 class SOLID:
@@ -104,9 +102,7 @@ class SOLID:
         source = semantics_source(config, dataset)
         if baseline or source == "id":
             where = None if folder is None else folder / "static"
-            self.static, stage = train_static(
-                config, dataset, split, validate, folder=where, reporter=reporter
-            )
+            self.static, stage = train_static(config, dataset, split, validate, folder=where, reporter=reporter)
             self.stages.append(stage)
         semantics = make_semantics(config, dataset, self.static)
         self.model, stages = train_solid(
@@ -152,9 +148,7 @@ class SOLID:
         model = self._fitted()
         assert self.catalogue is not None
         model.eval()
-        return recommend(
-            model, self.catalogue, histories, k, exclude_history=exclude_history, unknown=unknown
-        )
+        return recommend(model, self.catalogue, histories, k, exclude_history=exclude_history, unknown=unknown)
 
     def code_usage(self, data: Any = None) -> np.ndarray | None:
         """How often each codebook entry is looked up over the test sequences: [C] int64; None without a codebook."""
@@ -208,9 +202,7 @@ class SOLID:
         tensors, state = load_checkpoint(folder / "model.safetensors")
         if "semantics" not in tensors:
             raise ValueError(f"load: expected a tensor `semantics` in {folder}, got none")
-        model = build_model(
-            solid.config, solid.config.model, state["num_items"], tensors["semantics"].numpy()
-        )
+        model = build_model(solid.config, solid.config.model, state["num_items"], tensors["semantics"].numpy())
         load_model(model, tensors, folder / "model.safetensors")
         solid.model, solid.fingerprint = model.eval(), state["dataset"]
         solid.catalogue = Catalogue.load(folder / "items.parquet")
@@ -285,6 +277,4 @@ def make_semantics(config: Config, dataset: Dataset, static: DynamicRecommender 
             raise ValueError("semantics: expected a trained static model for source id, got none")
         features = static.item_embedding.weight.detach().float().numpy()
     count = config.semantics.num_semantics or min(max(dataset.num_items // 10, 16), 1024)
-    return semantics_from_features(
-        features, min(count, dataset.num_items), seed=config.train.seed, source=source
-    )
+    return semantics_from_features(features, min(count, dataset.num_items), seed=config.train.seed, source=source)

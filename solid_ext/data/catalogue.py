@@ -64,17 +64,13 @@ class Catalogue:
                 f"Catalogue.load: expected a Parquet file of items at {str(path)!r}, got {error}"
             ) from error
         if "item_id" not in table.columns:
-            raise ValueError(
-                f"Catalogue.load: expected a column item_id in {str(path)!r}, got {table.columns}"
-            )
+            raise ValueError(f"Catalogue.load: expected a column item_id in {str(path)!r}, got {table.columns}")
         return cls(table)
 
     def _rows(self, name: str, items: Sequence[int] | np.ndarray) -> np.ndarray:
         index = np.asarray(items, dtype=np.int64).reshape(-1)
         if index.size and (index.min() < 1 or index.max() > self.num_items):
-            raise ValueError(
-                f"{name}: expected items in 1..{self.num_items}, got {index.min()}..{index.max()}"
-            )
+            raise ValueError(f"{name}: expected items in 1..{self.num_items}, got {index.min()}..{index.max()}")
         return index - 1
 
     @cached_property

@@ -50,13 +50,9 @@ class Dataset:
         _check_array("offsets", self.offsets, np.int64)
         _check_array("items", self.items, np.int32)
         if self.offsets.size < 2 or self.offsets[0] != 0 or np.any(np.diff(self.offsets) < 0):
-            raise ValueError(
-                "Dataset: expected offsets [U + 1] that start at 0 and never decrease, got others"
-            )
+            raise ValueError("Dataset: expected offsets [U + 1] that start at 0 and never decrease, got others")
         if self.offsets[-1] != self.items.size:
-            raise ValueError(
-                f"Dataset: expected offsets that end at {self.items.size}, got {self.offsets[-1]}"
-            )
+            raise ValueError(f"Dataset: expected offsets that end at {self.items.size}, got {self.offsets[-1]}")
         for name, ids, count in (
             ("user_ids", self.user_ids, self.num_users),
             ("item_ids", self.item_ids, None),
@@ -70,15 +66,11 @@ class Dataset:
                 f"Dataset: expected items in 1..{self.num_items}, got {self.items.min()}..{self.items.max()}"
             )
         if "item_id" not in self.item_table.columns or not self.item_table["item_id"].equals(self.item_ids):
-            raise ValueError(
-                "Dataset: expected an item_table whose column item_id equals item_ids, got another"
-            )
+            raise ValueError("Dataset: expected an item_table whose column item_id equals item_ids, got another")
         if self.timestamps is not None:
             _check_array("timestamps", self.timestamps, np.int64)
             if self.timestamps.size != self.items.size:
-                raise ValueError(
-                    f"Dataset: expected timestamps [{self.items.size}], got [{self.timestamps.size}]"
-                )
+                raise ValueError(f"Dataset: expected timestamps [{self.items.size}], got [{self.timestamps.size}]")
             back = np.diff(self.timestamps) < 0
             inner = self.offsets[1:-1]
             back[inner[(inner > 0) & (inner < self.items.size)] - 1] = False
@@ -170,9 +162,7 @@ class Dataset:
                 name=metadata["name"],
                 offsets=np.concatenate(([0], np.cumsum(counts, dtype=np.int64))),
                 items=interactions["item"].to_numpy().copy(),
-                timestamps=interactions["timestamp"].to_numpy().copy()
-                if "timestamp" in interactions.columns
-                else None,
+                timestamps=interactions["timestamp"].to_numpy().copy() if "timestamp" in interactions.columns else None,
                 user_ids=users,
                 item_ids=items["item_id"],
                 item_table=items,
@@ -180,9 +170,7 @@ class Dataset:
             )
             expected = metadata["fingerprint"]
         except (KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
-            raise ValueError(
-                f"Dataset.load: expected a consistent dataset in {str(path)!r}, got {error}"
-            ) from error
+            raise ValueError(f"Dataset.load: expected a consistent dataset in {str(path)!r}, got {error}") from error
         if dataset.fingerprint != expected:
             raise ValueError(
                 f"Dataset.load: expected fingerprint {expected} in {str(path)!r}, got {dataset.fingerprint}"
@@ -261,9 +249,7 @@ def _stem(path: Path) -> str:
 
 
 def _find(folder: Path, stem: str) -> Path | None:
-    return next(
-        (folder / (stem + suffix) for suffix in TABLE_SUFFIXES if (folder / (stem + suffix)).is_file()), None
-    )
+    return next((folder / (stem + suffix) for suffix in TABLE_SUFFIXES if (folder / (stem + suffix)).is_file()), None)
 
 
 def _read_items(source: Any, item: str) -> pl.DataFrame:

@@ -31,16 +31,12 @@ def read_interactions(
     """
     if isinstance(source, tuple):
         if len(source) not in (2, 3):
-            raise ValueError(
-                f"{NAME}: expected a tuple (users, items[, timestamps]), got {len(source)} entries"
-            )
+            raise ValueError(f"{NAME}: expected a tuple (users, items[, timestamps]), got {len(source)} entries")
         user, item, timestamp = "user_id", "item_id", "timestamp" if len(source) == 3 else None
         source = dict(zip(("user_id", "item_id", "timestamp"), source, strict=False))
     named = [user, item] if timestamp is None else [user, item, timestamp]
     if len(set(named)) < len(named):
-        raise ValueError(
-            f"{NAME}: expected different columns for user, item and timestamp, got {', '.join(named)}"
-        )
+        raise ValueError(f"{NAME}: expected different columns for user, item and timestamp, got {', '.join(named)}")
     wanted = [user, item] + ([timestamp] if timestamp not in (None, "timestamp") else [])
     ids_only = [user, item]
     frame = read_table(source, name=NAME, required=ids_only, optional=named)
@@ -52,9 +48,7 @@ def read_interactions(
         normalise_ids(f"{NAME}: column {item}", frame[item]).alias("item_id"),
     ]
     if timestamp is not None and timestamp in frame.columns:
-        columns.append(
-            normalise_timestamps(f"{NAME}: column {timestamp}", frame[timestamp]).alias("timestamp")
-        )
+        columns.append(normalise_timestamps(f"{NAME}: column {timestamp}", frame[timestamp]).alias("timestamp"))
     if frame.height == 0:
         raise ValueError(f"{NAME}: expected at least one row, got none below the header")
     return pl.DataFrame(columns)
@@ -76,9 +70,7 @@ def normalise_ids(name: str, values: Any) -> pl.Series:
         return series.cast(pl.Int64 if whole.all() else pl.String)
     if dtype.is_integer():
         return series.cast(
-            pl.Int64
-            if series.cast(pl.Int64, strict=False).is_not_null().sum() == series.count()
-            else pl.String
+            pl.Int64 if series.cast(pl.Int64, strict=False).is_not_null().sum() == series.count() else pl.String
         )
     try:
         text = series.cast(pl.String)
@@ -101,11 +93,7 @@ def normalise_timestamps(name: str, values: Any) -> pl.Series:
     if dtype == pl.Null:
         return series.cast(pl.Int64)
     if isinstance(dtype, pl.Datetime):
-        return (
-            series
-            if dtype.time_zone is None
-            else series.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-        )
+        return series if dtype.time_zone is None else series.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
     if dtype == pl.Date:
         return series
     if dtype.is_integer():

@@ -23,18 +23,10 @@ class NegativeSampler:
         starts, ends = dataset.offsets[:-1], dataset.offsets[1:]
         if known_end is None:
             known_end = ends
-        if (
-            not isinstance(known_end, np.ndarray)
-            or known_end.dtype != np.int64
-            or known_end.shape != starts.shape
-        ):
-            raise TypeError(
-                f"NegativeSampler: expected known_end [{starts.size}] int64, got {known_end!r:.80}"
-            )
+        if not isinstance(known_end, np.ndarray) or known_end.dtype != np.int64 or known_end.shape != starts.shape:
+            raise TypeError(f"NegativeSampler: expected known_end [{starts.size}] int64, got {known_end!r:.80}")
         if np.any(known_end < starts) or np.any(known_end > ends):
-            raise ValueError(
-                "NegativeSampler: expected known_end inside every user's history, got ends outside"
-            )
+            raise ValueError("NegativeSampler: expected known_end inside every user's history, got ends outside")
         self.num_users, self.num_items = dataset.num_users, dataset.num_items
         self._stride = np.int64(self.num_items + 1)
         users = np.repeat(np.arange(self.num_users, dtype=np.int64), ends - starts)
@@ -47,9 +39,7 @@ class NegativeSampler:
         # g of every own item, shifted by its user so that one sorted array serves all users.
         self._below = owner * self._stride + (item - 1 - nth)
 
-    def sample(
-        self, users: np.ndarray, count: int, rng: np.random.Generator, *, distinct: bool = False
-    ) -> np.ndarray:
+    def sample(self, users: np.ndarray, count: int, rng: np.random.Generator, *, distinct: bool = False) -> np.ndarray:
         """Return negatives [R, count] int64, uniform over the items that the row's user does not own.
 
         users: [R] int64 user rows. count: per row. rng: the same state gives the same draws.
@@ -59,8 +49,7 @@ class NegativeSampler:
         users = np.asarray(users)
         if users.ndim != 1 or users.dtype.kind not in "iu":
             raise TypeError(
-                "NegativeSampler.sample: expected users [R] of integers, got "
-                f"{users.dtype} {list(users.shape)}"
+                f"NegativeSampler.sample: expected users [R] of integers, got {users.dtype} {list(users.shape)}"
             )
         if count < 0:
             raise ValueError(f"NegativeSampler.sample: expected count >= 0, got {count}")
@@ -70,8 +59,7 @@ class NegativeSampler:
             return np.zeros((users.size, count), dtype=np.int64)
         if users.min() < 0 or users.max() >= self.num_users:
             raise ValueError(
-                f"NegativeSampler.sample: expected users in 0..{self.num_users - 1}, "
-                f"got {users.min()}..{users.max()}"
+                f"NegativeSampler.sample: expected users in 0..{self.num_users - 1}, got {users.min()}..{users.max()}"
             )
         users = users.astype(np.int64, copy=False)
         foreign = self.num_items - self._own_count[users]

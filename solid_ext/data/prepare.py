@@ -109,9 +109,7 @@ def _number(ids: pl.Series) -> tuple[pl.Series, pl.Series]:
     """Return the index of every id among the sorted different ids, and these."""
     different = ids.unique().sort()
     numbers = different.alias("id").to_frame().with_row_index("number")
-    return ids.alias("id").to_frame().join(numbers, on="id", how="left", maintain_order="left")[
-        "number"
-    ], different
+    return ids.alias("id").to_frame().join(numbers, on="id", how="left", maintain_order="left")["number"], different
 
 
 def _in_time_order(rows: pl.DataFrame, report: dict[str, int | str]) -> pl.DataFrame:
@@ -121,11 +119,7 @@ def _in_time_order(rows: pl.DataFrame, report: dict[str, int | str]) -> pl.DataF
     missing = rows["time"].null_count()
     if missing:
         # A row without a time is its own only duplicate.
-        rows = (
-            rows.with_row_index("row")
-            .with_columns(alone=pl.when(pl.col("time").is_null()).then("row"))
-            .drop("row")
-        )
+        rows = rows.with_row_index("row").with_columns(alone=pl.when(pl.col("time").is_null()).then("row")).drop("row")
     rows = rows.unique(keep="first", maintain_order=True).select("user", "item", "time")
     report |= {
         "exact_duplicates": read - rows.height,
@@ -147,15 +141,11 @@ def _integer_times(times: pl.Series) -> tuple[np.ndarray, str]:
         return times.cast(pl.Int64).to_numpy() * SECONDS_PER_DAY, "seconds"
     if isinstance(times.dtype, pl.Datetime):
         micro = times.dt.timestamp("us").to_numpy()
-        return (
-            (micro // MILLION, "seconds") if not np.any(micro % MILLION) else (micro.copy(), "microseconds")
-        )
+        return (micro // MILLION, "seconds") if not np.any(micro % MILLION) else (micro.copy(), "microseconds")
     if times.dtype.is_float():
         fine = np.round(times.to_numpy() * MILLION)
         if np.abs(fine).max() >= 2.0**63:
-            raise ValueError(
-                f"interactions: expected timestamps below 2^63 millionths, got {np.abs(fine).max():g}"
-            )
+            raise ValueError(f"interactions: expected timestamps below 2^63 millionths, got {np.abs(fine).max():g}")
         return fine.astype(np.int64), "millionths of the source's unit"
     return times.to_numpy().copy(), "as in the source"
 

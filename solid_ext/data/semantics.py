@@ -89,8 +89,7 @@ def semantics_from_categories(
     )
     if kept.height == 0:
         raise ValueError(
-            f"semantics_from_categories: expected a category of at least {min_items} items in {column!r}, "
-            "got none"
+            f"semantics_from_categories: expected a category of at least {min_items} items in {column!r}, got none"
         )
     numbered = kept.with_row_index("semantic", offset=1)
     semantics = categories.join(numbered, on="category", how="left", maintain_order="left")["semantic"]
@@ -116,16 +115,13 @@ def semantics_from_features(
         raise ValueError(f"semantics_from_features: expected count >= 1, got {count}")
     if not np.isfinite(rows).all():
         bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0]) + 1
-        raise ValueError(
-            f"semantics_from_features: expected finite features, got NaN or infinity for item {bad}"
-        )
+        raise ValueError(f"semantics_from_features: expected finite features, got NaN or infinity for item {bad}")
     known = np.any(rows != 0, axis=1)
     points = _normalised(rows[known]).astype(np.float32)
     different = np.unique(points, axis=0).shape[0]
     if different < count:
         raise ValueError(
-            f"semantics_from_features: expected at least {count} different rows for {count} clusters, "
-            f"got {different}"
+            f"semantics_from_features: expected at least {count} different rows for {count} clusters, got {different}"
         )
     labels = np.full(rows.shape[0], count + 1, dtype=np.int64)
     labels[known] = _k_means(points, count, seed) + 1
@@ -142,9 +138,7 @@ def concatenate_features(*parts: np.ndarray) -> np.ndarray:
     """
     if not parts or any(part.ndim != 2 for part in parts) or len({part.shape[0] for part in parts}) != 1:
         shapes = ", ".join(str(list(part.shape)) for part in parts) or "nothing"
-        raise ValueError(
-            f"concatenate_features: expected matrices with the same number of rows, got {shapes}"
-        )
+        raise ValueError(f"concatenate_features: expected matrices with the same number of rows, got {shapes}")
     return np.concatenate([_normalised(part) for part in parts], axis=1)
 
 
@@ -162,9 +156,7 @@ def text_features(dataset: Dataset, *, dim: int = 64, seed: int) -> np.ndarray:
         raise ValueError(f"text_features: expected dim >= 1, got {dim}")
     columns = [column for column in ("title", "categories") if column in dataset.item_table.columns]
     text = dataset.item_table.select(
-        text=pl.concat_str(
-            [pl.col(column).cast(pl.String) for column in columns], separator=" ", ignore_nulls=True
-        )
+        text=pl.concat_str([pl.col(column).cast(pl.String) for column in columns], separator=" ", ignore_nulls=True)
         if columns
         else pl.lit("")
     )["text"]
@@ -184,13 +176,9 @@ def text_features(dataset: Dataset, *, dim: int = 64, seed: int) -> np.ndarray:
 def _item_rows(features: np.ndarray, num_items: int | None) -> np.ndarray:
     if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype.kind not in "fiu":
         got = (
-            f"{features.dtype} {list(features.shape)}"
-            if isinstance(features, np.ndarray)
-            else type(features).__name__
+            f"{features.dtype} {list(features.shape)}" if isinstance(features, np.ndarray) else type(features).__name__
         )
-        raise TypeError(
-            f"semantics_from_features: expected features [V + 1, F] or [V, F] of numbers, got {got}"
-        )
+        raise TypeError(f"semantics_from_features: expected features [V + 1, F] or [V, F] of numbers, got {got}")
     rows = features.shape[0]
     if num_items is not None and rows not in (num_items, num_items + 1):
         raise ValueError(

@@ -27,8 +27,7 @@ def write_folder(
     """
     if folder.exists() and not overwrite:
         raise ValueError(
-            f"Dataset.save: expected a new folder, got the existing {str(folder)!r} "
-            "(overwrite=True replaces it)"
+            f"Dataset.save: expected a new folder, got the existing {str(folder)!r} (overwrite=True replaces it)"
         )
     if folder.exists() and not is_dataset_folder(folder):
         raise ValueError(
@@ -62,24 +61,16 @@ def read_folder(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, pl.Data
     Errors: ValueError for a missing or unreadable file, another format or another format version.
     """
     if not folder.is_dir():
-        raise ValueError(
-            f"Dataset.load: expected a dataset folder, got {str(folder)!r}, which is not a folder"
-        )
+        raise ValueError(f"Dataset.load: expected a dataset folder, got {str(folder)!r}, which is not a folder")
     try:
         metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"Dataset.load: expected a readable {METADATA} in {str(folder)!r}, got {error}"
-        ) from error
+        raise ValueError(f"Dataset.load: expected a readable {METADATA} in {str(folder)!r}, got {error}") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"Dataset.load: expected {METADATA} of a {FORMAT}, got another one in {str(folder)!r}"
-        )
+        raise ValueError(f"Dataset.load: expected {METADATA} of a {FORMAT}, got another one in {str(folder)!r}")
     version = metadata.get("format_version")
     if version != FORMAT_VERSION:
-        raise ValueError(
-            f"Dataset.load: expected format version {FORMAT_VERSION}, got {version!r} in {str(folder)!r}"
-        )
+        raise ValueError(f"Dataset.load: expected format version {FORMAT_VERSION}, got {version!r} in {str(folder)!r}")
     try:
         tables = {name: pl.read_parquet(folder / f"{name}.parquet") for name in names}
     except (OSError, pl.exceptions.PolarsError) as error:

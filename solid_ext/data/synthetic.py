@@ -73,8 +73,7 @@ class SyntheticTruth:
         sequences = np.asarray(sequences)
         if sequences.ndim != 2 or sequences.dtype.kind not in "iu" or sequences.shape[0] == 0:
             raise ValueError(
-                "SyntheticTruth: expected sequences [B, L] of integers, got "
-                f"{sequences.dtype} {list(sequences.shape)}"
+                f"SyntheticTruth: expected sequences [B, L] of integers, got {sequences.dtype} {list(sequences.shape)}"
             )
         if sequences.min(initial=0) < 0 or sequences.max(initial=0) >= self.semantics.size:
             raise ValueError(f"SyntheticTruth: expected items in 0..{self.semantics.size - 1}, got others")
@@ -180,9 +179,7 @@ def _check(
         if not 0.0 <= value <= 1.0:
             raise ValueError(f"synthetic_dataset: expected {name} in [0, 1], got {value}")
     if not 1 <= min_length <= max_length:
-        raise ValueError(
-            f"synthetic_dataset: expected 1 <= min_length <= max_length, got {min_length}, {max_length}"
-        )
+        raise ValueError(f"synthetic_dataset: expected 1 <= min_length <= max_length, got {min_length}, {max_length}")
 
 
 def _histories(truth: SyntheticTruth, num_users: int, length: int, rng: np.random.Generator) -> np.ndarray:

@@ -43,22 +43,16 @@ def read_table(
         source = source.collect()
     if isinstance(source, pl.DataFrame):
         kept = _kept(source.columns, required, optional, name)
-        return pl.DataFrame(
-            [as_series(f"{name}: column {column}", source[column]).alias(column) for column in kept]
-        )
+        return pl.DataFrame([as_series(f"{name}: column {column}", source[column]).alias(column) for column in kept])
     if isinstance(source, Mapping) or _is_pandas_frame(source):
         found = list(source.columns) if _is_pandas_frame(source) else list(source)
         kept = _kept(found, required, optional, name)
-        columns = [
-            as_series(f"{name}: column {column}", source[column]).alias(str(column)) for column in kept
-        ]
+        columns = [as_series(f"{name}: column {column}", source[column]).alias(str(column)) for column in kept]
         lengths = {column.name: column.len() for column in columns}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"{name}: expected arrays of one length, got {_pairs(lengths)}")
         return pl.DataFrame(columns)
-    raise TypeError(
-        f"{name}: expected a path, a polars or pandas frame or arrays by name, got {type(source).__name__}"
-    )
+    raise TypeError(f"{name}: expected a path, a polars or pandas frame or arrays by name, got {type(source).__name__}")
 
 
 def as_series(name: str, values: Any) -> pl.Series:
@@ -89,14 +83,10 @@ def _pairs(lengths: Mapping[str, int]) -> str:
     return ", ".join(f"{column} {length:,}" for column, length in lengths.items())
 
 
-def _kept(
-    found: Sequence[str], required: Sequence[str], optional: Sequence[str] | None, name: str
-) -> list[str]:
+def _kept(found: Sequence[str], required: Sequence[str], optional: Sequence[str] | None, name: str) -> list[str]:
     missing = [column for column in required if column not in found]
     if missing:
-        raise ValueError(
-            f"{name}: expected columns {', '.join(required)}, got {', '.join(map(str, found)) or 'none'}"
-        )
+        raise ValueError(f"{name}: expected columns {', '.join(required)}, got {', '.join(map(str, found)) or 'none'}")
     kept = [column for column in found if optional is None or column in required or column in optional]
     twice = sorted({str(column) for column in kept if kept.count(column) > 1})
     if twice:
@@ -111,9 +101,7 @@ def _from_objects(name: str, values: Sequence[Any]) -> pl.Series:
     try:
         return pl.Series(cleaned, strict=False)
     except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
-        raise TypeError(
-            f"{name}: expected numbers, text or times, got values that do not mix ({error})"
-        ) from error
+        raise TypeError(f"{name}: expected numbers, text or times, got values that do not mix ({error})") from error
 
 
 def _from_pandas(name: str, values: Any) -> pl.Series:
@@ -137,9 +125,7 @@ def _from_array(name: str, values: np.ndarray) -> pl.Series:
     return pl.Series(values)
 
 
-def _read_file(
-    path: Path, name: str, required: Sequence[str], optional: Sequence[str] | None
-) -> pl.DataFrame:
+def _read_file(path: Path, name: str, required: Sequence[str], optional: Sequence[str] | None) -> pl.DataFrame:
     if not path.exists():
         raise ValueError(f"{name}: expected an existing file, got {str(path)!r}")
     if path.is_dir():
@@ -188,9 +174,7 @@ def _read_text(
     try:
         frame = pl.read_csv(data, separator=separator, quote_char=quote, columns=kept, infer_schema=False)
     except pl.exceptions.PolarsError as error:
-        raise ValueError(
-            f"{where}: expected readable UTF-8 text, got {str(error).splitlines()[0]!r}"
-        ) from error
+        raise ValueError(f"{where}: expected readable UTF-8 text, got {str(error).splitlines()[0]!r}") from error
     if blank.any():
         frame = frame.filter(pl.Series(~blank[1 : 1 + frame.height]))
     return frame.select(kept).with_columns(_integers(frame[column]) for column in required)
@@ -206,9 +190,7 @@ def _separator(header: str, required: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _header_fields(header: str, separator: str) -> list[str]:
-    return (
-        header.split(separator) if separator == "\t" else next(csv.reader([header], delimiter=separator), [])
-    )
+    return header.split(separator) if separator == "\t" else next(csv.reader([header], delimiter=separator), [])
 
 
 def _check_fields(data: bytes, separator: str, quote: str | None, expected: int, where: str) -> np.ndarray:
@@ -247,9 +229,7 @@ def _check_fields(data: bytes, separator: str, quote: str | None, expected: int,
     ragged = np.flatnonzero(~blank & (fields != expected))
     if ragged.size:
         line = int(ragged[0])
-        raise ValueError(
-            f"{where}: expected {expected} fields in every line, got {fields[line]} in line {line + 1:,}"
-        )
+        raise ValueError(f"{where}: expected {expected} fields in every line, got {fields[line]} in line {line + 1:,}")
     return blank
 
 

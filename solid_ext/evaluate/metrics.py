@@ -196,9 +196,7 @@ def mean_per_user(values: ArrayLike, users: ArrayLike) -> tuple[IntArray, FloatA
     """
     value, user = np.asarray(values, np.float64), np.asarray(users)
     if value.ndim != 1 or value.shape != user.shape:
-        raise ValueError(
-            f"mean_per_user: expected values and users [R], got {list(value.shape)}, {list(user.shape)}"
-        )
+        raise ValueError(f"mean_per_user: expected values and users [R], got {list(value.shape)}, {list(user.shape)}")
     unique, group = np.unique(user, return_inverse=True)
     return unique.astype(np.int64), np.bincount(group, weights=value) / np.bincount(group)
 
@@ -212,9 +210,7 @@ def ranking_metrics(ranks: ArrayLike, cutoffs: Iterable[int]) -> dict[str, float
 def _scores_and_labels(name: str, scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, FloatArray]:
     score, label = np.asarray(scores, np.float64), np.asarray(labels)
     if score.ndim != 1 or score.shape != label.shape or score.size == 0:
-        raise ValueError(
-            f"{name}: expected scores and labels [N >= 1], got {list(score.shape)}, {list(label.shape)}"
-        )
+        raise ValueError(f"{name}: expected scores and labels [N >= 1], got {list(score.shape)}, {list(label.shape)}")
     if not np.isin(label, (0, 1)).all():
         raise ValueError(f"{name}: expected labels 0 or 1, got {label[~np.isin(label, (0, 1))][0]}")
     _check_no_nan(name, score)
@@ -224,9 +220,7 @@ def _scores_and_labels(name: str, scores: ArrayLike, labels: ArrayLike) -> tuple
 def _check_both_classes(name: str, found: int, labels: FloatArray) -> None:
     if not found:
         positives = int(labels.sum())
-        raise ValueError(
-            f"{name}: expected positives and negatives, got {positives} positives of {labels.size}"
-        )
+        raise ValueError(f"{name}: expected positives and negatives, got {positives} positives of {labels.size}")
 
 
 def _check_no_nan(name: str, scores: NDArray[Any]) -> None:

@@ -111,9 +111,7 @@ def evaluate_full(
     return Metrics(protocol, ranking_metrics(ranks, cutoffs) | {"mrr": mrr(ranks)}, rows.users, ranks)
 
 
-def sampled_candidates(
-    dataset: Dataset, rows: Rows, *, negatives: int = 99, seed: int = 0
-) -> NDArray[np.int32]:
+def sampled_candidates(dataset: Dataset, rows: Rows, *, negatives: int = 99, seed: int = 0) -> NDArray[np.int32]:
     """Candidates of the sampled protocol: the target, then distinct items that the user never had.
 
     Returns:
@@ -261,8 +259,7 @@ def _check_rows(name: str, dataset: Dataset, rows: Rows) -> None:
         raise ValueError(f"{name}: expected at least one row, got 0")
     if rows.users.min() < 0 or rows.users.max() >= dataset.num_users:
         raise ValueError(
-            f"{name}: expected users in 0..{dataset.num_users - 1}, "
-            f"got {rows.users.min()}..{rows.users.max()}"
+            f"{name}: expected users in 0..{dataset.num_users - 1}, got {rows.users.min()}..{rows.users.max()}"
         )
     start, stop = dataset.offsets[rows.users], dataset.offsets[rows.users + 1]
     outside = (rows.positions < start) | (rows.positions >= stop)

@@ -185,12 +185,8 @@ def _draw_usage(axis: Axes, count: NDArray[Any] | None) -> None:
     axis.set_xlim(0.5, count.size + 0.5)
     axis.axhline(alive.sum() / count.size, color=_INK, linewidth=1, linestyle=(0, (4, 3)), label="even use")
     if dead:
-        axis.axvspan(
-            alive.size + 0.5, count.size + 0.5, color=_FAINT, alpha=0.6, linewidth=0, label=f"dead ({dead})"
-        )
-    axis.legend(
-        loc="upper right", ncols=2, frameon=True, framealpha=0.8, edgecolor="none", fontsize=_STYLE["tick"]
-    )
+        axis.axvspan(alive.size + 0.5, count.size + 0.5, color=_FAINT, alpha=0.6, linewidth=0, label=f"dead ({dead})")
+    axis.legend(loc="upper right", ncols=2, frameon=True, framealpha=0.8, edgecolor="none", fontsize=_STYLE["tick"])
     axis.grid(axis="x", visible=False)
 
 
@@ -281,9 +277,7 @@ def _finish_curves(axis: Axes, drawn: bool, otherwise: str) -> None:
 def _empty(axis: Axes, text: str) -> None:
     axis.set_xticks([])
     axis.set_yticks([])
-    axis.text(
-        0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", color="#777777", fontsize=12
-    )
+    axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", color="#777777", fontsize=12)
 
 
 def _line(points: int) -> dict[str, Any]:

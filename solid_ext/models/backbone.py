@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from solid_ext.config import ModelConfig
 from solid_ext.models.encoder import last_valid, recency
+from solid_ext.models.gru import LastState
 
 
 class GRU4Rec(nn.Module):
@@ -19,11 +20,10 @@ class GRU4Rec(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.dropout = nn.Dropout(config.dropout)
-        self.gru = nn.GRU(config.dim, config.dim, batch_first=True)
+        self.gru = LastState(config.dim)
 
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        states, _ = self.gru(self.dropout(embedded))
-        return last_valid(states, mask)
+        return self.gru(self.dropout(embedded), mask)
 
 
 class TransformerBlock(nn.Module):
@@ -51,9 +51,7 @@ class TransformerBlock(nn.Module):
 
     def forward(self, queries: Tensor, states: Tensor, allowed: Tensor) -> Tensor:
         query = self._split(self.query(self.norm_attention(queries)))
-        key, value = (
-            self._split(part) for part in self.key_value(self.norm_attention(states)).chunk(2, dim=2)
-        )
+        key, value = (self._split(part) for part in self.key_value(self.norm_attention(states)).chunk(2, dim=2))
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed.unsqueeze(1))
         queries = queries + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
         return queries + self.dropout(self.feed(self.norm_feed(queries)))
@@ -74,9 +72,7 @@ class SASRec(nn.Module):
         self.position = nn.Embedding(config.length, dim)
         nn.init.normal_(self.position.weight, std=dim**-0.5)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(
-            TransformerBlock(dim, config.heads, config.dropout) for _ in range(config.blocks)
-        )
+        self.blocks = nn.ModuleList(TransformerBlock(dim, config.heads, config.dropout) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from solid_ext.models.gru import LastState
+
 
 def valid_mask(sequences: Tensor) -> Tensor:
     """[B, L] bool: True where a position holds an item, False where it is padding (id 0)."""
@@ -67,12 +69,11 @@ class SequenceCode(nn.Module):
 
     def __init__(self, dim: int, layers: int) -> None:
         super().__init__()
-        self.gru = nn.GRU(dim, dim, batch_first=True)
+        self.gru = LastState(dim)
         steps: list[nn.Module] = []
         for layer in range(layers):
             steps += ([nn.Tanh()] if layer else []) + [nn.Linear(dim, dim)]
         self.mlp = nn.Sequential(*steps)
 
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        states, _ = self.gru(embedded)
-        return self.mlp(last_valid(states, mask))
+        return self.mlp(self.gru(embedded, mask))

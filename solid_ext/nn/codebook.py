@@ -106,9 +106,7 @@ class Codebook(nn.Module):
         if not commitment >= 0:
             raise ValueError(f"Codebook: expected commitment >= 0, got {commitment}")
         if revive_after < 0 or (revive_after > 0 and update == "frozen"):
-            raise ValueError(
-                f"Codebook: expected revive_after >= 0, and 0 for update 'frozen', got {revive_after}"
-            )
+            raise ValueError(f"Codebook: expected revive_after >= 0, and 0 for update 'frozen', got {revive_after}")
         self.num_codes, self.dim = num_codes, dim
         self.gradient, self.update, self.metric, self.backend = gradient, update, metric, backend
         self.decay, self.revive_after, self.commitment, self.seed = decay, revive_after, commitment, seed

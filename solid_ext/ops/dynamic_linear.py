@@ -172,8 +172,7 @@ def _check_branch(
         raise ValueError(f"{name}: expected z_{branch} [B={batch}, k], got {list(z.shape)}")
     if not maps or len(maps) != len(offsets):
         raise ValueError(
-            f"{name}: expected a map and an offset per layer of the {branch} branch, "
-            f"got {len(maps)} and {len(offsets)}"
+            f"{name}: expected a map and an offset per layer of the {branch} branch, got {len(maps)} and {len(offsets)}"
         )
     codes = z.shape[1]
     outputs: list[int] = []
@@ -181,13 +180,10 @@ def _check_branch(
     for generator_map, offset in zip(maps, offsets, strict=True):
         shape = generator_map.shape
         if generator_map.dim() != 3 or shape[0] != inputs + 1 or shape[1] != codes:
-            raise ValueError(
-                f"{name}: expected {branch} map [D + 1={inputs + 1}, k={codes}, O], got {list(shape)}"
-            )
+            raise ValueError(f"{name}: expected {branch} map [D + 1={inputs + 1}, k={codes}, O], got {list(shape)}")
         if offset.dim() != 2 or offset.shape[0] != shape[0] or offset.shape[1] != shape[2]:
             raise ValueError(
-                f"{name}: expected {branch} offset [D + 1={inputs + 1}, O={shape[2]}], "
-                f"got {list(offset.shape)}"
+                f"{name}: expected {branch} offset [D + 1={inputs + 1}, O={shape[2]}], got {list(offset.shape)}"
             )
         _check_like(name, f"{branch} map", generator_map, x)
         _check_like(name, f"{branch} offset", offset, x)

@@ -113,9 +113,7 @@ def codebook_lookup(
             two losses with stopped gradients, `beta (x - sg(c))^2 + (sg(x) - c)^2`.
     """
     wanted = "sums" if sums else "counts"
-    return NearestCodeStatistics(
-        *_lookup(x, codebook, mask, gradient, metric, backend, wanted, distance_gradient)
-    )
+    return NearestCodeStatistics(*_lookup(x, codebook, mask, gradient, metric, backend, wanted, distance_gradient))
 
 
 def _lookup(
@@ -152,9 +150,7 @@ def _unit_rows(rows: Tensor) -> Tensor:
     return torch.nn.functional.normalize(wide, dim=-1)
 
 
-def _check(
-    x: Tensor, codebook: Tensor, mask: Tensor | None, gradient: str, metric: str, backend: str
-) -> None:
+def _check(x: Tensor, codebook: Tensor, mask: Tensor | None, gradient: str, metric: str, backend: str) -> None:
     if x.dim() < 1:
         raise ValueError("nearest_code: expected x [.., D], got a tensor without dimensions")
     if codebook.dim() != 2 or codebook.shape[1] != x.shape[-1]:
@@ -187,9 +183,7 @@ def _check(
         raise ValueError(f"nearest_code: expected x on the CPU for backend 'native', got {x.device}")
 
 
-def _search(
-    x: Tensor, codebook: Tensor, mask: Tensor | None, backend: str, statistics: str
-) -> tuple[Tensor, ...]:
+def _search(x: Tensor, codebook: Tensor, mask: Tensor | None, backend: str, statistics: str) -> tuple[Tensor, ...]:
     if backend == "reference":
         return _search_reference(x, codebook, mask, statistics)
     if statistics == "none":
@@ -197,9 +191,7 @@ def _search(
     return _statistics_operator(x, codebook, mask, statistics == "sums")
 
 
-def _search_reference(
-    x: Tensor, codebook: Tensor, mask: Tensor | None, statistics: str
-) -> tuple[Tensor, ...]:
+def _search_reference(x: Tensor, codebook: Tensor, mask: Tensor | None, statistics: str) -> tuple[Tensor, ...]:
     if x.dtype != torch.float64:
         codebook = codebook.float()
     rows = x.to(codebook.dtype)
@@ -381,9 +373,7 @@ def _search_vmap(
 
 
 def _statistics_vmap(*_: Any) -> Any:
-    raise NotImplementedError(
-        "nearest_code_statistics: expected a call without vmap (its sums mix the whole batch)"
-    )
+    raise NotImplementedError("nearest_code_statistics: expected a call without vmap (its sums mix the whole batch)")
 
 
 def _segment_sum_vmap(
@@ -415,8 +405,7 @@ def _statistics_fake(x: Tensor, codebook: Tensor, mask: Tensor | None, sums: boo
 
 
 _search_operator = define_operator(
-    "nearest_code(Tensor x, Tensor codebook, Tensor? mask)"
-    " -> (Tensor index, Tensor quantized, Tensor distance)",
+    "nearest_code(Tensor x, Tensor codebook, Tensor? mask) -> (Tensor index, Tensor quantized, Tensor distance)",
     cpu=_search_cpu,
     fake=_search_fake,
     vmap=_search_vmap,

@@ -77,9 +77,7 @@ def rotate_gradient(gradient: Tensor, x: Tensor, code: Tensor) -> Tensor:
     return torch.where(length > 0, scale * turned, gradient)
 
 
-def dynamic_weight(
-    z: Tensor, generator_map: Tensor, generator_offset: Tensor, delta: float | None = None
-) -> Tensor:
+def dynamic_weight(z: Tensor, generator_map: Tensor, generator_offset: Tensor, delta: float | None = None) -> Tensor:
     """Generated parameters of one branch: `clip(z A + a, -delta, +delta)`.
 
     Args:

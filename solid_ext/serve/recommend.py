@@ -90,18 +90,12 @@ def recommend(
         index = catalogue.item_index(list(history))
         if unknown == "error" and (index == 0).any():
             missing = [item for item, number in zip(history, index, strict=True) if number == 0]
-            raise ValueError(
-                f"recommend: expected items of the catalogue, got {missing[0]!r}, which is not in it"
-            )
+            raise ValueError(f"recommend: expected items of the catalogue, got {missing[0]!r}, which is not in it")
         known.append(torch.from_numpy(index[index > 0]))
-    scores, items = top_items(
-        scorer, catalogue.num_items, known, min(k, catalogue.num_items), exclude_history
-    )
+    scores, items = top_items(scorer, catalogue.num_items, known, min(k, catalogue.num_items), exclude_history)
     results = []
     for row_scores, row_items in zip(scores.tolist(), items.numpy(), strict=True):
-        found = [
-            (item, score) for item, score in zip(row_items, row_scores, strict=True) if score > -torch.inf
-        ]
+        found = [(item, score) for item, score in zip(row_items, row_scores, strict=True) if score > -torch.inf]
         ids = [item for item, _ in found]
         raw, titles = catalogue.raw_items(ids), catalogue.titles(ids)
         results.append(

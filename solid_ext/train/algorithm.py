@@ -25,9 +25,7 @@ def seeded(config: Config) -> Iterator[None]:
         yield
 
 
-def build_model(
-    config: Config, model: ModelConfig, num_items: int, semantics: np.ndarray
-) -> DynamicRecommender:
+def build_model(config: Config, model: ModelConfig, num_items: int, semantics: np.ndarray) -> DynamicRecommender:
     """A network in the configuration's dtype, its parameters drawn from the seed."""
     with seeded(config):
         return DynamicRecommender(model, num_items, semantics).to(getattr(torch, config.train.dtype))
@@ -50,9 +48,7 @@ def train_static(
     """Train the static backbone that SOLID is compared with, and whose item embeddings can be clustered."""
     no_semantics = np.minimum(np.arange(dataset.num_items + 1), 1)
     model = build_model(config, static_model(config.model), dataset.num_items, no_semantics)
-    stage = train_stage(
-        "static", model, dataset, split, config.train, validate, folder=folder, reporter=reporter
-    )
+    stage = train_stage("static", model, dataset, split, config.train, validate, folder=folder, reporter=reporter)
     return model, stage
 
 
@@ -80,9 +76,7 @@ def train_solid(
 
     def train(name: str, network: Trainable) -> Stage:
         where = None if folder is None else folder / name
-        return train_stage(
-            name, network, dataset, split, config.train, validate, folder=where, reporter=reporter
-        )
+        return train_stage(name, network, dataset, split, config.train, validate, folder=where, reporter=reporter)
 
     model = build_model(config, config.model, dataset.num_items, semantics)
     if not config.model.semantic_trunk:

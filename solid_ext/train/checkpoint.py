@@ -61,9 +61,7 @@ def load_model(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Adam's moments and step counts by parameter number: `optimizer.3.exp_avg`."""
     state = optimizer.state_dict()["state"]
-    return {
-        f"optimizer.{index}.{key}": value for index, entry in state.items() for key, value in entry.items()
-    }
+    return {f"optimizer.{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -88,9 +88,7 @@ def train_stage(
     while not stage.converged(config):
         number = len(stage.history) + 1
         start = time.perf_counter()
-        loss, alignment = _train_epoch(
-            model, optimizer, dataset, split.train, sampler, config, name, number, reporter
-        )
+        loss, alignment = _train_epoch(model, optimizer, dataset, split.train, sampler, config, name, number, reporter)
         if not np.isfinite(loss):
             raise FloatingPointError(
                 f"{name}: expected a finite loss, got {loss} in epoch {number}; a lower learning_rate may help"
