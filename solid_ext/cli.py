@@ -91,15 +91,16 @@ class Train:
         from solid_ext.run import example_users, train_run
         from solid_ext.train import ProgressBar
 
+        settings = self.settings.checked()
         dataset = open_dataset(self.dataset)
         describe(dataset)
         console.print("\n[bold]configuration[/bold]")
-        console.print(self.settings.to_yaml().rstrip(), style="dim")
+        console.print(settings.to_yaml().rstrip(), style="dim")
         console.print()
-        with ProgressBar(console, self.settings.train.monitor) as progress:
+        with ProgressBar(console, settings.train.monitor) as progress:
             run = train_run(
                 self.out,
-                self.settings,
+                settings,
                 dataset,
                 baseline=self.baseline,
                 resume=self.resume,

@@ -122,7 +122,12 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
-    def __post_init__(self) -> None:
+    def checked(self) -> Config:
+        """The configuration itself, if every value is in its range.
+
+        Raises:
+            ValueError: the first one that is not.
+        """
         model, train = self.model, self.train
         at_least_one = {
             "length": model.length,
@@ -158,9 +163,10 @@ class Config:
         for name, rate in {"alignment": train.alignment, "weight_decay": train.weight_decay}.items():
             if not (rate >= 0 and math.isfinite(rate)):
                 raise ValueError(f"{name}: expected a number of 0 or more, got {rate}")
+        return self
 
     def replace(self, **fields: Any) -> Config:
-        """A copy with fields set by their name alone: `config.replace(dim=64, epochs=5)`."""
+        """A checked copy with fields set by their name alone: `config.replace(dim=64, epochs=5)`."""
         sections = {section.name: getattr(self, section.name) for section in dataclasses.fields(self)}
         owner = {f.name: name for name, section in sections.items() for f in dataclasses.fields(section)}
         changes: dict[str, dict[str, Any]] = {name: {} for name in sections}
@@ -169,7 +175,8 @@ class Config:
                 raise ValueError(f"config: expected one of {', '.join(sorted(owner))}, got {name!r}")
             _check_type(type(sections[owner[name]]), name, value)
             changes[owner[name]][name] = value
-        return Config(**{name: dataclasses.replace(section, **changes[name]) for name, section in sections.items()})
+        changed = {name: dataclasses.replace(section, **changes[name]) for name, section in sections.items()}
+        return Config(**changed).checked()
 
     def flat(self) -> dict[str, Any]:
         """Every field under its own name."""
