@@ -10,6 +10,7 @@
 
 #include "common/isa.h"
 #include "common/status.h"
+#include "dynamic_linear/bind.h"
 #include "nearest_code/nearest_code.h"
 
 namespace py = pybind11;
@@ -90,4 +91,5 @@ PYBIND11_MODULE(_solid_ext, m) {
   m.def("nearest_code", &nearest_code, Release());
   m.def("segment_sum", &segment_sum, Release());
   m.def("nearest_code_workspace", &solid::nearest_code_workspace);
+  solid::bind_dynamic_linear(m);
 }

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from functools import lru_cache
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from solid_ext._native import kernels
 from solid_ext.ops import reference
+from solid_ext.ops._library import define_operator
 
 Activation = Literal["none", "tanh"]
 Backend = Literal["native", "reference"]
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+# The kernel's number for each dtype of x. bfloat16 is read and written as it is, float16 is converted to float32.
+KERNEL_TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 0}
 
 
 def dynamic_linear(
@@ -40,14 +45,17 @@ def dynamic_linear(
         item_offset, semantic_offset (a): [D + 1, O]. Those of a branch that is off are not read.
         delta: bound of the item branch, >= 0; infinity for none.
         activation: "none" or "tanh".
+        backend: "native" (kernel) or "reference" (plain torch).
 
     Returns:
         [B, O] or [B, T, O], dtype of x.
 
     Errors:
-        ValueError or TypeError for a shape, dtype or option that does not fit.
+        ValueError or TypeError for a shape, dtype or option that does not fit; NotImplementedError for the native
+        backend inside a transform of `torch.func` (fold the mapped dimension into B).
 
-    Gradient: to x, both z and all four parameters; through the clip where |w| <= delta (closed interval).
+    Gradient: to x, both z and all four parameters, once; through the clip where |w| <= delta (closed interval).
+    Under autocast x and z are taken in the dtype of the maps.
 
     Source: design, kernels, section 2; the layer is Module 3 of the paper.
     """
@@ -86,11 +94,12 @@ def dynamic_mlp(
         x: [B, D_0] or [B, T, D_0]. z_item, z_semantic: [B, k] or None, shared by all layers.
         maps, offsets: one per layer l: [D_l + 1, k, D_{l+1}] and [D_l + 1, D_{l+1}], as in `dynamic_linear`.
         delta: bound of the item branch, >= 0; infinity for none.
+        backend: "native" (kernel) or "reference" (plain torch).
 
     Returns:
         [B, D_P] or [B, T, D_P], dtype of x.
 
-    Errors, gradient: as in `dynamic_linear`.
+    Errors, gradient, autocast: as in `dynamic_linear`.
 
     Source: design, kernels, section 2.
     """
@@ -126,74 +135,337 @@ def _run(
     tanh_last: bool,
     backend: str,
 ) -> Tensor:
-    if backend not in get_args(Backend):
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected x a tensor, got {type(x).__name__}")
+    if torch.is_autocast_enabled(x.device.type):
+        x, z_item, z_semantic = _in_dtype_of((*item_maps, *semantic_maps), x, z_item, z_semantic)
+    if z_item is None:
+        item_maps = item_offsets = ()
+    if z_semantic is None:
+        semantic_maps = semantic_offsets = ()
+    _check(name, x, z_item, z_semantic, item_maps, item_offsets, semantic_maps, semantic_offsets, delta)
+    if backend == "native":
+        parameters = (*item_maps, *item_offsets, *semantic_maps, *semantic_offsets)
+        return _native(name, x, z_item, z_semantic, parameters, delta, tanh_last)
+    if backend != "reference":
         raise ValueError(f"{name}: expected backend 'native' or 'reference', got {backend!r}")
-    if not delta >= 0:
-        raise ValueError(f"{name}: expected delta >= 0, got {delta}")
-    if z_item is None and z_semantic is None:
-        raise ValueError(f"{name}: expected z_item or z_semantic, got None for both")
-    if x.dim() not in (2, 3):
-        raise ValueError(f"{name}: expected x [B, D] or [B, T, D], got {list(x.shape)}")
-    if x.dtype not in DTYPES:
-        raise TypeError(f"{name}: expected x of a floating dtype, got {x.dtype}")
-    outputs: list[int] = []
-    if z_semantic is not None:
-        outputs = _check_branch(name, "semantic", x, z_semantic, semantic_maps, semantic_offsets)
-    if z_item is not None:
-        item_outputs = _check_branch(name, "item", x, z_item, item_maps, item_offsets)
-        if outputs and outputs != item_outputs:
-            raise ValueError(
-                f"{name}: expected item maps with the semantic maps' outputs {outputs}, got {item_outputs}"
-            )
     y = reference.dynamic_mlp(
-        x,
-        z_item,
-        z_semantic,
-        item_maps if z_item is not None else [],
-        item_offsets,
-        semantic_maps if z_semantic is not None else [],
-        semantic_offsets,
-        delta=delta,
+        x, z_item, z_semantic, item_maps, item_offsets, semantic_maps, semantic_offsets, delta=delta
     )
     return y.tanh() if tanh_last else y
 
 
-def _check_branch(
+def _in_dtype_of(maps: Sequence[Tensor], *tensors: Tensor | None) -> list[Any]:
+    return [t if t is None or not maps else t.to(maps[0].dtype) for t in tensors]
+
+
+# ---- Checks --------------------------------------------------------------------------------------------------------
+
+
+def _check(
     name: str,
-    branch: str,
     x: Tensor,
-    z: Tensor,
-    maps: Sequence[Tensor],
-    offsets: Sequence[Tensor],
-) -> list[int]:
-    """Refuse what does not fit together; the output size of every layer."""
-    batch, inputs = x.shape[0], x.shape[-1]
-    if z.dim() != 2 or z.shape[0] != batch:
-        raise ValueError(f"{name}: expected z_{branch} [B={batch}, k], got {list(z.shape)}")
+    z_item: Tensor | None,
+    z_semantic: Tensor | None,
+    item_maps: Sequence[Tensor],
+    item_offsets: Sequence[Tensor],
+    semantic_maps: Sequence[Tensor],
+    semantic_offsets: Sequence[Tensor],
+    delta: float,
+) -> None:
+    """Refuse what does not fit together."""
+    if not delta >= 0:
+        raise ValueError(f"{name}: expected delta >= 0, got {delta}")
+    if x.dim() not in (2, 3):
+        raise ValueError(f"{name}: expected x [B, D] or [B, T, D], got {list(x.shape)}")
+    if x.dtype not in KERNEL_TYPES:
+        raise TypeError(f"{name}: expected x of a floating dtype, got {x.dtype}")
+    if z_semantic is not None:
+        _check_branch(name, "semantic", x, z_semantic, semantic_maps, semantic_offsets)
+    if z_item is not None:
+        _check_branch(name, "item", x, z_item, item_maps, item_offsets)
+        if z_semantic is not None:
+            item, semantic = [m.shape[2] for m in item_maps], [m.shape[2] for m in semantic_maps]
+            if item != semantic:
+                raise ValueError(f"{name}: expected item maps with outputs {semantic}, got {item}")
+    elif z_semantic is None:
+        raise ValueError(f"{name}: expected z_item or z_semantic, got None for both")
+
+
+def _check_branch(
+    name: str, branch: str, x: Tensor, z: Tensor, maps: Sequence[Tensor], offsets: Sequence[Tensor]
+) -> None:
+    dtype, device, inputs = x.dtype, x.device, x.shape[-1]
+    if not isinstance(z, Tensor):
+        raise TypeError(f"{name}: expected z_{branch} a tensor, got {type(z).__name__}")
+    if z.dim() != 2 or z.shape[0] != x.shape[0] or z.shape[1] == 0:
+        raise ValueError(f"{name}: expected z_{branch} [B={x.shape[0]}, k >= 1], got {list(z.shape)}")
     if not maps or len(maps) != len(offsets):
         raise ValueError(
-            f"{name}: expected a map and an offset per layer of the {branch} branch, got {len(maps)} and {len(offsets)}"
+            f"{name}: expected a map and an offset per layer of the {branch} branch, "
+            f"got {len(maps)} and {len(offsets)}"
         )
     codes = z.shape[1]
-    outputs: list[int] = []
-    _check_like(name, f"z_{branch}", z, x)
     for generator_map, offset in zip(maps, offsets, strict=True):
         shape = generator_map.shape
-        if generator_map.dim() != 3 or shape[0] != inputs + 1 or shape[1] != codes:
-            raise ValueError(f"{name}: expected {branch} map [D + 1={inputs + 1}, k={codes}, O], got {list(shape)}")
-        if offset.dim() != 2 or offset.shape[0] != shape[0] or offset.shape[1] != shape[2]:
+        if len(shape) != 3 or shape[0] != inputs + 1 or shape[1] != codes or shape[2] == 0:
+            raise ValueError(
+                f"{name}: expected {branch} map [D + 1={inputs + 1}, k={codes}, O >= 1], got {list(shape)}"
+            )
+        if offset.shape != (inputs + 1, shape[2]):
             raise ValueError(
                 f"{name}: expected {branch} offset [D + 1={inputs + 1}, O={shape[2]}], got {list(offset.shape)}"
             )
-        _check_like(name, f"{branch} map", generator_map, x)
-        _check_like(name, f"{branch} offset", offset, x)
         inputs = shape[2]
-        outputs.append(inputs)
-    return outputs
+    for tensor in (z, *maps, *offsets):
+        if tensor.dtype != dtype:
+            raise TypeError(f"{name}: expected {branch} tensors of x's dtype {dtype}, got {tensor.dtype}")
+        if tensor.device != device:
+            raise ValueError(f"{name}: expected {branch} tensors on x's device {device}, got {tensor.device}")
 
 
-def _check_like(name: str, what: str, tensor: Tensor, x: Tensor) -> None:
-    if tensor.dtype != x.dtype:
-        raise TypeError(f"{name}: expected {what} of x's dtype {x.dtype}, got {tensor.dtype}")
-    if tensor.device != x.device:
-        raise ValueError(f"{name}: expected {what} on x's device {x.device}, got {tensor.device}")
+# ---- Autograd ------------------------------------------------------------------------------------------------------
+
+
+def _native(
+    name: str,
+    x: Tensor,
+    z_item: Tensor | None,
+    z_semantic: Tensor | None,
+    parameters: tuple[Tensor, ...],
+    delta: float,
+    tanh_last: bool,
+) -> Tensor:
+    """Run the kernel, under autograd only where a gradient is wanted."""
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        raise NotImplementedError(
+            f"{name}: expected a plain call, got one inside torch.func; fold the mapped dimension into B"
+        )
+    if torch.is_grad_enabled():
+        for tensor in (x, z_item, z_semantic, *parameters):
+            if tensor is not None and tensor.requires_grad:
+                return _DynamicMlp.apply(x, z_item, z_semantic, delta, tanh_last, *parameters)
+    return _forward(x, z_item, z_semantic, parameters, delta, tanh_last, False)[0]
+
+
+def _plain(x: Tensor) -> bool:
+    """Whether nothing watches the call, so that it may go to the kernel past torch's dispatcher (8 us a call)."""
+    return (
+        not torch.compiler.is_compiling()
+        and x.device.type == "cpu"
+        and type(x) in (Tensor, torch.nn.Parameter)
+        and torch._C._len_torch_dispatch_stack() == 0
+    )
+
+
+def _forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    return _forward_cpu(x, *arguments) if _plain(x) else forward_operator(x, *arguments)
+
+
+class _DynamicMlp(torch.autograd.Function):
+    """All layers in one call forward and one backward; hidden activations are kept, weights are not."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        z_item: Tensor | None,
+        z_semantic: Tensor | None,
+        delta: float,
+        tanh_last: bool,
+        *parameters: Tensor,
+    ) -> Tensor:
+        y, hidden = _forward(x, z_item, z_semantic, parameters, delta, tanh_last, True)
+        ctx.save_for_backward(x, z_item, z_semantic, y if tanh_last else None, hidden, *parameters)
+        ctx.delta = delta
+        ctx.tanh_last = tanh_last
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, z_item, z_semantic, y, hidden, *parameters = ctx.saved_tensors
+        wanted = [*ctx.needs_input_grad[:3], *ctx.needs_input_grad[5:]]
+        run = _backward_cpu if _plain(x) else backward_operator
+        found = run(dy, x, z_item, z_semantic, parameters, y, hidden, ctx.delta, ctx.tanh_last, wanted)
+        gradients = iter(found)
+        dx, dz_item, dz_semantic, *rest = [next(gradients) if want else None for want in wanted]
+        return dx, dz_item, dz_semantic, None, None, *rest
+
+
+# ---- Operators: allocation -----------------------------------------------------------------------------------------
+
+
+def _sizes(x: Tensor, z_item: Tensor | None, z_semantic: Tensor | None, parameters: Sequence[Tensor]) -> list[int]:
+    """D_0 .. D_P; parameters are maps then offsets, of the item branch and then of the semantic branch."""
+    layers = len(parameters) // (2 if z_item is None or z_semantic is None else 4)
+    return [x.shape[-1], *(generator_map.shape[2] for generator_map in parameters[:layers])]
+
+
+def _empty_hidden(x: Tensor, sizes: Sequence[int], keep: bool) -> Tensor:
+    """Room for h_1 .. h_{P-1}, which the kernel computes in float32 or better and T > 1 always needs."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if not keep and x.dim() == 2:
+        return x.new_empty(0, dtype=dtype)
+    rows = x.shape[0] if x.dim() == 2 else x.shape[0] * x.shape[1]
+    return x.new_empty(rows * sum(sizes[1:-1]), dtype=dtype)
+
+
+@lru_cache(maxsize=64)
+def _workspace_bytes(*arguments: Any) -> int:
+    return kernels.dynamic_workspace(*arguments)
+
+
+class _Lowered:
+    """Dense inputs of a dtype that the kernel reads, and its arguments."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        z_item: Tensor | None,
+        z_semantic: Tensor | None,
+        parameters: Sequence[Tensor],
+        delta: float,
+        tanh_last: bool,
+    ) -> None:
+        dtype = x.dtype
+        inputs = [x, z_item, z_semantic, *parameters]
+        if dtype == torch.float16 or dtype == torch.bfloat16:
+            kept = 0 if dtype == torch.float16 else 3
+            inputs = [t if t is None or at < kept else t.float() for at, t in enumerate(inputs)]
+        self.inputs = [None if t is None else t.contiguous() for t in inputs]
+        self.sizes = _sizes(x, z_item, z_semantic, parameters)
+        layers = len(self.sizes) - 1
+        addresses = [0 if t is None else t.data_ptr() for t in self.inputs]
+        self.item_layers = 0 if z_item is None else layers
+        self.semantic_layers = 0 if z_semantic is None else layers
+        codes_item = 0 if z_item is None else z_item.shape[1]
+        codes_semantic = 0 if z_semantic is None else z_semantic.shape[1]
+        targets = x.shape[1] if x.dim() == 3 else 1
+        threads = torch.get_num_threads()
+        self.arguments = (
+            KERNEL_TYPES[dtype],
+            x.shape[0],
+            targets,
+            self.sizes,
+            delta,
+            tanh_last,
+            threads,
+            addresses[0],
+            codes_item,
+            addresses[1],
+            codes_semantic,
+            addresses[2],
+            *self.divided(addresses[3:]),
+        )
+        self.shape = (
+            KERNEL_TYPES[dtype],
+            x.shape[0],
+            targets,
+            tuple(self.sizes),
+            codes_item,
+            codes_semantic,
+            threads,
+        )
+
+    def divided(self, of_parameters: list[Any]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+        """Item maps, item offsets, semantic maps, semantic offsets."""
+        a = self.item_layers
+        b = 2 * a + self.semantic_layers
+        return of_parameters[:a], of_parameters[a : 2 * a], of_parameters[2 * a : b], of_parameters[b:]
+
+    def workspace(self, backward: bool) -> Tensor:
+        return torch.empty(_workspace_bytes(*self.shape, backward), dtype=torch.uint8)
+
+
+def _forward_cpu(
+    x: Tensor,
+    z_item: Tensor | None,
+    z_semantic: Tensor | None,
+    parameters: Sequence[Tensor],
+    delta: float,
+    tanh_last: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    call = _Lowered(x, z_item, z_semantic, parameters, delta, tanh_last)
+    y = call.inputs[0].new_empty((*x.shape[:-1], call.sizes[-1]))
+    hidden = _empty_hidden(x, call.sizes, keep)
+    scratch = call.workspace(False)
+    kernels.dynamic_forward(*call.arguments, y.data_ptr(), hidden.data_ptr(), scratch.data_ptr())
+    return y if y.dtype == x.dtype else y.to(x.dtype), hidden
+
+
+def _forward_fake(
+    x: Tensor,
+    z_item: Tensor | None,
+    z_semantic: Tensor | None,
+    parameters: Sequence[Tensor],
+    delta: float,
+    tanh_last: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    sizes = _sizes(x, z_item, z_semantic, parameters)
+    return x.new_empty((*x.shape[:-1], sizes[-1])), _empty_hidden(x, sizes, keep)
+
+
+def _backward_cpu(
+    dy: Tensor,
+    x: Tensor,
+    z_item: Tensor | None,
+    z_semantic: Tensor | None,
+    parameters: Sequence[Tensor],
+    y: Tensor | None,
+    hidden: Tensor,
+    delta: float,
+    tanh_last: bool,
+    wanted: Sequence[bool],
+) -> list[Tensor]:
+    call = _Lowered(x, z_item, z_semantic, parameters, delta, tanh_last)
+    dtype = call.inputs[0].dtype
+    dy = dy.to(dtype).contiguous()
+    y = None if y is None else y.to(dtype).contiguous()
+    gradients = [
+        torch.empty_like(t) if want else None for t, want in zip(call.inputs, wanted, strict=True)
+    ]
+    addresses = [0 if t is None else t.data_ptr() for t in gradients]
+    scratch = call.workspace(True)
+    kernels.dynamic_backward(
+        *call.arguments,
+        0 if y is None else y.data_ptr(),
+        hidden.data_ptr(),
+        dy.data_ptr(),
+        *addresses[:3],
+        *call.divided(addresses[3:]),
+        scratch.data_ptr(),
+    )
+    return [g if g.dtype == x.dtype else g.to(x.dtype) for g in gradients if g is not None]
+
+
+def _backward_fake(
+    dy: Tensor,
+    x: Tensor,
+    z_item: Tensor | None,
+    z_semantic: Tensor | None,
+    parameters: Sequence[Tensor],
+    y: Tensor | None,
+    hidden: Tensor,
+    delta: float,
+    tanh_last: bool,
+    wanted: Sequence[bool],
+) -> list[Tensor]:
+    inputs = (x, z_item, z_semantic, *parameters)
+    return [t.new_empty(t.shape) for t, want in zip(inputs, wanted, strict=True) if want and t is not None]
+
+
+forward_operator = define_operator(
+    "dynamic_mlp_forward(Tensor x, Tensor? z_item, Tensor? z_semantic, Tensor[] parameters, float delta, "
+    "bool tanh_last, bool keep) -> (Tensor y, Tensor hidden)",
+    cpu=_forward_cpu,
+    fake=_forward_fake,
+)
+backward_operator = define_operator(
+    "dynamic_mlp_backward(Tensor dy, Tensor x, Tensor? z_item, Tensor? z_semantic, Tensor[] parameters, Tensor? y, "
+    "Tensor hidden, float delta, bool tanh_last, bool[] wanted) -> Tensor[]",
+    cpu=_backward_cpu,
+    fake=_backward_fake,
+)
