@@ -22,7 +22,7 @@ class CodebookOutput(NamedTuple):
     """
 
     quantized: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, as the contract names it
     loss: Tensor
     counts: Tensor
 
@@ -198,7 +198,7 @@ class Codebook(nn.Module):
         rank_of_row = valid.cumsum(0)
         num_valid = rank_of_row[-1]
         dead &= num_valid > 0
-        # The j-th of J dead entries takes a row from the j-th of J equal stretches: none twice if rows suffice.
+        # The j-th of J dead entries takes a row of the j-th of J equal stretches: distinct if rows suffice.
         order = dead.cumsum(0)
         place = (order - 1 + self._uniform(order)) / order[-1].clamp(min=1)
         wanted = (place * num_valid).to(torch.int64).clamp(min=0).minimum((num_valid - 1).clamp(min=0))

@@ -22,7 +22,7 @@ HALF_DTYPES = (torch.bfloat16, torch.float16)
 class NearestCode(NamedTuple):
     """`index` [..] int64, `quantized` [.., D] as x, `distance` [..] float32 (float64 for float64)."""
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, as the contract names it
     quantized: Tensor
     distance: Tensor
 
@@ -30,7 +30,7 @@ class NearestCode(NamedTuple):
 class NearestCodeStatistics(NamedTuple):
     """`NearestCode` and what the codes were given: `counts` [K] int64, `sums` [K, D] as distance."""
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, as the contract names it
     quantized: Tensor
     distance: Tensor
     counts: Tensor
