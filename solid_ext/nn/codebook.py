@@ -22,13 +22,13 @@ class CodebookOutput(NamedTuple):
     """
 
     quantized: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, as the contract names it
     loss: Tensor
     counts: Tensor
 
     @property
     def perplexity(self) -> Tensor:
-        """`exp(-sum_k p_k log p_k)` of the codes' shares p in this call, [] float32: codes in even use; 0 for none."""
+        """`exp(-sum_k p_k log p_k)` of the codes' shares p in this call, [] float32; 0 without any."""
         return perplexity(self.counts)
 
 
@@ -45,26 +45,29 @@ class Codebook(nn.Module):
     Args:
         num_codes: K >= 1. dim: D >= 1.
         gradient: what reaches x from q: "straight_through", "none" or "rotation" (see `nearest_code`).
-        update: how the entries learn. "frozen": not at all. "ema": in training mode each call moves the entries in use
-            to a running mean of the vectors that chose them. "gradient": `weight` is a Parameter that gets the
-            gradient of q and of the loss.
-        decay: of the running means: `n <- decay n + (1 - decay) count`, `s <- decay s + (1 - decay) sum`, entry `s / n`.
-        revive_after: an entry that no vector chose in this many training calls in a row becomes a vector of the batch,
-            picked by a counter-based hash of `seed`: the same on every device and after a resume; 0: never.
+        update: how the entries learn. "frozen": not at all. "ema": in training mode each call moves the
+            entries in use to a running mean of the vectors that chose them. "gradient": `weight` is a
+            Parameter that gets the gradient of q and of the loss.
+        decay: of the running means: `n <- decay n + (1 - decay) count`, `s <- decay s + (1 - decay) sum`,
+            entry `s / n`; an entry starts as `n = 1, s = entry`, and stays where it is while unused.
+        revive_after: an entry that no vector chose in this many training calls in a row becomes a vector of
+            the batch, picked by a hash of `seed` and the number of calls: the same on every device and after
+            a resume; 0: never.
         metric: "l2", or "cosine": vectors and entries are compared, and returned, as unit vectors.
         commitment: weight of the pull of x towards its entry.
         backend: "native" or "reference".
         seed: of the choice of revived entries.
 
-    Loss: `commitment * mean (x - sg(q))^2`, plus `mean (sg(x) - q)^2` for "gradient"; mean over the elements of the
-    valid positions, 0 without any.
+    Loss: `commitment * mean (x - sg(q))^2`, plus `mean (sg(x) - q)^2` for "gradient"; mean over the elements
+    of the valid positions, 0 without any.
 
-    State: weight [K, D] (Parameter for "gradient", else buffer), usage [K] int64 (how often training chose each code so
-    far), for "ema" ema_counts [K] and ema_sums [K, D], for revival idle [K] int64 and revivals [] int64.
+    State: weight [K, D] (Parameter for "gradient", else buffer); usage [K] int64, how often training chose
+    each code so far; for "ema" ema_counts [K] and ema_sums [K, D]; for revival idle [K] and calls [] int64.
 
     Errors: ValueError for sizes and options out of range.
 
-    Source: design, solid, Module 4; van den Oord et al. 2017, "Neural Discrete Representation Learning", appendix A.1.
+    Source: design, solid, Module 4; van den Oord et al. 2017, "Neural Discrete Representation Learning",
+    appendix A.1.
     """
 
     weight: Tensor
@@ -72,7 +75,7 @@ class Codebook(nn.Module):
     ema_counts: Tensor
     ema_sums: Tensor
     idle: Tensor
-    revivals: Tensor
+    calls: Tensor
 
     def __init__(
         self,
@@ -121,7 +124,7 @@ class Codebook(nn.Module):
             self.register_buffer("ema_sums", torch.empty(num_codes, dim))
         if revive_after:
             self.register_buffer("idle", torch.empty(num_codes, dtype=torch.int64))
-            self.register_buffer("revivals", torch.zeros((), dtype=torch.int64))
+            self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -130,7 +133,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def initialise(self, weights: Tensor) -> None:
-        """Copies the given entries [K, D], for instance a trained embedding table, and forgets all statistics."""
+        """Copies the given entries [K, D], say a trained embedding table, and forgets all statistics."""
         if weights.shape != self.weight.shape:
             raise ValueError(
                 f"Codebook.initialise: expected weights {list(self.weight.shape)}, got {list(weights.shape)}"
@@ -144,10 +147,10 @@ class Codebook(nn.Module):
             self.ema_sums.copy_(weights)
         if self.revive_after:
             self.idle.zero_()
-            self.revivals.zero_()
+            self.calls.zero_()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> CodebookOutput:
-        """Looks x [.., D] up; mask [..] bool or None: positions where it is False give zeros and take no part."""
+        """Looks x [.., D] up; positions where mask [..] bool is False give zeros and take no part."""
         learns = self.update == "gradient"
         of_x = self.commitment / (self.commitment + 1) if learns else 1.0
         of_code = 1 / (self.commitment + 1) if learns else 0.0
@@ -182,7 +185,7 @@ class Codebook(nn.Module):
             self._revive(x.reshape(-1, self.dim), mask, counts)
 
     def _revive(self, rows: Tensor, mask: Tensor | None, counts: Tensor) -> None:
-        """Gives each entry that has been idle for too long a valid row of its own, without a synchronisation."""
+        """Gives each entry that was idle for too long a valid row of its own, without a synchronisation."""
         if rows.shape[0] == 0:
             return
         self.idle.copy_(torch.where(counts > 0, 0, self.idle + 1))
@@ -193,7 +196,7 @@ class Codebook(nn.Module):
         rank_of_row = valid.cumsum(0)
         num_valid = rank_of_row[-1]
         dead &= num_valid > 0
-        # The j-th of J dead entries takes a row from the j-th of J equal stretches: no row twice unless rows are few.
+        # The j-th of J dead entries takes a row of the j-th of J equal stretches: distinct if rows suffice.
         order = dead.cumsum(0)
         place = (order - 1 + self._uniform(order)) / order[-1].clamp(min=1)
         wanted = (place * num_valid).to(torch.int64).clamp(min=0).minimum((num_valid - 1).clamp(min=0))
@@ -207,11 +210,11 @@ class Codebook(nn.Module):
             self.ema_counts.copy_(torch.where(dead, 1, self.ema_counts))
             self.ema_sums.copy_(torch.where(chosen, fresh, self.ema_sums))
         self.idle.copy_(torch.where(dead, 0, self.idle))
-        self.revivals.add_(1)
+        self.calls.add_(1)
 
     def _uniform(self, counter: Tensor) -> Tensor:
-        """Numbers in [0, 1), a hash of seed, number of calls and counter (lowbias32 of C. Wellons: 32-bit mixing)."""
-        state = (counter + self.revivals * 0x9E3779B9 + self.seed * 0x85EBCA6B) & LOW_32_BITS
+        """Numbers in [0, 1): seed, number of calls and counter mixed (constants: C. Wellons' lowbias32)."""
+        state = (counter + self.calls * 0x9E3779B9 + self.seed * 0x85EBCA6B) & LOW_32_BITS
         state = ((state ^ (state >> 16)) * 0x7FEB352D) & LOW_32_BITS
         state = ((state ^ (state >> 15)) * 0x846CA68B) & LOW_32_BITS
         state = state ^ (state >> 16)

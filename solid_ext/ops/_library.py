@@ -16,7 +16,8 @@ def define_operator(
     """Registers an operator `solid_ext::<name>` and returns its overload, ready to be called.
 
     Args:
-        schema: "name(Tensor x, ...) -> ...". cpu: what it does on the CPU. fake: its output shapes and dtypes.
+        schema: "name(Tensor x, ...) -> ...".
+        cpu: what it does on the CPU. fake: its output shapes and dtypes.
         vmap: its batching rule `(info, in_dims, *arguments) -> (outputs, out_dims)`, or None.
     """
     name = schema.partition("(")[0]

@@ -22,7 +22,7 @@ HALF_DTYPES = (torch.bfloat16, torch.float16)
 class NearestCode(NamedTuple):
     """`index` [..] int64, `quantized` [.., D] as x, `distance` [..] float32 (float64 for float64)."""
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, as the contract names it
     quantized: Tensor
     distance: Tensor
 
@@ -30,7 +30,7 @@ class NearestCode(NamedTuple):
 class NearestCodeStatistics(NamedTuple):
     """`NearestCode` and what the codes were given: `counts` [K] int64, `sums` [K, D] as distance."""
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, as the contract names it
     quantized: Tensor
     distance: Tensor
     counts: Tensor
@@ -54,23 +54,25 @@ def nearest_code(
         mask: [..] bool or None; where it is False, nothing is looked up.
         gradient: what reaches x from `quantized`: "straight_through" the gradient as it is, "none" nothing,
             "rotation" the gradient turned and scaled as x is turned and scaled into its code.
-        metric: "cosine" divides the rows of both by their norm first (rows of zeros stay) and is "l2" from there on.
+        metric: "cosine" divides the rows of both by their norm first (rows of zeros stay), then "l2".
         backend: "native" or "reference".
 
     Returns:
-        index [..] int64: the lowest one on a tie; 0 where masked. A code whose cost is not below +infinity (NaN,
-        overflow) is never chosen, index 0 when no code is left.
+        index [..] int64: the lowest one on a tie; 0 where masked. A code whose cost is not below +infinity
+        (NaN, overflow) is never chosen, index 0 when no code is left.
         quantized [.., D] in x's dtype: `codebook[index]`, zero where masked.
-        distance [..] float32 (float64 for float64): `sum (x - quantized)^2`, not by way of the expansion; 0 where masked.
+        distance [..] float32 (float64 for float64): `sum (x - quantized)^2`, measured directly, not by way of
+        the expansion, which cancels; 0 where masked.
 
     Errors: ValueError or TypeError naming the argument, before work starts.
 
-    Gradient: x from `quantized` as chosen above and from `distance` `2 (x - c)`; codebook by segment sums of the
-    gradient of `quantized` and of `-2 (x - c)`, added in the order of the rows, whatever the number of threads.
-    Masked rows give and get none. Autocast is ignored: the search runs in float32 (float64) on what it is given.
+    Gradient: x from `quantized` as chosen above and from `distance` `2 (x - c)`; codebook by segment sums of
+    the gradient of `quantized` and of `-2 (x - c)`, added in the order of the rows, whatever the number of
+    threads. Masked rows give and get none. Autocast is ignored: what is given is searched in float32
+    (float64). vmap folds the batch of x; one codebook each is refused.
 
-    Source: design, kernels, section 1; rotation: Fifty et al. 2024, "Restructuring Vector Quantization with the
-    Rotation Trick", section 4.2.
+    Source: design, kernels, section 1; rotation: Fifty et al. 2024, "Restructuring Vector Quantization with
+    the Rotation Trick", section 4.2.
     """
     return NearestCode(*_lookup(x, codebook, mask, gradient, metric, backend, "none", (1.0, 1.0)))
 
@@ -84,11 +86,11 @@ def nearest_code_statistics(
     metric: Metric = "l2",
     backend: Backend = "native",
 ) -> NearestCodeStatistics:
-    """`nearest_code`, and in the same pass `counts_k = #{i: index_i = k}` and `sums_k = sum of x_i with index_i = k`.
+    """`nearest_code` and, in the same call, how many rows chose each code, and their sum.
 
-    Arguments, errors and gradients as in `nearest_code`; counts [K] int64 and sums [K, D] (of the normalised rows
-    for "cosine") leave out masked rows and rows whose distance is not finite, are added in the order of the rows and
-    have no gradient.
+    Arguments, errors and gradients as in `nearest_code`; `counts` [K] int64 and `sums` [K, D] (of the
+    normalised rows for "cosine") leave out masked rows and rows whose distance is not finite, are added in
+    the order of the rows and have no gradient.
 
     Source: design, kernels, section 1.
     """
@@ -106,11 +108,11 @@ def codebook_lookup(
     sums: bool,
     distance_gradient: tuple[float, float],
 ) -> NearestCodeStatistics:
-    """`nearest_code_statistics` for the layer: sums only on request ([0, D] else), `distance`'s gradient weighted.
+    """`nearest_code_statistics` for the layer: sums only on request ([0, D] otherwise), weighted gradients.
 
     Args:
-        distance_gradient: factors of the gradient of `distance` to x and to the codebook, so that one distance serves
-            two losses with stopped gradients, `beta (x - sg(c))^2 + (sg(x) - c)^2`.
+        distance_gradient: factors of the gradient of `distance` to x and to the codebook, so that one
+            distance serves two losses with stopped gradients, `beta (x - sg(c))^2 + (sg(x) - c)^2`.
     """
     wanted = "sums" if sums else "counts"
     return NearestCodeStatistics(*_lookup(x, codebook, mask, gradient, metric, backend, wanted, distance_gradient))

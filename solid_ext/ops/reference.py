@@ -17,16 +17,17 @@ def nearest_index(x: Tensor, codebook: Tensor, mask: Tensor | None = None) -> Te
         x: [N, D] float. codebook: [K, D], same dtype. mask: [N] bool or None; False rows get index 0.
 
     Returns:
-        [N] int64. A code whose cost `||c||^2 / 2 - <x, c>` is not below +infinity (NaN, overflow) is never chosen;
-        index 0 when no code is left: a row of x with a NaN gets index 0, and so does every row if all codes have one.
+        [N] int64. A code whose cost `||c||^2 / 2 - <x, c>` is not below +infinity (NaN, overflow) is never
+        chosen; index 0 when no code is left: for a row of x with a NaN, or if every code has one.
 
     Source: design, kernels, section 1.
     """
     half_norm = codebook.square().sum(1) / 2
     blocks = []
-    for rows in x.split(QUERIES_PER_BLOCK):
-        cost = half_norm - rows @ codebook.T
-        blocks.append(torch.where(cost < torch.inf, cost, torch.inf).argmin(1))
+    with torch.autocast(x.device.type, enabled=False):
+        for rows in x.split(QUERIES_PER_BLOCK):
+            cost = half_norm - rows @ codebook.T
+            blocks.append(torch.where(cost < torch.inf, cost, torch.inf).argmin(1))
     index = torch.cat(blocks) if blocks else x.new_zeros(0, dtype=torch.int64)
     return index if mask is None else index * mask
 
@@ -35,7 +36,8 @@ def segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, num_codes: i
     """Per code: how many rows chose it, and their sum, added in the order of the rows.
 
     Args:
-        values: [N, D] float. index: [N] int64 in 0 .. num_codes - 1. mask: [N] bool or None; False rows count for nothing.
+        values: [N, D] float. index: [N] int64 in 0 .. num_codes - 1.
+        mask: [N] bool or None; False rows count for nothing.
 
     Returns:
         counts [num_codes] int64, sums [num_codes, D] in the dtype of values.

@@ -1,0 +1,414 @@
+"""nearest_code against float64 truth: every backend, instruction set, size, tie and gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from solid_ext import build_info
+from solid_ext._native import kernels
+from solid_ext.ops.nearest_code import nearest_code, nearest_code_statistics
+
+IMPLEMENTATIONS = ["reference", *(f"native-{isa}" for isa in build_info()["isa_usable"])]
+SIZES = [  # N, K, D: single elements, tile edges, panels with tails
+    (1, 1, 1),
+    (2, 3, 1),
+    (5, 16, 7),
+    (6, 17, 8),
+    (7, 31, 16),
+    (95, 32, 31),
+    (96, 33, 32),
+    (97, 64, 33),
+    (193, 65, 3),
+    (100, 590, 32),
+    (64, 127, 64),
+    (33, 128, 100),
+]
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each backend, the native one at each instruction set."""
+    name, _, isa = request.param.partition("-")
+    before = build_info()["isa"]
+    if isa:
+        kernels.set_isa(isa)
+    yield name
+    kernels.set_isa(before)
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def distances(x: Tensor, codebook: Tensor) -> Tensor:
+    """All squared distances [N, K] in float64, difference by difference."""
+    return (x.double().unsqueeze(1) - codebook.double()).square().sum(2)
+
+
+def assert_nearest(x: Tensor, codebook: Tensor, index: Tensor) -> None:
+    """`d(returned) <= d(best) + eps (||x||^2 + ||c||^2)`, eps the rounding of D float32 additions."""
+    truth = distances(x, codebook)
+    best = truth.min(1)
+    chosen = truth.gather(1, index.unsqueeze(1)).squeeze(1)
+    eps = (x.shape[1] + 4) * torch.finfo(x.dtype).eps
+    size = x.double().square().sum(1) + codebook.double().square().sum(1)[best.indices]
+    assert bool((chosen <= best.values + eps * size).all())
+
+
+def test_every_instruction_set_is_tested() -> None:
+    info = build_info()
+    assert info["isa_usable"][0] == "baseline"
+    assert set(IMPLEMENTATIONS) == {"reference", *(f"native-{isa}" for isa in info["isa_usable"])}
+    assert set(info["isa_usable"]) <= set(info["isa_built"])
+
+
+@pytest.mark.parametrize(("rows", "codes", "dim"), SIZES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_all_sizes(backend: str, rows: int, codes: int, dim: int, dtype: torch.dtype) -> None:
+    x, codebook = normal(rows, dim, dtype=dtype), normal(codes, dim, seed=1, dtype=dtype)
+    index, quantized, distance, counts, sums = nearest_code_statistics(x, codebook, backend=backend)
+    assert_nearest(x, codebook, index)
+    assert torch.equal(quantized, codebook[index])
+    torch.testing.assert_close(distance, distances(x, codebook).gather(1, index[:, None])[:, 0].to(dtype))
+    assert torch.equal(counts, index.bincount(minlength=codes))
+    expected = torch.zeros(codes, dim, dtype=torch.float64).index_add(0, index, x.double())
+    torch.testing.assert_close(sums.double(), expected, rtol=1e-5, atol=1e-5)
+    assert distance.dtype == sums.dtype == dtype
+
+
+@pytest.mark.parametrize(("rows", "codes", "dim"), SIZES)
+def test_integer_lattice_is_exact_and_ties_go_to_the_lowest_index(
+    backend: str, rows: int, codes: int, dim: int
+) -> None:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randint(-2, 3, (rows, dim), generator=generator).float()
+    codebook = torch.randint(-2, 3, (codes, dim), generator=generator).float()
+    index, _, distance = nearest_code(x, codebook, backend=backend)
+    truth = distances(x, codebook)
+    assert torch.equal(distance.double(), truth.min(1).values)
+    first = torch.where(truth == truth.min(1, keepdim=True).values, torch.arange(codes), codes).min(1).values
+    assert torch.equal(index, first)
+
+
+def test_duplicate_codes_tie_wherever_they_lie(backend: str) -> None:
+    x, few = normal(200, 13), normal(7, 13, seed=1)
+    codebook = few.repeat(40, 1)
+    index = nearest_code(x, codebook, backend=backend).index
+    assert torch.equal(index, nearest_code(x, few, backend=backend).index)
+
+
+def test_large_translation(backend: str) -> None:
+    x, codebook = normal(300, 32) + 1000, normal(77, 32, seed=1) + 1000
+    index, _, distance = nearest_code(x, codebook, backend=backend)
+    assert_nearest(x, codebook, index)
+    torch.testing.assert_close(distance, distances(x, codebook).gather(1, index[:, None])[:, 0].float())
+
+
+def test_masked_rows_are_zero_and_do_not_count(backend: str) -> None:
+    x, codebook = normal(20, 11, 9), normal(50, 9, seed=1)
+    mask = normal(20, 11, seed=2) > 0
+    mask[3:9] = False
+    x[~mask] = torch.nan
+    found = nearest_code_statistics(x, codebook, mask, backend=backend)
+    alone = nearest_code_statistics(x[mask], codebook, backend=backend)
+    assert torch.equal(found.index[mask], alone.index)
+    assert torch.equal(found.quantized[mask], alone.quantized)
+    assert torch.equal(found.distance[mask], alone.distance)
+    assert torch.equal(found.counts, alone.counts)
+    assert torch.equal(found.sums, alone.sums)
+    for part in (found.index, found.quantized, found.distance):
+        assert int(part[~mask].count_nonzero()) == 0
+
+
+def test_not_a_number(backend: str) -> None:
+    x, codebook = normal(100, 8), normal(70, 8, seed=1)
+    codebook[[0, 20, 69]] = torch.nan
+    codebook[21] = torch.inf
+    codebook[22] = 1e30
+    x[5, 3] = torch.nan
+    index, quantized, distance, counts, sums = nearest_code_statistics(x, codebook, backend=backend)
+    usable = [k for k in range(70) if k not in (0, 20, 21, 22, 69)]
+    good = [n for n in range(100) if n != 5]
+    expected = nearest_code(x[good], codebook[usable], backend=backend).index
+    assert torch.equal(index[good], torch.tensor(usable)[expected])
+    assert index[5] == 0
+    assert bool(distance[5].isnan())
+    assert bool(quantized[5].isnan().all())
+    assert int(counts.sum()) == 99
+    assert bool(sums.isfinite().all())
+    assert int(nearest_code(x, torch.full((3, 8), torch.nan), backend=backend).index.sum()) == 0
+
+
+def test_empty_batch(backend: str) -> None:
+    x = torch.zeros(0, 4, 6, requires_grad=True)
+    codebook = normal(5, 6).requires_grad_()
+    found = nearest_code_statistics(x, codebook, torch.zeros(0, 4, dtype=torch.bool), backend=backend)
+    assert found.index.shape == found.distance.shape == (0, 4)
+    assert found.quantized.shape == (0, 4, 6)
+    assert int(found.counts.sum()) == 0
+    (found.quantized.sum() + found.distance.sum()).backward()
+    assert codebook.grad is not None
+    assert int(codebook.grad.count_nonzero()) == 0
+
+
+def test_any_strides(backend: str) -> None:
+    x, codebook = normal(40, 24).mul(4).round(), normal(30, 24, seed=1).mul(4).round()
+    mask = normal(40, seed=2) > 0
+    expected = nearest_code(x, codebook, mask, backend=backend)
+    wide = torch.full((40, 50), torch.nan)
+    wide[:, 3:27] = x
+    layouts = [
+        (x.T.contiguous().T, codebook, mask),
+        (wide[:, 3:27], codebook.T.contiguous().T, mask),
+        (x, codebook.repeat_interleave(2, 0)[::2], mask.repeat_interleave(2)[::2]),
+    ]
+    for layout in layouts:
+        for part, wanted in zip(nearest_code(*layout, backend=backend), expected, strict=True):
+            assert torch.equal(part, wanted)
+    one = normal(24).expand(10, 24)
+    assert len(set(nearest_code(one, codebook, backend=backend).index.tolist())) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_input_is_searched_in_float32(backend: str, dtype: torch.dtype) -> None:
+    x, codebook = normal(4, 50, 20, dtype=dtype), normal(60, 20, seed=1, dtype=dtype)
+    found = nearest_code(x, codebook, backend=backend)
+    wide = nearest_code(x.float(), codebook.float(), backend=backend)
+    assert torch.equal(found.index, wide.index)
+    assert torch.equal(found.distance, wide.distance)
+    assert found.quantized.dtype == dtype
+    assert torch.equal(found.quantized, codebook[found.index])
+    mixed = nearest_code(x, codebook.float(), backend=backend)
+    assert torch.equal(mixed.index, found.index)
+    assert mixed.quantized.dtype == dtype
+
+
+def test_cosine_compares_unit_vectors(backend: str) -> None:
+    x, codebook = normal(90, 10), normal(45, 10, seed=1)
+    x[7] = 0
+    found = nearest_code(x, codebook, metric="cosine", backend=backend)
+    cosine = torch.nn.functional.cosine_similarity(x.double().unsqueeze(1), codebook.double(), dim=2)
+    chosen = cosine.gather(1, found.index.unsqueeze(1)).squeeze(1)
+    assert bool((chosen >= cosine.max(1).values - 1e-6).all())
+    nonzero = torch.arange(90) != 7
+    torch.testing.assert_close(found.distance[nonzero], (2 - 2 * chosen[nonzero]).float())
+    torch.testing.assert_close(found.quantized.norm(dim=1), torch.ones(90))
+
+
+def test_the_number_of_threads_changes_nothing(backend: str) -> None:
+    x, codebook = normal(1000, 24).requires_grad_(), normal(300, 24, seed=1).requires_grad_()
+    mask = normal(1000, seed=2) > -1
+    before = torch.get_num_threads()
+    results = []
+    for threads in (1, 2, 3, 8):
+        torch.set_num_threads(threads)
+        found = nearest_code_statistics(x, codebook, mask, backend=backend)
+        grads = torch.autograd.grad(found.quantized.sin().sum() + found.distance.sum(), (x, codebook))
+        results.append((*found, *grads))
+    torch.set_num_threads(before)
+    for other in results[1:]:
+        for part, wanted in zip(other, results[0], strict=True):
+            assert torch.equal(part, wanted)
+
+
+def test_every_output_element_is_written(backend: str) -> None:
+    if backend == "reference":
+        return
+    x, codebook = normal(97, 5), normal(18, 5, seed=1)
+    mask = torch.arange(97) % 3 > 0
+    index = torch.full((97,), -1)
+    counts = torch.full((18,), -1)
+    quantized, distance, sums = (torch.full(s, torch.nan) for s in ((97, 5), (97,), (18, 5)))
+    workspace = torch.full((kernels.nearest_code_workspace(18, 5, 4),), 255, dtype=torch.uint8)
+    kernels.nearest_code(
+        False, x.data_ptr(), 5, 97, 5, codebook.data_ptr(), 18, mask.data_ptr(), workspace.data_ptr(),
+        index.data_ptr(), quantized.data_ptr(), distance.data_ptr(), counts.data_ptr(), sums.data_ptr(), 2,
+    )  # fmt: skip
+    expected = nearest_code_statistics(x, codebook, mask)
+    for part, wanted in zip((index, quantized, distance, counts, sums), expected, strict=True):
+        assert torch.equal(part, wanted)
+
+
+@pytest.mark.parametrize("gradient", ["none", "straight_through", "rotation"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_are_those_of_the_formula(backend: str, gradient: str, masked: bool) -> None:
+    x = normal(5, 9, 6, dtype=torch.float64).requires_grad_()
+    codebook = normal(11, 6, seed=1, dtype=torch.float64).requires_grad_()
+    mask = normal(5, 9, seed=2) > 0 if masked else None
+    found = nearest_code(x, codebook, mask, gradient=gradient, backend=backend)
+    keep = torch.ones(5, 9, 1) if mask is None else mask.unsqueeze(-1)
+    code = codebook[found.index]
+    if gradient == "none":
+        quantized = code
+    elif gradient == "straight_through":
+        quantized = code + x - x.detach()
+    else:
+        quantized = code + torch.einsum("bnij,bnj->bni", rotation(x.detach(), code.detach()), x - x.detach())
+    distance = (x - code).square().sum(2, keepdim=True)
+    weight, other = normal(5, 9, 6, seed=3, dtype=torch.float64), normal(5, 9, seed=4, dtype=torch.float64)
+    expected = ((quantized * weight + distance * other.unsqueeze(-1) / 6) * keep).sum()
+    actual = (found.quantized * weight).sum() + (found.distance * other).sum()
+    torch.testing.assert_close(actual, expected)
+    for part, wanted in zip(
+        torch.autograd.grad(actual, (x, codebook)), torch.autograd.grad(expected, (x, codebook)), strict=True
+    ):
+        torch.testing.assert_close(part, wanted)
+
+
+def rotation(x: Tensor, code: Tensor) -> Tensor:
+    """`||c|| / ||x||` times the rotation in the plane of x and c that turns x's direction into c's."""
+    e = x / x.norm(dim=-1, keepdim=True)
+    f = code / code.norm(dim=-1, keepdim=True)
+    cosine = (e * f).sum(-1)[..., None, None]
+    wedge = f.unsqueeze(-1) * e.unsqueeze(-2) - e.unsqueeze(-1) * f.unsqueeze(-2)
+    turn = torch.eye(x.shape[-1], dtype=x.dtype) + wedge + wedge @ wedge / (1 + cosine)
+    return turn * (code.norm(dim=-1) / x.norm(dim=-1))[..., None, None]
+
+
+def test_rotation_of_degenerate_rows_is_finite(backend: str) -> None:
+    x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.5]], requires_grad=True)
+    codebook = torch.tensor([[-1.0, 0.0]])
+    nearest_code(x, codebook, gradient="rotation", backend=backend).quantized.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad[0], torch.ones(2))
+    assert torch.equal(x.grad[1], torch.tensor([-1.0, 1.0]))
+    assert bool(x.grad.isfinite().all())
+
+
+def test_gradcheck(backend: str) -> None:
+    x = normal(8, 3, dtype=torch.float64).requires_grad_()
+    codebook = normal(4, 3, seed=1, dtype=torch.float64).requires_grad_()
+    mask = torch.arange(8) != 2
+
+    def values(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+        found = nearest_code(x, codebook, mask, gradient="none", backend=backend)
+        return found.quantized, found.distance
+
+    assert torch.autograd.gradcheck(values, (x, codebook))
+
+
+def test_masked_positions_get_no_gradient_even_from_nan(backend: str) -> None:
+    x, codebook = normal(6, 4).requires_grad_(), normal(3, 4, seed=1).requires_grad_()
+    mask = torch.arange(6) < 4
+    found = nearest_code(x, codebook, mask, backend=backend)
+    upstream = torch.where(mask.unsqueeze(1), torch.ones(6, 4), torch.nan)
+    found.quantized.backward(upstream)
+    assert x.grad is not None
+    assert codebook.grad is not None
+    assert int(x.grad[~mask].count_nonzero()) == 0
+    assert float(codebook.grad.sum()) == 16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_opcheck(dtype: torch.dtype) -> None:
+    x, codebook = normal(10, 4, dtype=dtype), normal(6, 4, seed=1, dtype=dtype)
+    mask = torch.arange(10) > 3
+    operators = torch.ops.solid_ext
+    for valid in (None, mask):
+        torch.library.opcheck(operators.nearest_code.default, (x, codebook, valid))
+        for sums in (False, True):
+            torch.library.opcheck(operators.nearest_code_statistics.default, (x, codebook, valid, sums))
+        if dtype != torch.bfloat16:
+            index = torch.arange(10) % 6
+            torch.library.opcheck(operators.segment_sum.default, (x, index, valid, 6))
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning"
+)  # by torch.compile itself
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_compiles_as_one_graph_with_dynamic_shapes(backend: str) -> None:
+    def loss(x: Tensor, codebook: Tensor, mask: Tensor) -> Tensor:
+        found = nearest_code(x.tanh(), codebook, mask, gradient="rotation", backend=backend)
+        return found.quantized.sin().sum() + found.distance.mean()
+
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    codebook = normal(6, 4, seed=1).requires_grad_()
+    for rows in (10, 17):
+        x = normal(rows, 3, 4).requires_grad_()
+        mask = normal(rows, 3, seed=2) > 0
+        expected, actual = loss(x, codebook, mask), compiled(x, codebook, mask)
+        torch.testing.assert_close(actual, expected)
+        for part, wanted in zip(
+            torch.autograd.grad(actual, (x, codebook)),
+            torch.autograd.grad(expected, (x, codebook)),
+            strict=True,
+        ):
+            torch.testing.assert_close(part, wanted)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_vmap_folds_the_batch(backend: str) -> None:
+    x, codebook = normal(3, 10, 4), normal(6, 4, seed=1)
+    mask = normal(3, 10, seed=2) > 0
+
+    def lookup(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return tuple(nearest_code(x, codebook, mask, backend=backend))
+
+    found = torch.vmap(lookup)(x, mask)
+    for part, wanted in zip(found, nearest_code(x, codebook, mask, backend=backend), strict=True):
+        assert torch.equal(part, wanted)
+
+    def of_sample(codebook: Tensor, x: Tensor) -> Tensor:
+        return nearest_code(x, codebook, backend=backend).distance.sum()
+
+    per_sample = torch.vmap(torch.func.grad(of_sample), (None, 0))(codebook, x)
+    for sample in range(3):
+        torch.testing.assert_close(per_sample[sample], torch.func.grad(of_sample)(codebook, x[sample]))
+
+
+def test_vmap_over_codebooks_is_refused() -> None:
+    x, codebooks = normal(5, 4), normal(3, 6, 4)
+    with pytest.raises(NotImplementedError, match="one codebook for all"):
+        torch.vmap(lambda codebook: nearest_code(x, codebook).index)(codebooks)
+    with pytest.raises(NotImplementedError, match="sums mix the whole batch"):
+        torch.vmap(lambda codebook: nearest_code_statistics(x, codebook).sums)(codebooks)
+
+
+def test_autocast_is_ignored(backend: str) -> None:
+    x, codebook = normal(50, 16), normal(40, 16, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = nearest_code(x, codebook, backend=backend)
+    for part, wanted in zip(found, nearest_code(x, codebook, backend=backend), strict=True):
+        assert torch.equal(part, wanted)
+
+
+X, CODES = torch.zeros(4, 3), torch.zeros(5, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((X[0, 0], CODES), {}, ValueError, r"x \[.., D\]"),
+        ((X, CODES[:, :2]), {}, ValueError, r"expected codebook \[K, D=3\], got \[5, 2\]"),
+        ((X, CODES[0]), {}, ValueError, r"expected codebook \[K, D=3\], got \[3\]"),
+        ((X, CODES[:0]), {}, ValueError, r"expected codebook \[K >= 1, D >= 1\], got \[0, 3\]"),
+        ((X.double(), CODES), {}, TypeError, r"got torch.float64 and torch.float32"),
+        ((X.long(), CODES.long()), {}, TypeError, r"got torch.int64 and torch.int64"),
+        ((X, CODES, X[:, 0]), {}, TypeError, r"mask of torch.bool, got torch.float32"),
+        ((X, CODES, X > 0), {}, ValueError, r"expected mask \[4\], got \[4, 3\]"),
+        ((X, CODES.to("meta")), {}, ValueError, r"expected codebook on cpu, got meta"),
+        ((X.to("meta"), CODES.to("meta")), {}, ValueError, r"x on the CPU"),
+        ((X, CODES), {"gradient": "ste"}, ValueError, r"expected gradient in .*, got 'ste'"),
+        ((X, CODES), {"metric": "dot"}, ValueError, r"expected metric in .*, got 'dot'"),
+        ((X, CODES), {"backend": "fast"}, ValueError, r"expected backend in .*, got 'fast'"),
+    ],
+)
+def test_bad_input_gets_a_sentence(
+    arguments: tuple[Tensor, ...], options: dict[str, str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        nearest_code(*arguments, **options)
+
+
+def test_never_an_array_of_distances() -> None:
+    x, codebook = normal(20000, 8).requires_grad_(), normal(3000, 8, seed=1).requires_grad_()
+    with torch.profiler.profile(profile_memory=True) as profile:
+        found = nearest_code(x, codebook)
+        (found.quantized.sum() + found.distance.sum()).backward()
+    allocated = max(event.cpu_memory_usage for event in profile.events())
+    assert allocated < 0.05 * 4 * 20000 * 3000
