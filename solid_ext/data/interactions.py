@@ -62,6 +62,8 @@ def normalise_ids(name: str, values: Any) -> pl.Series:
     """
     series = as_series(name, values)
     dtype = series.dtype
+    if dtype.is_nested():
+        raise TypeError(f"{name}: expected numbers, text or times, got {dtype}")
     if dtype == pl.Null:
         return series.cast(pl.Int64)
     if dtype.is_float():

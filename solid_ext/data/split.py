@@ -81,7 +81,7 @@ def global_time(dataset: Dataset, valid: float = 0.1, test: float = 0.1) -> Spli
     """Cut all interactions at two moments: train before the first, validate up to the second, test from there
     on.
 
-    With times t sorted, T_valid = t[floor(N (1 - valid - test))] and T_test = t[floor(N (1 - test))]:
+    With times t sorted, T_test = t[N - round(N test)] and T_valid = t[N - round(N test) - round(N valid)]:
     training has t < T_valid, validation T_valid <= t < T_test, test t >= T_test. A cut never falls between
     equal times, so a window may be larger than asked for. Valid and test rows are all interactions of the
     window that have one before them in the user's history (`valid_without_history`, `test_without_history`
@@ -97,7 +97,8 @@ def global_time(dataset: Dataset, valid: float = 0.1, test: float = 0.1) -> Spli
     if not (0.0 < valid < 1.0 and 0.0 < test < 1.0 and valid + test < 1.0):
         raise ValueError(f"global_time: expected shares in (0, 1) with a sum below 1, got {valid} and {test}")
     times, count = dataset.timestamps, dataset.num_interactions
-    cuts = [int(count * (1.0 - valid - test)), int(count * (1.0 - test))]
+    sizes = [max(round(count * share), 1) for share in (valid, test)]
+    cuts = [max(count - sum(sizes), 0), count - sizes[1]]
     from_valid, from_test = np.partition(times, cuts)[cuts]
     starts = dataset.offsets[:-1]
     users = _user_of_position(dataset)

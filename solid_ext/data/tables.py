@@ -70,7 +70,7 @@ def as_series(name: str, values: Any) -> pl.Series:
         series = _from_objects(name, values)
     else:
         series = _from_array(name, np.asarray(values))
-    if series.dtype.is_nested() or series.dtype == pl.Object:
+    if series.dtype == pl.Object:
         raise TypeError(f"{name}: expected numbers, text or times, got {series.dtype}")
     return series
 
@@ -228,13 +228,15 @@ def _check_fields(data: bytes, separator: str, quote: str | None, expected: int,
     fields = np.diff(count, prepend=0) + 1
     ragged = np.flatnonzero(~blank & (fields != expected))
     if ragged.size:
-        line = int(ragged[0])
-        raise ValueError(f"{where}: expected {expected} fields in every line, got {fields[line]} in line {line + 1:,}")
+        wrong = int(ragged[0])
+        line = data.count(b"\n", 0, int(start[wrong])) + 1
+        raise ValueError(
+            f"{where}: expected {expected} fields in every line, got {fields[wrong]} in line {line:,}"
+        )
     return blank
 
 
 def _integers(column: pl.Series) -> pl.Series:
-    """Turn text into int64 if that loses nothing: every value must be what the integer would be written
-    as."""
+    """Turn text into int64 if that loses nothing: every value is exactly how the integer is written."""
     numbers = column.cast(pl.Int64, strict=False)
     return numbers if (numbers.cast(pl.String).eq_missing(column)).all() else column

@@ -1,0 +1,393 @@
+"""The canonical data set: rules for rows, ids both ways, metadata, and the folder on disk."""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from solid_ext.data import Catalogue, Dataset, load_dataset
+
+# Statistics of the shared data as its own description gives them: users, items, interactions, repeated pairs.
+SHARED = {
+    "amazon_scientific": (8_442, 4_385, 59_427, 291),
+    "amazon_office": (87_346, 25_986, 680_476, 5_033),
+    "amazon_pantry_dates": (12_608, 4_926, 109_007, 116),
+    "movielens_100k": (943, 1_682, 100_000, 0),
+}
+
+
+def histories(dataset: Dataset) -> dict[object, list[object]]:
+    raw = dataset.item_ids.to_list()
+    bounds = dataset.offsets.tolist()
+    return {
+        user: [raw[item - 1] for item in dataset.items[bounds[row] : bounds[row + 1]]]
+        for row, user in enumerate(dataset.user_ids.to_list())
+    }
+
+
+def check_invariants(dataset: Dataset) -> None:
+    assert dataset.offsets.dtype == np.int64
+    assert dataset.items.dtype == np.int32
+    assert set(np.unique(dataset.items)) == set(range(1, dataset.num_items + 1))
+    assert dataset.user_ids.is_sorted()
+    assert dataset.item_ids.is_sorted()
+
+
+def test_rows_are_grouped_by_user_and_sorted_by_time() -> None:
+    dataset = load_dataset((["v", "u", "v", "u", "v"], [9, 7, 9, 30, 7], [5, 2, 1, 1, 5]))
+    check_invariants(dataset)
+    assert histories(dataset) == {"u": [30, 7], "v": [9, 9, 7]}
+    assert dataset.timestamps is not None
+    assert dataset.timestamps.tolist() == [1, 2, 1, 5, 5]
+    assert (dataset.num_users, dataset.num_items, dataset.num_interactions) == (2, 3, 5)
+    assert dataset.report["repeated_pairs"] == 1
+    assert dataset.name == "interactions"
+
+
+def test_equal_times_keep_the_order_of_the_source() -> None:
+    rng = np.random.default_rng(0)
+    users, items, times = rng.integers(0, 20, 3000), rng.permutation(3000), rng.integers(0, 5, 3000)
+    dataset = load_dataset((users, items, times))
+    expected = {
+        user: [
+            int(items[row])
+            for row in sorted(np.flatnonzero(users == user), key=lambda row: (times[row], row))
+        ]
+        for user in range(20)
+    }
+    assert histories(dataset) == expected
+
+
+def test_exact_duplicates_go_and_repeats_at_other_times_stay() -> None:
+    dataset = load_dataset(([1, 1, 1, 1, 2], ["a", "b", "a", "a", "a"], [3, 3, 3, 4, 3]))
+    assert histories(dataset) == {1: ["a", "b", "a"], 2: ["a"]}
+    assert dataset.report["exact_duplicates"] == 1
+    assert dataset.report["repeated_pairs"] == 1
+
+
+def test_rows_without_ids_go() -> None:
+    dataset = load_dataset((["u", None, "", "u"], ["a", "b", "c", None]))
+    assert histories(dataset) == {"u": ["a"]}
+    assert dataset.report["rows_read"] == 4
+    assert dataset.report["rows_without_ids"] == 3
+    with pytest.raises(ValueError, match="expected rows with a user and an item, got 1 rows without"):
+        load_dataset(([None], [1]))
+
+
+def test_without_times_the_order_of_the_source_counts_and_repeats_stay() -> None:
+    for source in (([2, 1, 2, 2], [5, 6, 4, 5]), ([2, 1, 2, 2], [5, 6, 4, 5], [None, np.nan, np.inf, None])):
+        dataset = load_dataset(source)
+        assert histories(dataset) == {1: [6], 2: [5, 4, 5]}
+        assert dataset.timestamps is None
+        assert dataset.report["missing_timestamps"] == 4
+        assert dataset.report["exact_duplicates"] == 0
+
+
+def test_a_row_without_a_time_stays_behind_the_row_before_it() -> None:
+    users = [1, 1, 1, 1, 1, 2, 2, 3, 1]
+    items = ["x", "c", "y", "y", "a", "p", "q", "r", "b"]
+    times = [None, 30, None, None, 10, None, 7, None, 20]
+    dataset = load_dataset((users, items, times))
+    # x takes the 30 of the row after it, both y the 30 of c, p the 7 of q; user 3 the earliest time of all.
+    assert histories(dataset) == {1: ["a", "b", "x", "c", "y", "y"], 2: ["p", "q"], 3: ["r"]}
+    assert dataset.timestamps is not None
+    assert dataset.timestamps.tolist() == [10, 20, 30, 30, 30, 30, 7, 7, 7]
+    assert dataset.report["missing_timestamps"] == 5
+    assert dataset.report["users_without_timestamps"] == 1
+    assert dataset.report["exact_duplicates"] == 0
+
+
+def test_units_of_timestamps() -> None:
+    def stored(times: object) -> tuple[list[int], str]:
+        dataset = load_dataset(([1, 1], [1, 2], times))
+        assert dataset.timestamps is not None
+        return dataset.timestamps.tolist(), str(dataset.report["timestamp_unit"])
+
+    day = datetime.date(1970, 1, 2)
+    moment = datetime.datetime(1970, 1, 1, 0, 0, 5)
+    assert stored([-3, 2]) == ([-3, 2], "as in the source")
+    assert stored([1e9, 2e9]) == ([10**9, 2 * 10**9], "as in the source")
+    assert stored([0.25, 1.0]) == ([250_000, 1_000_000], "millionths of the source's unit")
+    assert stored([day, day]) == ([86_400, 86_400], "seconds")
+    assert stored([moment, moment]) == ([5, 5], "seconds")
+    fine = moment + datetime.timedelta(microseconds=7)
+    assert stored([moment, fine]) == ([5_000_000, 5_000_007], "microseconds")
+    assert stored(["1970-01-01", "1970-01-02"]) == ([0, 86_400], "seconds")
+    with pytest.raises(ValueError, match="expected timestamps below 2\\^63 millionths"):
+        stored([0.5, 1e15])
+
+
+def test_numbers_follow_sorted_ids_and_not_appearance() -> None:
+    order = np.random.default_rng(1).permutation(200)
+    for ids in (order, order.astype(str), np.array([f"B{n:03d}" for n in order])):
+        dataset = load_dataset((np.zeros(200, dtype=int), ids))
+        check_invariants(dataset)
+        assert histories(dataset)[0] == ids.tolist()
+
+
+def test_ids_are_found_in_either_type() -> None:
+    numbers = load_dataset(([1, 1, 1], [42, 7, -5]))
+    assert numbers.item_index([7, -5, 42, 8]).tolist() == [2, 1, 3, 0]
+    assert numbers.item_index(["42", "x", None, "07"]).tolist() == [3, 0, 0, 0]
+    assert numbers.item_index([42.0]).tolist() == [3]
+    assert numbers.item_index(np.array(["7"])).tolist() == [2]
+    text = load_dataset(([1, 1], ["42", "a"]))
+    assert text.item_index([42, "a"]).tolist() == [1, 2]
+    assert text.item_index(pl.Series([42, 1])).tolist() == [1, 0]
+    assert text.item_index([]).tolist() == []
+    assert text.item_index([]).dtype == np.int64
+
+
+def test_metadata_comes_into_item_order() -> None:
+    items = pl.DataFrame(
+        {
+            "item_id": [3, 99, 1, None, 3],
+            "title": ["three", "never", "", "no id", "again"],
+            "categories": [["a", "b"], [], ["c"], [], []],
+            "price": [3.0, 1.0, 2.0, 0.0, 0.0],
+        }
+    )
+    dataset = load_dataset(([1, 1, 1], [3, 1, 2]), items=items)
+    assert dataset.item_table.to_dict(as_series=False) == {
+        "item_id": [1, 2, 3],
+        "title": [None, None, "three"],
+        "categories": ["c", None, "a|b"],
+        "price": [2.0, None, 3.0],
+    }
+    assert dataset.titles([3, 1]) == ["three", "1"]
+    assert dataset.titles([]) == []
+    names = (
+        "items_without_metadata",
+        "metadata_never_interacted",
+        "metadata_duplicates",
+        "metadata_without_ids",
+    )
+    assert [dataset.report[name] for name in names] == [1, 1, 1, 1]
+    for wrong in ([0], [4]):
+        with pytest.raises(ValueError, match=r"titles: expected items in 1\.\.3"):
+            dataset.titles(wrong)
+
+
+def test_metadata_ids_may_be_of_another_type() -> None:
+    items = {"item_id": ["2", "x"], "title": ["two", "x"]}
+    assert load_dataset(([1, 1], [1, 2]), items=items).titles([1, 2]) == ["1", "two"]
+    assert load_dataset(([1, 1], ["1", "2"]), items={"item_id": [2], "title": ["two"]}).titles([1, 2]) == [
+        "1",
+        "two",
+    ]
+
+
+def test_metadata_with_its_own_names_and_defects(tmp_path: Path) -> None:
+    frame = {"userId": [1, 1], "movieId": [8, 9]}
+    movies = tmp_path / "movies.csv"
+    movies.write_text('movieId,title\n9,"Postman, The (1997)"\n', encoding="utf-8")
+    dataset = load_dataset(frame, items=movies, user="userId", item="movieId")
+    assert dataset.titles([1, 2]) == ["8", "Postman, The (1997)"]
+    with pytest.raises(ValueError, match="items: expected columns item_id, got title"):
+        load_dataset(([1], [1]), items={"title": ["a"]})
+    with pytest.raises(ValueError, match="items: expected one id column, got both movieId and item_id"):
+        load_dataset(frame, items={"movieId": [8], "item_id": [1]}, user="userId", item="movieId")
+
+
+def test_folders_and_files(tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    with pytest.raises(
+        ValueError, match=r"expected metadata\.json or interactions\.tsv\.gz in .*shop.*, got nothing"
+    ):
+        load_dataset(folder)
+    (folder / "interactions.tsv.gz").write_bytes(gzip.compress(b"user_id\titem_id\n1\t5\n"))
+    (folder / "items.tsv.gz").write_bytes(gzip.compress(b'item_id\ttitle\n5\tA "quoted" title\n'))
+    dataset = load_dataset(folder)
+    assert dataset.name == "shop"
+    assert dataset.titles([1]) == ['A "quoted" title']
+    assert load_dataset(folder, items={"item_id": [5], "title": ["mine"]}, name="other").titles([1]) == [
+        "mine"
+    ]
+    assert load_dataset(folder / "interactions.tsv.gz").name == "interactions"
+    with pytest.raises(ValueError, match=r"load_dataset: expected an existing file or folder, got .*nowhere"):
+        load_dataset(tmp_path / "nowhere")
+    with pytest.raises(
+        TypeError, match="expected a path, a polars or pandas frame or arrays by name, got NoneType"
+    ):
+        load_dataset(None)
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    items = {"item_id": ["b", "a"], "title": ["B", None], "categories": ["x|y", "x"]}
+    return load_dataset(([2, 1, 2], ["a", "b", "b"], [4, 5, 6]), items=items, name="tiny")
+
+
+def test_saved_and_loaded_is_the_same(dataset: Dataset, tmp_path: Path) -> None:
+    for original in (dataset, load_dataset((["é", "u"], [1, 2]))):
+        folder = original.save(tmp_path / "deep" / original.name)
+        loaded = Dataset.load(folder)
+        assert sorted(os.listdir(folder)) == [
+            "interactions.parquet",
+            "items.parquet",
+            "metadata.json",
+            "users.parquet",
+        ]
+        assert not [name for name in os.listdir(folder.parent) if name.startswith(".")]
+        for name in ("name", "report", "fingerprint", "num_users", "num_items", "num_interactions"):
+            assert getattr(loaded, name) == getattr(original, name)
+        for name in ("offsets", "items", "timestamps"):
+            np.testing.assert_array_equal(getattr(loaded, name), getattr(original, name))
+        assert_frame_equal(loaded.item_table, original.item_table)
+        assert loaded.user_ids.equals(original.user_ids)
+        assert load_dataset(folder).fingerprint == original.fingerprint
+        assert load_dataset(folder, name="renamed").name == "renamed"
+        with pytest.raises(ValueError, match="expected no items beside the dataset folder"):
+            load_dataset(folder, items={"item_id": [1]})
+
+
+def test_fingerprint_tells_data_apart(dataset: Dataset) -> None:
+    others = [
+        load_dataset(([2, 1, 2], ["a", "b", "c"])),
+        load_dataset(([2, 1, 1], ["a", "b", "b"])),
+        load_dataset(([2, 1, 2], ["b", "a", "a"])),
+        load_dataset(([2, 1, 2], ["a", "bc", "bc"])),
+        load_dataset(([2, 1, 2], ["ab", "c", "c"])),
+    ]
+    assert len({dataset.fingerprint} | {other.fingerprint for other in others}) == 6
+    assert load_dataset(([2, 1, 2], ["a", "b", "b"])).fingerprint == dataset.fingerprint
+
+
+def test_an_existing_folder_is_only_replaced_when_asked_and_a_dataset(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    folder = dataset.save(tmp_path / "data")
+    other = load_dataset(([1], [1]))
+    with pytest.raises(
+        ValueError, match=r"expected a new folder, got the existing .*overwrite=True replaces it"
+    ):
+        other.save(folder)
+    assert Dataset.load(folder).fingerprint == dataset.fingerprint
+    other.save(folder, overwrite=True)
+    assert Dataset.load(folder).fingerprint == other.fingerprint
+    assert os.listdir(tmp_path) == ["data"]
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match=r"expected a dataset folder to overwrite, got .*precious"):
+        dataset.save(precious, overwrite=True)
+    assert (precious / "thesis.txt").exists()
+
+
+def test_a_failing_save_leaves_nothing_and_keeps_the_old(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = dataset.save(tmp_path / "data")
+
+    def full(self: pl.DataFrame, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    for target in (folder, tmp_path / "new"):
+        with pytest.raises(ValueError, match=r"expected a folder that can be written, got .*no space left"):
+            dataset.save(target, overwrite=True)
+    assert os.listdir(tmp_path) == ["data"]
+    assert Dataset.load(folder).fingerprint == dataset.fingerprint
+    with pytest.raises(ValueError, match="expected a folder that can be written"):
+        dataset.save(folder / "metadata.json" / "below")
+
+
+def test_damaged_folders(dataset: Dataset, tmp_path: Path) -> None:
+    def damaged(name: str, **changes: object) -> Path:
+        folder = dataset.save(tmp_path / name)
+        metadata = json.loads((folder / "metadata.json").read_text())
+        (folder / "metadata.json").write_text(json.dumps(metadata | changes))
+        return folder
+
+    with pytest.raises(ValueError, match="expected format version 1, got 99"):
+        load_dataset(damaged("version", format_version=99))
+    with pytest.raises(ValueError, match=r"expected metadata\.json of a solid_ext dataset"):
+        load_dataset(damaged("format", format="something else"))
+    with pytest.raises(ValueError, match="expected fingerprint 0 in"):
+        load_dataset(damaged("fingerprint", fingerprint="0"))
+    folder = damaged("json")
+    (folder / "metadata.json").write_text("{")
+    with pytest.raises(ValueError, match=r"expected a readable metadata\.json"):
+        load_dataset(folder)
+    folder = damaged("missing")
+    (folder / "users.parquet").unlink()
+    with pytest.raises(ValueError, match="expected readable tables"):
+        load_dataset(folder)
+    folder = damaged("columns")
+    pl.DataFrame({"user": [0]}).write_parquet(folder / "interactions.parquet")
+    with pytest.raises(ValueError, match="expected a consistent dataset"):
+        load_dataset(folder)
+    with pytest.raises(ValueError, match=r"expected a dataset folder, got .*nowhere"):
+        Dataset.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"items": np.array([1, 2, 2])},
+            TypeError,
+            "expected items as a one-dimensional int32 array, got int64",
+        ),
+        ({"items": [1, 2, 2]}, TypeError, "expected items as a one-dimensional int32 array, got list"),
+        ({"items": np.array([0, 2, 2], np.int32)}, ValueError, r"expected items in 1\.\.2, got 0\.\.2"),
+        ({"items": np.array([1, 2, 3], np.int32)}, ValueError, r"expected items in 1\.\.2, got 1\.\.3"),
+        ({"offsets": np.array([0, 2, 1])}, ValueError, "expected offsets"),
+        ({"offsets": np.array([0, 1, 2])}, ValueError, "expected offsets that end at 3, got 2"),
+        ({"timestamps": np.array([5, 6, 4])}, ValueError, "expected timestamps that never decrease"),
+        ({"timestamps": np.array([5, 6])}, ValueError, r"expected timestamps \[3\], got \[2\]"),
+        ({"timestamps": np.array([5.0, 6.0, 7.0])}, TypeError, "expected timestamps .* got float64"),
+        ({"user_ids": pl.Series([1])}, ValueError, r"expected user_ids \[2\], got \[1\]"),
+        ({"user_ids": pl.Series([1, 1])}, ValueError, "expected user_ids that are all there and different"),
+        (
+            {"item_ids": pl.Series(["a", "c"])},
+            ValueError,
+            "expected an item_table whose column item_id equals",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit(
+    dataset: Dataset, change: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        replace(dataset, **change)
+
+
+def test_catalogue_serves_without_the_interactions(dataset: Dataset, tmp_path: Path) -> None:
+    dataset.catalogue.save(tmp_path / "items.parquet")
+    catalogue = Catalogue.load(tmp_path / "items.parquet")
+    assert catalogue.num_items == 2
+    assert catalogue.raw_items([2, 1]) == ["b", "a"]
+    assert catalogue.titles([2, 1]) == ["B", "a"]
+    assert catalogue.item_index(["b", "z"]).tolist() == [2, 0]
+    with pytest.raises(ValueError, match=r"raw_items: expected items in 1\.\.2, got 0\.\.0"):
+        catalogue.raw_items([0])
+    with pytest.raises(ValueError, match="expected a Parquet file of items"):
+        Catalogue.load(tmp_path / "nowhere.parquet")
+    pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match="expected a column item_id"):
+        Catalogue.load(tmp_path / "other.parquet")
+
+
+@pytest.mark.parametrize("name", sorted(SHARED))
+def test_shared_data_has_its_published_statistics(shared_data: Path, name: str) -> None:
+    dataset = load_dataset(shared_data / name)
+    check_invariants(dataset)
+    found = (dataset.num_users, dataset.num_items, dataset.num_interactions, dataset.report["repeated_pairs"])
+    assert found == SHARED[name]
+    assert dataset.report["exact_duplicates"] == 0
+    # The files are sorted by user and time already, with ids from 1.
+    raw = pl.read_csv(shared_data / name / "interactions.tsv.gz", separator="\t")
+    np.testing.assert_array_equal(dataset.items, raw["item_id"].to_numpy())
+    np.testing.assert_array_equal(dataset.timestamps, raw["timestamp"].to_numpy())

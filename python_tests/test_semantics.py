@@ -1,0 +1,227 @@
+"""Item semantics from categories and from clusters of features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from solid_ext.data import (
+    Dataset,
+    Semantics,
+    concatenate_features,
+    load_dataset,
+    semantics_from_categories,
+    semantics_from_features,
+    synthetic_dataset,
+    text_features,
+)
+
+ROWS = [("a|b", "t"), ("a|c", "u"), ("a|b", ""), ("", ""), ("d", "")]
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    items = {"item_id": list(range(5)), "categories": [c for c, _ in ROWS], "title": [t for _, t in ROWS]}
+    return load_dataset(([0] * 5, list(range(5))), items=items)
+
+
+def purity(labels: np.ndarray, truth: np.ndarray) -> float:
+    """Share of items that belong to the most frequent true class of their label."""
+    table = np.zeros((labels.max() + 1, truth.max() + 1), dtype=int)
+    np.add.at(table, (labels, truth), 1)
+    return table.max(axis=1).sum() / labels.size
+
+
+@pytest.mark.parametrize(
+    ("level", "min_items", "table", "names"),
+    [
+        ("all", 1, [0, 1, 2, 1, 4, 3], ["a|b", "a|c", "d", "(other)"]),
+        ("first", 1, [0, 1, 1, 1, 3, 2], ["a", "d", "(other)"]),
+        ("last", 1, [0, 1, 2, 1, 4, 3], ["b", "c", "d", "(other)"]),
+        ("all", 2, [0, 1, 2, 1, 2, 2], ["a|b", "(other)"]),
+        ("first", 3, [0, 1, 1, 1, 2, 2], ["a", "(other)"]),
+    ],
+)
+def test_categories_by_hand(
+    dataset: Dataset, level: str, min_items: int, table: list[int], names: list[str]
+) -> None:
+    semantics = semantics_from_categories(dataset, level=level, min_items=min_items)  # type: ignore[arg-type]
+    assert semantics.table.tolist() == table
+    assert semantics.table.dtype == np.int64
+    assert semantics.names == names
+    assert semantics.count == semantics.fallback == len(names)
+    assert semantics.report["fallback_items"] == table.count(len(names))
+    assert semantics.report["items"] == 5
+    assert semantics.source == f"categories:{level}"
+
+
+def test_categories_of_the_synthetic_world_are_the_planted_ones() -> None:
+    world, truth = synthetic_dataset(50, 90, 12, seed=4)
+    semantics = semantics_from_categories(world)
+    np.testing.assert_array_equal(semantics.table, truth.semantics)
+    assert semantics.names == [*truth.names, "(other)"]
+    assert semantics.count == 13
+
+
+def test_categories_that_cannot_be() -> None:
+    bare = load_dataset(([1], [1]))
+    with pytest.raises(ValueError, match="expected a column 'categories' of the items, got item_id"):
+        semantics_from_categories(bare)
+    blank = load_dataset(([1], [1]), items={"item_id": [1], "categories": [" "]})
+    with pytest.raises(ValueError, match="expected a category of at least 1 items in 'categories', got none"):
+        semantics_from_categories(blank)
+    with pytest.raises(ValueError, match="expected level all, first or last, got 'middle'"):
+        semantics_from_categories(blank, level="middle")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected min_items >= 1, got 0"):
+        semantics_from_categories(blank, min_items=0)
+
+
+def blobs(count: int = 6, each: int = 20, dim: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return features [V + 1, F] around orthogonal directions, and the direction of every item."""
+    rng = np.random.default_rng(seed)
+    truth = rng.permutation(np.repeat(np.arange(count), each))
+    features = np.eye(dim)[truth] + 0.1 * rng.normal(size=(truth.size, dim))
+    return np.vstack([np.zeros(dim), features]), truth
+
+
+def test_clusters_find_what_was_planted_whatever_the_norm() -> None:
+    features, truth = blobs()
+    scales = 10.0 ** np.random.default_rng(1).uniform(-150, 150, size=(features.shape[0], 1))
+    for matrix in (features, features * scales, features.astype(np.float32), features[1:]):
+        semantics = semantics_from_features(matrix, 6, seed=0, source="text")
+        assert semantics.table.shape == (truth.size + 1,)
+        assert semantics.count == 7
+        assert semantics.names is None
+        assert semantics.source == "text"
+        assert purity(semantics.table[1:], truth) == 1.0
+        assert semantics.report == {
+            "items": 120,
+            "fallback_items": 0,
+            "smallest": 20,
+            "median": 20,
+            "largest": 20,
+        }
+
+
+def test_items_without_features_fall_back_and_are_no_cluster() -> None:
+    features, truth = blobs()
+    features[[5, 9]] = 0.0
+    semantics = semantics_from_features(features, 6, seed=0)
+    assert semantics.table[[0, 5, 9]].tolist() == [0, 7, 7]
+    assert semantics.report["fallback_items"] == 2
+    known = np.setdiff1d(np.arange(1, truth.size + 1), [5, 9])
+    assert semantics.table[known].max() == 6
+    assert purity(semantics.table[known], truth[known - 1]) == 1.0
+
+
+def test_number_of_items_settles_what_the_first_row_is() -> None:
+    features, _ = blobs()
+    assert semantics_from_features(features[1:], 3, seed=0, num_items=120).table.size == 121
+    assert semantics_from_features(features + 1.0, 3, seed=0, num_items=120).table.size == 121
+    featureless_first = np.vstack([np.zeros(8), features[2:]])
+    assert semantics_from_features(featureless_first, 3, seed=0, num_items=120).table[1] == 4
+    with pytest.raises(ValueError, match="expected 7 or 8 rows of features, got 121"):
+        semantics_from_features(features, 3, seed=0, num_items=7)
+
+
+def test_clusters_are_the_same_for_the_same_seed() -> None:
+    features = np.random.default_rng(0).normal(size=(301, 5))
+    first, second, other = (
+        semantics_from_features(features, 20, seed=seed, num_items=300) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first.table, second.table)
+    assert not np.array_equal(first.table, other.table)
+
+
+def test_large_catalogues_are_clustered_in_mini_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("solid_ext.data.semantics.LLOYD_MAX_ITEMS", 100)
+    features, truth = blobs()
+    assert purity(semantics_from_features(features, 12, seed=0).table[1:], truth) == 1.0
+
+
+def test_features_that_cannot_be_clustered() -> None:
+    features, _ = blobs()
+    broken = features.copy()
+    broken[4, 2] = np.nan
+    with pytest.raises(ValueError, match="expected finite features, got NaN or infinity for item 4"):
+        semantics_from_features(broken, 3, seed=0)
+    with pytest.raises(ValueError, match="expected at least 5 different rows for 5 clusters, got 4"):
+        semantics_from_features(np.repeat(np.eye(4), 10, axis=0), 5, seed=0)
+    with pytest.raises(ValueError, match="expected at least 1 different rows for 1 clusters, got 0"):
+        semantics_from_features(np.zeros((5, 3)), 1, seed=0)
+    with pytest.raises(ValueError, match="expected count >= 1, got 0"):
+        semantics_from_features(features, 0, seed=0)
+    for wrong in (features[0], features.astype(str), features.tolist()):
+        with pytest.raises(TypeError, match=r"expected features \[V \+ 1, F\] or \[V, F\] of numbers"):
+            semantics_from_features(wrong, 3, seed=0)
+
+
+def test_concatenated_parts_weigh_the_same_and_missing_ones_nothing() -> None:
+    first = np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
+    second = np.array([[0.0], [0.5], [-2.0]])
+    joined = concatenate_features(first, second)
+    np.testing.assert_allclose(joined, [[0, 0, 0], [0.6, 0.8, 1], [0, 0, -1]], atol=1e-15)
+    for parts in ((), (first, second[1:]), (first[0],)):
+        with pytest.raises(ValueError, match="expected matrices with the same number of rows"):
+            concatenate_features(*parts)
+
+
+def test_text_features_follow_the_words(dataset: Dataset) -> None:
+    features = text_features(dataset, dim=8, seed=0)
+    assert features.shape == (6, 8)
+    assert features.dtype == np.float32
+    assert not features[[0, 4]].any()
+    assert features[[1, 2, 3, 5]].any(axis=1).all()
+    similarity = concatenate_features(features) @ concatenate_features(features).T
+    assert similarity[1, 3] > similarity[1, 2] > similarity[1, 5]
+    np.testing.assert_array_equal(features, text_features(dataset, dim=8, seed=0))
+
+
+def test_text_of_the_synthetic_world_clusters_into_what_was_planted() -> None:
+    world, truth = synthetic_dataset(50, 120, 6, seed=4)
+    semantics = semantics_from_features(text_features(world, dim=6, seed=0), 6, seed=0, source="text")
+    assert purity(semantics.table[1:], truth.semantics[1:]) > 0.95
+
+
+def test_no_text() -> None:
+    for items in (None, {"item_id": [1], "title": ["  "]}, {"item_id": [1], "categories": ["!?"]}):
+        with pytest.raises(
+            ValueError, match="text_features: expected items with a title or categories, got none"
+        ):
+            text_features(load_dataset(([1], [1]), items=items), seed=0)
+    with pytest.raises(ValueError, match="expected dim >= 1, got 0"):
+        text_features(load_dataset(([1], [1])), dim=0, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("table", "count", "names", "error"),
+    [
+        (np.array([0, 1, 4]), 3, None, ValueError),
+        (np.array([0, 1, 0]), 3, None, ValueError),
+        (np.array([1, 1, 2]), 3, None, ValueError),
+        (np.array([0, 1, 2]), 3, ["a"], ValueError),
+        (np.array([0.0, 1.0]), 3, None, TypeError),
+        (np.array([0]), 3, None, TypeError),
+    ],
+)
+def test_semantics_out_of_range(
+    table: np.ndarray, count: int, names: list[str] | None, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match="Semantics: expected"):
+        Semantics(table, count, "test", names)
+
+
+def test_shared_data(shared_data: Path) -> None:
+    dataset = load_dataset(shared_data / "amazon_scientific")
+    semantics = semantics_from_categories(dataset)
+    assert semantics.report["fallback_items"] == 134
+    features = text_features(dataset, dim=32, seed=0)
+    assert features[1:].any(axis=1).all()
+    clusters = semantics_from_features(features, 100, seed=0, source="text", num_items=dataset.num_items)
+    assert clusters.report["fallback_items"] == 0
+    # Clusters of the text share a category far more often than chance would have it.
+    shuffled = np.random.default_rng(0).permutation(clusters.table[1:])
+    by_chance = purity(shuffled, semantics.table[1:])
+    assert purity(clusters.table[1:], semantics.table[1:]) > 3 * by_chance
