@@ -66,7 +66,7 @@ def index_interactions(frame: pl.DataFrame) -> Indexed:
             "users_without_timestamps": user_ids.len(),
         }
     report |= {
-        "repeated_pairs": rows.height - rows.select("user", "item").unique().height,
+        "repeated_pairs": rows.height - _different_pairs(rows["user"], rows["item"]),
         "timestamp_unit": unit,
     }
     counts = np.bincount(rows["user"].to_numpy(), minlength=user_ids.len())
@@ -110,6 +110,11 @@ def _number(ids: pl.Series) -> tuple[pl.Series, pl.Series]:
     different = ids.unique().sort()
     numbers = different.alias("id").to_frame().with_row_index("number")
     return ids.alias("id").to_frame().join(numbers, on="id", how="left", maintain_order="left")["number"], different
+
+
+def _different_pairs(users: pl.Series, items: pl.Series) -> int:
+    # One integer per pair counts several times faster than two columns.
+    return (users.cast(pl.Int64) * MAX_ITEMS + items.cast(pl.Int64)).n_unique()
 
 
 def _in_time_order(rows: pl.DataFrame, report: dict[str, int | str]) -> pl.DataFrame:

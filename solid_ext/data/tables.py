@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -160,7 +161,7 @@ def _read_text(
 ) -> pl.DataFrame:
     where = f"{name} in {str(path)!r}"
     data = data.removeprefix(UTF8_BOM)
-    header_bytes = data.split(b"\n", 1)[0].rstrip(b"\r")
+    header_bytes = io.BytesIO(data).readline().rstrip(b"\r\n")
     if b"\0" in data:
         raise ValueError(f"{where}: expected UTF-8 text, got binary data")
     try:
@@ -170,7 +171,7 @@ def _read_text(
     separator, found = _separator(header, required)
     kept = _kept(found, required, optional, where)
     quote = None if separator == "\t" else '"'
-    blank = _check_fields(data, separator, quote, len(found), where)
+    blank = _check_fields(data, separator, b'"' in data and quote is not None, len(found), where)
     try:
         frame = pl.read_csv(data, separator=separator, quote_char=quote, columns=kept, infer_schema=False)
     except pl.exceptions.PolarsError as error:
@@ -193,7 +194,7 @@ def _header_fields(header: str, separator: str) -> list[str]:
     return header.split(separator) if separator == "\t" else next(csv.reader([header], delimiter=separator), [])
 
 
-def _check_fields(data: bytes, separator: str, quote: str | None, expected: int, where: str) -> np.ndarray:
+def _check_fields(data: bytes, separator: str, quoted: bool, expected: int, where: str) -> np.ndarray:
     """Refuse a text whose lines differ in their number of fields; return which lines are blank.
 
     polars fills short lines with nulls without a word, so the separators outside quotes are counted here,
@@ -207,16 +208,15 @@ def _check_fields(data: bytes, separator: str, quote: str | None, expected: int,
     for first in range(0, text.size, COUNT_BLOCK):
         block = text[first : first + COUNT_BLOCK]
         is_mark, is_end = block == ord(separator), block == ord("\n")
-        if quote is not None:
-            parity = (np.cumsum(block == ord(quote), dtype=np.uint8) + np.uint8(inside)) & 1
+        if quoted:
+            parity = (np.cumsum(block == ord('"'), dtype=np.uint8) + np.uint8(inside)) & 1
             inside = int(parity[-1])
             is_mark &= parity == 0
             is_end &= parity == 0
-        at = np.flatnonzero(is_end)
-        running = np.cumsum(is_mark, dtype=np.int64)
-        marks.append(running[at] + seen)
+        at, mark = np.flatnonzero(is_end), np.flatnonzero(is_mark)
+        marks.append(np.searchsorted(mark, at) + seen)
         ends.append(at + first)
-        seen += int(running[-1])
+        seen += mark.size
     end, count = np.concatenate(ends), np.concatenate(marks)
     if end.size == 0 or end[-1] != text.size - 1:
         end, count = np.append(end, text.size), np.append(count, seen)
