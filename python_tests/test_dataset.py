@@ -1,4 +1,4 @@
-"""The canonical data set: rules for rows, ids both ways, metadata, and the folder on disk."""
+"""The canonical dataset: rules for rows, ids both ways, metadata, and the folder on disk."""
 
 from __future__ import annotations
 
@@ -58,10 +58,7 @@ def test_equal_times_keep_the_order_of_the_source() -> None:
     users, items, times = rng.integers(0, 20, 3000), rng.permutation(3000), rng.integers(0, 5, 3000)
     dataset = load_dataset((users, items, times))
     expected = {
-        user: [
-            int(items[row])
-            for row in sorted(np.flatnonzero(users == user), key=lambda row: (times[row], row))
-        ]
+        user: [int(items[row]) for row in sorted(np.flatnonzero(users == user), key=lambda row: (times[row], row))]
         for user in range(20)
     }
     assert histories(dataset) == expected
@@ -201,24 +198,18 @@ def test_metadata_with_its_own_names_and_defects(tmp_path: Path) -> None:
 def test_folders_and_files(tmp_path: Path) -> None:
     folder = tmp_path / "shop"
     folder.mkdir()
-    with pytest.raises(
-        ValueError, match=r"expected metadata\.json or interactions\.tsv\.gz in .*shop.*, got nothing"
-    ):
+    with pytest.raises(ValueError, match=r"expected metadata\.json or interactions\.tsv\.gz in .*shop.*, got nothing"):
         load_dataset(folder)
     (folder / "interactions.tsv.gz").write_bytes(gzip.compress(b"user_id\titem_id\n1\t5\n"))
     (folder / "items.tsv.gz").write_bytes(gzip.compress(b'item_id\ttitle\n5\tA "quoted" title\n'))
     dataset = load_dataset(folder)
     assert dataset.name == "shop"
     assert dataset.titles([1]) == ['A "quoted" title']
-    assert load_dataset(folder, items={"item_id": [5], "title": ["mine"]}, name="other").titles([1]) == [
-        "mine"
-    ]
+    assert load_dataset(folder, items={"item_id": [5], "title": ["mine"]}, name="other").titles([1]) == ["mine"]
     assert load_dataset(folder / "interactions.tsv.gz").name == "interactions"
     with pytest.raises(ValueError, match=r"load_dataset: expected an existing file or folder, got .*nowhere"):
         load_dataset(tmp_path / "nowhere")
-    with pytest.raises(
-        TypeError, match="expected a path, a polars or pandas frame or arrays by name, got NoneType"
-    ):
+    with pytest.raises(TypeError, match="expected a path, a polars or pandas frame or arrays by name, got NoneType"):
         load_dataset(None)
 
 
@@ -263,14 +254,10 @@ def test_fingerprint_tells_data_apart(dataset: Dataset) -> None:
     assert load_dataset(([2, 1, 2], ["a", "b", "b"])).fingerprint == dataset.fingerprint
 
 
-def test_an_existing_folder_is_only_replaced_when_asked_and_a_dataset(
-    dataset: Dataset, tmp_path: Path
-) -> None:
+def test_an_existing_folder_is_only_replaced_when_asked_and_a_dataset(dataset: Dataset, tmp_path: Path) -> None:
     folder = dataset.save(tmp_path / "data")
     other = load_dataset(([1], [1]))
-    with pytest.raises(
-        ValueError, match=r"expected a new folder, got the existing .*overwrite=True replaces it"
-    ):
+    with pytest.raises(ValueError, match=r"expected a new folder, got the existing .*overwrite=True replaces it"):
         other.save(folder)
     assert Dataset.load(folder).fingerprint == dataset.fingerprint
     other.save(folder, overwrite=True)

@@ -59,9 +59,7 @@ def test_parquet_frames_and_arrays_agree(tmp_path: Path) -> None:
 
 
 def test_other_column_names_and_no_timestamps() -> None:
-    frame = EXPECTED.rename({"user_id": "who", "item_id": "what", "timestamp": "when"}).with_columns(
-        rating=1.0
-    )
+    frame = EXPECTED.rename({"user_id": "who", "item_id": "what", "timestamp": "when"}).with_columns(rating=1.0)
     assert_frame_equal(read_interactions(frame, user="who", item="what", timestamp="when"), EXPECTED)
     without = EXPECTED.drop("timestamp")
     assert_frame_equal(read_interactions(frame, user="who", item="what"), without)
@@ -132,9 +130,7 @@ def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 5, 64])
-def test_fields_are_counted_across_blocks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
-) -> None:
+def test_fields_are_counted_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     monkeypatch.setattr(tables, "COUNT_BLOCK", block)
     text = "user_id,item_id,timestamp\n" + '1,"a,\n""b""",2\n\n3,c,4\n' * 3
     path = write(tmp_path, "x.csv", text)

@@ -14,9 +14,7 @@ def world(seed: int = 0) -> Dataset:
 
 
 def own_items(dataset: Dataset, user: int, end: int | None = None) -> set[int]:
-    return set(
-        dataset.items[dataset.offsets[user] : dataset.offsets[user + 1] if end is None else end].tolist()
-    )
+    return set(dataset.items[dataset.offsets[user] : dataset.offsets[user + 1] if end is None else end].tolist())
 
 
 def rejected(counts: np.ndarray) -> bool:
@@ -64,9 +62,7 @@ def test_uniform_over_what_is_foreign(distinct: bool) -> None:
 
 def test_distinct_draws_are_uniform_over_subsets_and_orders() -> None:
     dataset = load_dataset(([0, 0, 1, 1, 1, 1], [2, 5, 1, 3, 4, 6]))
-    drawn = NegativeSampler(dataset).sample(
-        np.zeros(60_000, dtype=int), 3, np.random.default_rng(0), distinct=True
-    )
+    drawn = NegativeSampler(dataset).sample(np.zeros(60_000, dtype=int), 3, np.random.default_rng(0), distinct=True)
     codes, counts = np.unique(drawn @ [49, 7, 1], return_counts=True)
     assert codes.size == 4 * 3 * 2
     assert not rejected(counts)

@@ -44,9 +44,7 @@ def purity(labels: np.ndarray, truth: np.ndarray) -> float:
         ("first", 3, [0, 1, 1, 1, 2, 2], ["a", "(other)"]),
     ],
 )
-def test_categories_by_hand(
-    dataset: Dataset, level: str, min_items: int, table: list[int], names: list[str]
-) -> None:
+def test_categories_by_hand(dataset: Dataset, level: str, min_items: int, table: list[int], names: list[str]) -> None:
     semantics = semantics_from_categories(dataset, level=level, min_items=min_items)  # type: ignore[arg-type]
     assert semantics.table.tolist() == table
     assert semantics.table.dtype == np.int64
@@ -128,9 +126,7 @@ def test_number_of_items_settles_what_the_first_row_is() -> None:
 
 def test_clusters_are_the_same_for_the_same_seed() -> None:
     features = np.random.default_rng(0).normal(size=(301, 5))
-    first, second, other = (
-        semantics_from_features(features, 20, seed=seed, num_items=300) for seed in (1, 1, 2)
-    )
+    first, second, other = (semantics_from_features(features, 20, seed=seed, num_items=300) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first.table, second.table)
     assert not np.array_equal(first.table, other.table)
 
@@ -187,9 +183,7 @@ def test_text_of_the_synthetic_world_clusters_into_what_was_planted() -> None:
 
 def test_no_text() -> None:
     for items in (None, {"item_id": [1], "title": ["  "]}, {"item_id": [1], "categories": ["!?"]}):
-        with pytest.raises(
-            ValueError, match="text_features: expected items with a title or categories, got none"
-        ):
+        with pytest.raises(ValueError, match="text_features: expected items with a title or categories, got none"):
             text_features(load_dataset(([1], [1]), items=items), seed=0)
     with pytest.raises(ValueError, match="expected dim >= 1, got 0"):
         text_features(load_dataset(([1], [1])), dim=0, seed=0)
@@ -206,9 +200,7 @@ def test_no_text() -> None:
         (np.array([0]), 3, None, TypeError),
     ],
 )
-def test_semantics_out_of_range(
-    table: np.ndarray, count: int, names: list[str] | None, error: type[Exception]
-) -> None:
+def test_semantics_out_of_range(table: np.ndarray, count: int, names: list[str] | None, error: type[Exception]) -> None:
     with pytest.raises(error, match="Semantics: expected"):
         Semantics(table, count, "test", names)
 

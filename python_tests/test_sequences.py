@@ -14,9 +14,7 @@ def dataset() -> Dataset:
 
 
 def rows(*pairs: tuple[int, int]) -> Rows:
-    return Rows(
-        np.array([u for u, _ in pairs], dtype=np.int64), np.array([p for _, p in pairs], dtype=np.int64)
-    )
+    return Rows(np.array([u for u, _ in pairs], dtype=np.int64), np.array([p for _, p in pairs], dtype=np.int64))
 
 
 def test_by_hand(dataset: Dataset) -> None:

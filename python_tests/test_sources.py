@@ -1,4 +1,4 @@
-"""Data sets that come with a package: found without importing it, read with titles and genres."""
+"""Datasets that come with a package: found without importing it, read with titles and genres."""
 
 from __future__ import annotations
 
@@ -62,14 +62,11 @@ def test_a_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ValueError, match="movielens-100k") as caught:
         movielens_100k()
     assert str(caught.value) == (
-        "movielens-100k: expected the package recbole 1.2.1 "
-        "(pip install --no-deps recbole==1.2.1), found none"
+        "movielens-100k: expected the package recbole 1.2.1 (pip install --no-deps recbole==1.2.1), found none"
     )
 
 
 def test_missing_files(package: Path, tmp_path: Path) -> None:
     (package / "ml-100k.item").unlink()
-    with pytest.raises(
-        ValueError, match=r"expected ml-100k\.inter and ml-100k\.item in .*, got no ml-100k\.item"
-    ):
+    with pytest.raises(ValueError, match=r"expected ml-100k\.inter and ml-100k\.item in .*, got no ml-100k\.item"):
         movielens_100k()

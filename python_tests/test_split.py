@@ -14,9 +14,7 @@ def make(lengths: list[int], seed: int = 0, times: bool = True) -> Dataset:
     rng = np.random.default_rng(seed)
     users = np.repeat(np.arange(len(lengths)), lengths)
     items = rng.integers(1, 30, users.size)
-    return load_dataset(
-        (users, items, rng.permutation(10 * users.size)[: users.size]) if times else (users, items)
-    )
+    return load_dataset((users, items, rng.permutation(10 * users.size)[: users.size]) if times else (users, items))
 
 
 def check_never_leaks(dataset: Dataset, split: Split) -> None:
@@ -36,9 +34,7 @@ def check_never_leaks(dataset: Dataset, split: Split) -> None:
     # Every position of the training part but a user's first is a row.
     in_train = np.concatenate([np.arange(a + 1, b) for a, b in zip(starts, split.train_end, strict=True)])
     np.testing.assert_array_equal(np.sort(split.train.positions), in_train)
-    seen = set(
-        dataset.items[np.concatenate([np.arange(a, b) for a, b in zip(starts, split.train_end, strict=True)])]
-    )
+    seen = set(dataset.items[np.concatenate([np.arange(a, b) for a, b in zip(starts, split.train_end, strict=True)])])
     assert split.report["items_in_train"] == len(seen)
     for name in ("valid", "test"):
         rows = getattr(split, name)
@@ -110,13 +106,9 @@ def test_positions_as_timestamps_are_reported() -> None:
 
 
 def test_splits_that_leave_nothing() -> None:
-    with pytest.raises(
-        ValueError, match=r"leave_one_out: expected validation rows, got none from .*longest history 2"
-    ):
+    with pytest.raises(ValueError, match=r"leave_one_out: expected validation rows, got none from .*longest history 2"):
         leave_one_out(make([2, 2, 2]))
-    with pytest.raises(
-        ValueError, match=r"leave_one_out: expected training rows, got none .*longest history 3"
-    ):
+    with pytest.raises(ValueError, match=r"leave_one_out: expected training rows, got none .*longest history 3"):
         leave_one_out(make([3, 3]))
     dataset = load_dataset(([0, 0, 0, 0], [1, 2, 3, 4], [5, 5, 5, 5]))
     with pytest.raises(ValueError, match="global_time: expected training rows, got none"):
@@ -127,7 +119,7 @@ def test_splits_that_leave_nothing() -> None:
 
 
 def test_global_time_refuses_what_it_cannot_split() -> None:
-    with pytest.raises(ValueError, match="global_time: expected a data set with timestamps, got one without"):
+    with pytest.raises(ValueError, match="global_time: expected a dataset with timestamps, got one without"):
         global_time(make([5, 5], times=False))
     for shares in ((0.0, 0.1), (0.1, 0.0), (0.5, 0.5), (-0.1, 0.1), (float("nan"), 0.1)):
         with pytest.raises(ValueError, match=r"expected shares in \(0, 1\) with a sum below 1"):

@@ -68,9 +68,7 @@ def test_same_seed_same_world() -> None:
     np.testing.assert_array_equal(first.timestamps, second.timestamps)
 
 
-@pytest.mark.parametrize(
-    ("predictability", "drift"), [(1.0, 0.0), (0.7, 0.0), (0.8, 0.3), (0.0, 0.0), (1.0, 1.0)]
-)
+@pytest.mark.parametrize(("predictability", "drift"), [(1.0, 0.0), (0.7, 0.0), (0.8, 0.3), (0.0, 0.0), (1.0, 1.0)])
 def test_neighbours_follow_the_rule_as_often_as_planted(predictability: float, drift: float) -> None:
     dataset, truth = synthetic_dataset(4000, 50, 5, predictability=predictability, drift=drift, seed=3)
     before, after = next_semantics(dataset, truth)
@@ -81,9 +79,7 @@ def test_neighbours_follow_the_rule_as_often_as_planted(predictability: float, d
     np.testing.assert_allclose(within, 1 / 50, rtol=0.2)
 
 
-@pytest.mark.parametrize(
-    ("predictability", "drift"), [(1.0, 0.0), (0.8, 0.1), (0.5, 1.0), (0.0, 0.5), (1.0, 0.99)]
-)
+@pytest.mark.parametrize(("predictability", "drift"), [(1.0, 0.0), (0.8, 0.1), (0.5, 1.0), (0.0, 0.5), (1.0, 0.99)])
 def test_probabilities_are_the_frequencies(predictability: float, drift: float) -> None:
     dataset, truth = synthetic_dataset(
         5000, 7, 3, predictability=predictability, drift=drift, seed=1, min_length=40, max_length=40

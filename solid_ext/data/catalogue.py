@@ -17,9 +17,10 @@ from solid_ext.data.interactions import normalise_ids
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """V items: item v = 1 .. V is row v - 1 of `table`, whose column item_id holds the raw ids.
+    """V items: item v in 1..V is row v - 1 of `table`.
 
-    table: [V] rows; a column `title`, where there is one, names the items.
+    Attributes:
+        table: `[V]` rows; column `item_id` holds the raw ids, `title`, where there is one, names the items.
     """
 
     table: pl.DataFrame
@@ -30,23 +31,40 @@ class Catalogue:
         return self.table.height
 
     def item_index(self, raw_ids: Any) -> np.ndarray:
-        """Return the item ids of raw ids: [n] int64, 0 for an unknown one.
+        """Return the item ids of raw ids.
 
-        raw_ids: [n] of any type that ids may have. They are compared as text, so that "42", as a command line
-        or JSON gives it, finds the item stored as 42, and the other way round.
+        Ids are compared as text, so that "42", as a command line or JSON gives it, finds the item stored as
+        42, and the other way round.
+
+        Args:
+            raw_ids: `[n]` of any type that ids may have.
+
+        Returns:
+            `[n] int64`, 0 for an unknown id.
+
+        Raises:
+            TypeError: values that cannot be ids.
         """
         asked = normalise_ids("item_index", raw_ids).cast(pl.String).alias("text").to_frame()
         found = asked.join(self._numbers_by_text, on="text", how="left", maintain_order="left")
         return found["item"].fill_null(0).to_numpy().astype(np.int64)
 
     def raw_items(self, items: Sequence[int] | np.ndarray) -> list[Any]:
-        """Return the raw ids of item ids 1 .. V. Errors: ValueError for ids out of range."""
+        """Return the raw ids of items `[n]` in 1..V.
+
+        Raises:
+            ValueError: items out of range.
+        """
         return self.table["item_id"].gather(self._rows("raw_items", items)).to_list()
 
     def titles(self, items: Sequence[int] | np.ndarray) -> list[str]:
         """Return the title of every item, or its raw id as text where there is none.
 
-        items: [n] ids 1..V. Errors: ValueError for ids out of range.
+        Args:
+            items: `[n]` ids in 1..V.
+
+        Raises:
+            ValueError: items out of range.
         """
         return self._titles.gather(self._rows("titles", items)).to_list()
 
@@ -56,7 +74,11 @@ class Catalogue:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Catalogue:
-        """Read what `save` wrote. Errors: ValueError for a file that is missing or no such table."""
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: a file that is missing or holds no such table.
+        """
         try:
             table = pl.read_parquet(Path(path))
         except (OSError, pl.exceptions.PolarsError) as error:

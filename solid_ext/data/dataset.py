@@ -1,4 +1,4 @@
-"""The canonical data set: flat arrays of interactions, raw ids both ways, metadata, and what was dropped."""
+"""The canonical dataset: flat arrays of interactions, raw ids both ways, metadata, and what was dropped."""
 
 from __future__ import annotations
 
@@ -27,14 +27,20 @@ TABLE_SUFFIXES = (".tsv.gz", ".tsv", ".csv.gz", ".csv", ".txt.gz", ".txt", ".par
 class Dataset:
     """Interactions of U users with V items, each user's oldest first, held flat.
 
-    name: what results and reports call the data.
-    offsets: [U + 1] int64; user u's interactions are items[offsets[u]:offsets[u + 1]].
-    items: [N] int32, ids 1..V; 0 is padding and never occurs here.
-    timestamps: [N] int64, not decreasing within a user, or None.
-    user_ids, item_ids: raw ids [U] and [V]; item v is item_ids[v - 1].
-    item_table: [V] rows in item order, column item_id and the metadata there is (title, categories "a|b|c").
-    report: what was read and which rule touched how many rows.
-    Errors: TypeError or ValueError when the parts do not fit together.
+    Attributes:
+        name: what results and reports call the data.
+        offsets: `[U + 1] int64`; user u's interactions are `items[offsets[u]:offsets[u + 1]]`.
+        items: `[N] int32`, ids 1..V; 0 is padding and never occurs here.
+        timestamps: `[N] int64`, not decreasing within a user, or None.
+        user_ids: raw ids `[U]`.
+        item_ids: raw ids `[V]`; item v is `item_ids[v - 1]`.
+        item_table: `[V]` rows in item order: column `item_id` and the metadata there is (`title`,
+            `categories` "a|b|c").
+        report: what was read and which rule touched how many rows.
+
+    Raises:
+        TypeError: arrays of another dtype or number of dimensions.
+        ValueError: parts that do not fit together.
     """
 
     name: str
@@ -120,8 +126,14 @@ class Dataset:
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write the canonical folder (three Parquet tables and metadata.json) and return its path.
 
-        It is written beside its place and renamed. Errors: ValueError when the folder exists; overwrite=True
-        replaces it if it is a dataset folder.
+        It is written beside its place and renamed, so that it is never there by half.
+
+        Args:
+            folder: to make, with its parents.
+            overwrite: replace the folder if it exists and is a dataset folder.
+
+        Raises:
+            ValueError: the folder exists (and holds something else), or cannot be written.
         """
         columns: dict[str, np.ndarray] = {
             "user": np.repeat(np.arange(self.num_users, dtype=np.int64), np.diff(self.offsets)),
@@ -150,8 +162,9 @@ class Dataset:
     def load(cls, folder: str | os.PathLike[str]) -> Dataset:
         """Read a folder that `save` wrote.
 
-        Errors: ValueError for missing or unreadable files, another format version, or contents that do not
-        match the stored fingerprint.
+        Raises:
+            ValueError: missing or unreadable files, another format version, or contents that do not match the
+                stored fingerprint.
         """
         path = Path(folder)
         tables, metadata = read_folder(path, ("interactions", "users", "items"))
@@ -189,13 +202,18 @@ def load_dataset(
 ) -> Dataset:
     """Make a `Dataset` of interactions in any form, by the rules of `solid_ext.data.prepare`, each counted.
 
-    source: canonical folder (`Dataset.save`), a folder with `interactions.tsv.gz` (or .tsv, .csv, .txt,
-        .parquet, .gz) and perhaps `items.*` beside it, or whatever `read_interactions` takes: file, frame,
-        arrays.
-    items: metadata table (path, frame or mapping) whose id column is called as in the interactions.
-    name: of the data set; default: that of the folder or file, else "interactions".
-    user, item, timestamp: names of the columns, see `read_interactions`.
-    Errors: ValueError, TypeError, each saying what was expected and what was got.
+    Args:
+        source: a canonical folder (`Dataset.save`), a folder with `interactions.tsv.gz` (or .tsv, .csv, .txt,
+            .parquet) and perhaps `items.*` beside it, or what `read_interactions` takes: file, frame, arrays.
+        items: metadata (path, frame or mapping) whose id column is called as in the interactions.
+        name: of the dataset; by default that of the folder or file, else "interactions".
+        user: name of the column of users.
+        item: name of the column of items.
+        timestamp: name of the column of times, see `read_interactions`.
+
+    Raises:
+        ValueError: contents that cannot be read, or nothing to read.
+        TypeError: a source, an id or a time of a kind that cannot be one.
     """
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)

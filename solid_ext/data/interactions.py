@@ -9,25 +9,34 @@ import polars as pl
 from solid_ext.data.tables import as_series, read_table
 
 NAME = "interactions"
+ISO_DATE = r"^\d{4}-\d{2}-\d{2}"
 
 
 def read_interactions(
     source: Any, *, user: str = "user_id", item: str = "item_id", timestamp: str | None = "timestamp"
 ) -> pl.DataFrame:
-    """Read interactions and return the canonical columns `user_id`, `item_id` and, where there is one,
-    `timestamp`.
+    """Read interactions in any form into the canonical columns.
 
     The rows keep the order of the source, and nothing is dropped: what is missing is null. Ids are int64 or
     text; mixed ids, and every other type, are read as text. Timestamps are int64, float64, date or datetime
     (UTC); NaN and infinite ones are null, text must hold numbers or ISO dates.
 
-    source: path (.tsv, .csv, .txt, .parquet, also .gz; the separator is found from the header), polars or
-        pandas frame, mapping of column name to array, or tuple (users, items) or (users, items, timestamps)
-        of arrays [N].
-    user, item, timestamp: names of the columns in the source. Without a column called "timestamp" the result
-        has none either; any other name given must be there; None reads no timestamps.
-    Errors: ValueError for content (missing path or columns, empty, unreadable, ragged, arrays of different
-    lengths), TypeError for a kind of source or value that cannot be an id or a time.
+    Args:
+        source: path (.tsv, .csv, .txt, .parquet, also .gz; the separator is found from the header), polars or
+            pandas frame, mapping of column name to array, or a tuple of arrays `[N]`: (users, items) or
+            (users, items, timestamps).
+        user: name of the column of users in the source.
+        item: name of the column of items.
+        timestamp: name of the column of times. Without one called "timestamp" the result has none either;
+            any other name must be there; None reads no times.
+
+    Returns:
+        `[N]` rows with columns `user_id`, `item_id` and, where there are times, `timestamp`.
+
+    Raises:
+        ValueError: contents: a missing path or column, an empty, unreadable or ragged file, arrays of
+            different lengths.
+        TypeError: a source, an id or a time of a kind that cannot be one.
     """
     if isinstance(source, tuple):
         if len(source) not in (2, 3):
@@ -37,12 +46,9 @@ def read_interactions(
     named = [user, item] if timestamp is None else [user, item, timestamp]
     if len(set(named)) < len(named):
         raise ValueError(f"{NAME}: expected different columns for user, item and timestamp, got {', '.join(named)}")
-    wanted = [user, item] + ([timestamp] if timestamp not in (None, "timestamp") else [])
-    ids_only = [user, item]
-    frame = read_table(source, name=NAME, required=ids_only, optional=named)
-    missing = [column for column in wanted if column not in frame.columns]
-    if missing:
-        raise ValueError(f"{NAME}: expected a timestamp column {missing[0]}, got none of that name")
+    frame = read_table(source, name=NAME, required=[user, item], optional=named)
+    if timestamp not in (None, "timestamp", *frame.columns):
+        raise ValueError(f"{NAME}: expected a timestamp column {timestamp}, got none of that name")
     columns = [
         normalise_ids(f"{NAME}: column {user}", frame[user]).alias("user_id"),
         normalise_ids(f"{NAME}: column {item}", frame[item]).alias("item_id"),
@@ -55,10 +61,12 @@ def read_interactions(
 
 
 def normalise_ids(name: str, values: Any) -> pl.Series:
-    """Return raw ids as int64 or text with null for missing (null, NaN, empty text).
+    """Return raw ids as int64 or text, with null for missing ones (null, NaN, empty text).
 
-    Whole floats become integers, as pandas turns an integer column with gaps into floats. Errors: TypeError
-    for values that cannot be ids.
+    Whole floats become integers, as pandas turns an integer column with gaps into floats.
+
+    Raises:
+        TypeError: values that cannot be ids.
     """
     series = as_series(name, values)
     dtype = series.dtype
@@ -71,9 +79,8 @@ def normalise_ids(name: str, values: Any) -> pl.Series:
         whole = series.is_finite() & (series == series.floor()) & (series.abs() < 2.0**63)
         return series.cast(pl.Int64 if whole.all() else pl.String)
     if dtype.is_integer():
-        return series.cast(
-            pl.Int64 if series.cast(pl.Int64, strict=False).is_not_null().sum() == series.count() else pl.String
-        )
+        fits = series.cast(pl.Int64, strict=False).count() == series.count()
+        return series.cast(pl.Int64 if fits else pl.String)
     try:
         text = series.cast(pl.String)
     except pl.exceptions.PolarsError as error:
@@ -82,11 +89,13 @@ def normalise_ids(name: str, values: Any) -> pl.Series:
 
 
 def normalise_timestamps(name: str, values: Any) -> pl.Series:
-    """Return timestamps as int64, float64, date or datetime (UTC, no zone) with null for missing (null, NaN,
-    infinite).
+    """Return timestamps as int64, float64, date or datetime (UTC), with null for missing and infinite ones.
 
-    Whole floats become int64. Errors: TypeError for a dtype that is no time, ValueError for text that is no
-    time.
+    Whole floats become int64.
+
+    Raises:
+        TypeError: a dtype that is no time.
+        ValueError: text that is no time, or integers beyond 64 bits.
     """
     series = as_series(name, values)
     if series.dtype == pl.String:
@@ -95,7 +104,8 @@ def normalise_timestamps(name: str, values: Any) -> pl.Series:
     if dtype == pl.Null:
         return series.cast(pl.Int64)
     if isinstance(dtype, pl.Datetime):
-        return series if dtype.time_zone is None else series.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+        in_utc = series if dtype.time_zone is None else series.dt.convert_time_zone("UTC")
+        return in_utc.dt.replace_time_zone(None)
     if dtype == pl.Date:
         return series
     if dtype.is_integer():
@@ -117,17 +127,17 @@ def _as_int64(name: str, series: pl.Series) -> pl.Series:
 
 def _parse_times(name: str, series: pl.Series) -> pl.Series:
     text = series.str.strip_chars().replace("", None)
-    given = text.is_not_null()
-    parsed: pl.Series | None = None
     for dtype in (pl.Int64, pl.Float64):
-        parsed = text.cast(dtype, strict=False)
-        if (parsed.is_not_null() == given).all():
-            return parsed
+        numbers = text.cast(dtype, strict=False)
+        if numbers.null_count() == text.null_count():
+            return numbers
     try:
-        parsed = text.str.to_datetime(strict=False)
+        # Day and month of other forms would be a guess.
+        times = text.set(~text.str.contains(ISO_DATE), None).str.to_datetime(strict=False)
     except pl.exceptions.PolarsError:
-        parsed = text.cast(pl.Float64, strict=False)
-    wrong = (given & parsed.is_null()).arg_true()
-    if len(wrong) == 0:
-        return parsed
-    raise ValueError(f"{name}: expected numbers or ISO dates, got {text[wrong[0]]!r} in row {wrong[0] + 1:,}")
+        times = numbers
+    wrong = (text.is_not_null() & times.is_null()).arg_true()
+    if len(wrong):
+        row = wrong[0]
+        raise ValueError(f"{name}: expected numbers or ISO dates, got {text[row]!r} in row {row + 1:,}")
+    return times

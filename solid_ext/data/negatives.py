@@ -14,9 +14,13 @@ class NegativeSampler:
     of rank r (from 0) is therefore r + 1 + #{i : g_i <= r}: one binary search per draw instead of trying
     until it fits, so the cost does not depend on how much of the catalogue a user owns.
 
-    dataset: interactions of U users with V items.
-    known_end: [U] int64, flat end of what counts as a user's own items; default: the whole history.
-    Errors: ValueError or TypeError for known_end of another shape, dtype or outside the user's history.
+    Args:
+        dataset: interactions of U users with V items.
+        known_end: `[U] int64`, flat end of what counts as a user's own items; by default the whole history.
+
+    Raises:
+        TypeError: `known_end` of another shape or dtype.
+        ValueError: `known_end` outside a user's history.
     """
 
     def __init__(self, dataset: Dataset, known_end: np.ndarray | None = None) -> None:
@@ -31,7 +35,7 @@ class NegativeSampler:
         self._stride = np.int64(self.num_items + 1)
         users = np.repeat(np.arange(self.num_users, dtype=np.int64), ends - starts)
         own = np.arange(users.size, dtype=np.int64) < known_end[users]
-        # Sorted and thinned by hand: numpy's unique hashes, which took 15 s instead of 1 s for 8 million pairs.
+        # Sorted and thinned by hand: numpy's unique hashes first, 15 s instead of 1 s for 8 million pairs.
         pairs = np.sort(users[own] * self._stride + dataset.items[own])
         pairs = pairs[np.diff(pairs, prepend=-1) != 0]
         owner, item = np.divmod(pairs, self._stride)
@@ -42,11 +46,20 @@ class NegativeSampler:
         self._below = owner * self._stride + (item - 1 - nth)
 
     def sample(self, users: np.ndarray, count: int, rng: np.random.Generator, *, distinct: bool = False) -> np.ndarray:
-        """Return negatives [R, count] int64, uniform over the items that the row's user does not own.
+        """Draw negatives, uniform over the items that each row's user does not own.
 
-        users: [R] int64 user rows. count: per row. rng: the same state gives the same draws.
-        distinct: without replacement within a row; in uniformly random order.
-        Errors: ValueError for users out of range and for a user with fewer foreign items than a row needs.
+        Args:
+            users: `[R]` user rows.
+            count: negatives per row.
+            rng: the same state gives the same draws.
+            distinct: without replacement within a row, in uniformly random order.
+
+        Returns:
+            `[R, count] int64`.
+
+        Raises:
+            TypeError: users that are no row of integers, or another kind of generator.
+            ValueError: users out of range, or a user with fewer foreign items than a row needs.
         """
         users = np.asarray(users)
         if users.ndim != 1 or users.dtype.kind not in "iu":
@@ -81,7 +94,7 @@ class NegativeSampler:
 
 
 def _distinct_ranks(sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Return [R, count] different ranks in 0..sizes[r] - 1 per row, every subset and order equally likely.
+    """Draw `[R, count]` ranks in 0..sizes[r] - 1, all different in a row, every subset and order as likely.
 
     Floyd's sampling for all rows at once: step j draws from 0..sizes - count + j and takes the upper end
     where that is drawn already; no draw is repeated. The rows are shuffled because late steps favour high

@@ -42,8 +42,11 @@ def index_interactions(frame: pl.DataFrame) -> Indexed:
     * Timestamps become int64 (`timestamp_unit`): whole numbers as they are, dates in seconds since 1970
       (UTC); finer fractions in millionths of that.
 
-    frame: columns `user_id`, `item_id`, optionally `timestamp`, as `read_interactions` returns them.
-    Errors: ValueError when no row is left.
+    Args:
+        frame: columns `user_id`, `item_id`, optionally `timestamp`, as `read_interactions` returns them.
+
+    Raises:
+        ValueError: no row is left, or fractional times too large for 64 bits.
     """
     read = frame.height
     frame = frame.drop_nulls(["user_id", "item_id"])
@@ -88,7 +91,12 @@ def align_items(table: pl.DataFrame, item_ids: pl.Series) -> tuple[pl.DataFrame,
     (`metadata_duplicates`), and rows without an id are dropped (`metadata_without_ids`). Empty text is null;
     lists are joined by "|". Ids are compared as text where one side holds integers and the other text.
 
-    table: column `item_id` and any metadata. item_ids: [V]. Returns the table [V] and the counts.
+    Args:
+        table: column `item_id` and any metadata.
+        item_ids: `[V]`.
+
+    Returns:
+        The table of `[V]` rows, and the counts.
     """
     known = table.drop_nulls("item_id")
     single = known.unique("item_id", keep="first", maintain_order=True)

@@ -21,11 +21,18 @@ MINI_BATCH = 8192
 class Semantics:
     """One semantic per item.
 
-    table: [V + 1] int64, table[0] = 0 (padding), otherwise 1..C.
-    count: C. The last one, C, is the fallback for items without category or features and for items unseen in
-        use.
-    source: where the semantics come from. names: [C] names of semantics 1..C, or None.
-    report: number of items, of items in the fallback, and sizes of the other semantics.
+    Attributes:
+        table: `[V + 1] int64`; `table[0]` is 0 (padding), the others 1..C.
+        count: C. The last semantic, C, is the fallback for items without category or features, and for items
+            unseen in use.
+        source: where the semantics come from.
+        names: `[C]` names of semantics 1..C, or None.
+        report: number of items, of items in the fallback, and sizes of the other semantics.
+
+    Raises:
+        TypeError: a table of another dtype or number of dimensions.
+        ValueError: a table or names that do not fit C.
+
     Source: design, Module 1.
     """
 
@@ -62,9 +69,15 @@ def semantics_from_categories(
 ) -> Semantics:
     """Give every item the semantic of its category; semantics are numbered by sorted category name.
 
-    level: of categories "a|b|c", "all" takes the whole text, "first" a, "last" c.
-    min_items: categories with fewer items, and items without one, go to the fallback semantic, the last.
-    Errors: ValueError for a missing column, another level, or if every item would fall back.
+    Args:
+        dataset: with a table of items.
+        column: of that table, categories as text "a|b|c".
+        level: "all" takes the whole text, "first" a, "last" c.
+        min_items: categories with fewer items, and items without one, go to the fallback semantic, the last.
+
+    Raises:
+        ValueError: a missing column, another level, or every item would fall back.
+
     Source: design, Module 1.
     """
     if level not in ("all", "first", "last"):
@@ -103,11 +116,21 @@ def semantics_from_features(
 ) -> Semantics:
     """Cluster the items by k-means over their L2-normalised features.
 
-    features: [V + 1, F] with the padding row first, or [V, F], real. Without `num_items` a first row of zeros
-        is taken for padding. Rows of zeros, that is items without features, get the fallback semantic.
-    count: number of clusters; the result has count + 1 semantics, the last being the fallback.
-    seed: of the initial centres. source: what the features are, e.g. "id", "text", "id+text". num_items: V.
-    Errors: ValueError for another shape, NaN or infinite features, or fewer different rows than clusters.
+    Items without features, that is with a row of zeros, get the fallback semantic.
+
+    Args:
+        features: `[V + 1, F]` with the padding row first, or `[V, F]`, real. Without `num_items` a first row
+            of zeros is taken for padding.
+        count: number of clusters; the result has count + 1 semantics, the last being the fallback.
+        seed: of the initial centres.
+        source: what the features are: "id", "text", "id+text", ...
+        num_items: V.
+
+    Raises:
+        TypeError: features that are no matrix of real numbers.
+        ValueError: another number of rows than V or V + 1, NaN or infinite features, or fewer different rows
+            than clusters.
+
     Source: design, Module 1.
     """
     rows = _item_rows(features, num_items)
@@ -131,9 +154,15 @@ def semantics_from_features(
 def concatenate_features(*parts: np.ndarray) -> np.ndarray:
     """Join feature matrices of the same items side by side, each row of each part L2-normalised before.
 
-    parts: each [V + 1, F_i] or each [V, F_i]; a row of zeros (no such feature) stays zero.
-    Returns [V + 1, sum F_i] (or [V, ...]) float64. Errors: ValueError for no parts or different numbers of
-    rows.
+    Args:
+        parts: each `[V + 1, F_i]` or each `[V, F_i]`; a row of zeros (no such feature) stays zero.
+
+    Returns:
+        `[V + 1, sum F_i]` (or `[V, ...]`) float64.
+
+    Raises:
+        ValueError: no parts, or different numbers of rows.
+
     Source: design, Module 1.
     """
     if not parts or any(part.ndim != 2 for part in parts) or len({part.shape[0] for part in parts}) != 1:
@@ -145,12 +174,22 @@ def concatenate_features(*parts: np.ndarray) -> np.ndarray:
 def text_features(dataset: Dataset, *, dim: int = 64, seed: int) -> np.ndarray:
     """Return features of title and categories: TF-IDF of the words, projected by a truncated SVD.
 
-    dim: number of columns; where the texts have fewer words or items than that, the last columns are zero.
-    seed: of the randomised SVD. Returns [V + 1, dim] float32; row 0 and items without words are zero.
-    Errors: ValueError if no item has a word. Source: design, Module 1.
+    Args:
+        dataset: with a table of items.
+        dim: number of columns; where the texts have fewer words or items than that, the last ones are zero.
+        seed: of the randomised SVD.
+
+    Returns:
+        `[V + 1, dim] float32`; row 0 and the rows of items without words are zero.
+
+    Raises:
+        ValueError: no item has a word.
+
+    Source: design, Module 1.
     """
-    from sklearn.decomposition import TruncatedSVD  # a second to import: only who clusters pays for it
+    # Imported here because it takes a second, which only who clusters should wait for.
     from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.utils.extmath import randomized_svd
 
     if dim < 1:
         raise ValueError(f"text_features: expected dim >= 1, got {dim}")
@@ -168,8 +207,8 @@ def text_features(dataset: Dataset, *, dim: int = 64, seed: int) -> np.ndarray:
     )
     features = np.zeros((dataset.num_items + 1, dim), dtype=np.float32)
     rank = min(dim, *weights.shape)
-    projected = TruncatedSVD(rank, random_state=seed).fit_transform(weights)
-    features[1 + np.flatnonzero(has_words), :rank] = projected
+    left, scale, _ = randomized_svd(weights, rank, random_state=seed)
+    features[1 + np.flatnonzero(has_words), :rank] = left * scale
     return features
 
 

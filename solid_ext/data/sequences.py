@@ -14,8 +14,16 @@ def gather_sequences(dataset: Dataset, rows: Rows, length: int) -> np.ndarray:
     sequence[r, j] = items[p - n + j] for j < n, else 0, with p the position and n = min(L, p - start of the
     user). A position at the end of a user's history asks for what comes after all of it.
 
-    rows: R rows. length: L >= 1. Returns [R, L] int64.
-    Errors: ValueError for a length below 1, users out of range, or positions outside their user's history.
+    Args:
+        dataset: the interactions.
+        rows: `R` of them.
+        length: `L`, at least 1.
+
+    Returns:
+        `[R, L] int64`.
+
+    Raises:
+        ValueError: a length below 1, users out of range, or positions outside their user's history.
     """
     if length < 1:
         raise ValueError(f"gather_sequences: expected length >= 1, got {length}")

@@ -1,4 +1,4 @@
-"""Real data sets that come with an installed package."""
+"""Real datasets that come with an installed package."""
 
 from __future__ import annotations
 
@@ -30,8 +30,11 @@ def movielens_100k(folder: str | os.PathLike[str] | None = None) -> Dataset:
     downloaded. Titles have their year in brackets, genres are joined by "|". `MOVIELENS_100K_LICENCE` is the
     line to print.
 
-    folder: with ml-100k.inter and ml-100k.item, instead of those of the package.
-    Errors: ValueError naming the command to install the package if it is not there.
+    Args:
+        folder: with ml-100k.inter and ml-100k.item, instead of those of the package.
+
+    Raises:
+        ValueError: no such package (naming the command that installs it) or no such files.
     """
     found = _recbole_folder() if folder is None else Path(folder)
     ratings = found / "ml-100k.inter"
@@ -42,7 +45,7 @@ def movielens_100k(folder: str | os.PathLike[str] | None = None) -> Dataset:
             f"movielens-100k: expected ml-100k.inter and ml-100k.item in {str(found)!r}, got no {missing[0]}"
         )
     columns = ("movie_title:token_seq", "release_year:token", "class:token_seq")
-    title, year, genres = (pl.col(column) for column in columns)
+    title, year, genres = (pl.col(column).cast(pl.String) for column in columns)
     lacks_year = year.str.contains(YEAR) & ~title.str.contains(ENDS_WITH_YEAR)
     table = read_table(films, name="movielens-100k", required=(ITEM, *columns)).select(
         ITEM,

@@ -15,7 +15,9 @@ MIN_HELD_OUT = 3  # one interaction for test, one for validation, and at least o
 class Rows:
     """Prediction rows: predict items[positions[r]] from the items before it in the same user's history.
 
-    users: [R] int64 user rows. positions: [R] int64, flat index into `Dataset.items`.
+    Attributes:
+        users: `[R] int64` user rows.
+        positions: `[R] int64`, flat index into `Dataset.items`.
     """
 
     users: np.ndarray
@@ -42,10 +44,14 @@ class Rows:
 class Split:
     """Rows to train, validate and test on.
 
-    name: of the rule. train, valid, test: rows. train_end: [U] int64, flat end of each user's training part:
-    what lies at or behind it must not be used in training, neither as target nor as history nor for
-    statistics of items.
-    report: counts of rows, users and of what could not be used.
+    Attributes:
+        name: of the rule.
+        train: rows to train on.
+        valid: rows to validate on.
+        test: rows to test on.
+        train_end: `[U] int64`, flat end of each user's training part. What lies at or behind it must not be
+            used in training, neither as target nor as history nor for statistics of items.
+        report: counts of rows, users and of what could not be used.
     """
 
     name: str
@@ -60,7 +66,11 @@ def leave_one_out(dataset: Dataset) -> Split:
     """Hold out the last interaction of every user for test and the one before it for validation.
 
     Users with fewer than 3 interactions are trained on only (`users_too_short`). Every other position with at
-    least one item before it is a training row. Errors: ValueError if no training or no test row is left.
+    least one item before it is a training row.
+
+    Raises:
+        ValueError: no training or no test row is left.
+
     Source: design, Evaluation.
     """
     starts, ends = dataset.offsets[:-1], dataset.offsets[1:]
@@ -78,8 +88,7 @@ def leave_one_out(dataset: Dataset) -> Split:
 
 
 def global_time(dataset: Dataset, valid: float = 0.1, test: float = 0.1) -> Split:
-    """Cut all interactions at two moments: train before the first, validate up to the second, test from there
-    on.
+    """Cut all interactions at two moments: train before both, validate between them, test from the second.
 
     With times t sorted, T_test = t[N - round(N test)] and T_valid = t[N - round(N test) - round(N valid)]:
     training has t < T_valid, validation T_valid <= t < T_test, test t >= T_test. A cut never falls between
@@ -87,13 +96,18 @@ def global_time(dataset: Dataset, valid: float = 0.1, test: float = 0.1) -> Spli
     window that have one before them in the user's history (`valid_without_history`, `test_without_history`
     count the others); that history may reach into the window, as it would in use.
 
-    valid, test: shares of the interactions, in (0, 1) with a sum below 1.
-    Errors: ValueError without timestamps, for other shares, or if training, validation or test is left
-    without rows.
+    Args:
+        dataset: with timestamps.
+        valid: share of the interactions to validate on, in (0, 1).
+        test: share to test on, in (0, 1), `valid + test` below 1.
+
+    Raises:
+        ValueError: no timestamps, other shares, or training, validation or test is left without rows.
+
     Source: design, Evaluation.
     """
     if dataset.timestamps is None:
-        raise ValueError("global_time: expected a data set with timestamps, got one without")
+        raise ValueError("global_time: expected a dataset with timestamps, got one without")
     if not (0.0 < valid < 1.0 and 0.0 < test < 1.0 and valid + test < 1.0):
         raise ValueError(f"global_time: expected shares in (0, 1) with a sum below 1, got {valid} and {test}")
     times, count = dataset.timestamps, dataset.num_interactions
@@ -126,8 +140,7 @@ def _user_of_position(dataset: Dataset) -> np.ndarray:
 
 
 def _are_positions(dataset: Dataset, users: np.ndarray) -> bool:
-    """Whether the times are 1, 2, 3 ... within every user: an order, which no moment cuts for all users at
-    once."""
+    """Whether the times are 1, 2, 3 ... within every user: no moment cuts such an order for all at once."""
     positions = np.arange(1, users.size + 1) - dataset.offsets[users]
     return dataset.timestamps is not None and np.array_equal(dataset.timestamps, positions)
 

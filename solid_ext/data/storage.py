@@ -1,5 +1,4 @@
-"""A folder of Parquet tables with a JSON description: written beside its place and renamed, so never
-half-written."""
+"""A folder of Parquet tables with a JSON description, which is either there as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -22,8 +21,11 @@ def write_folder(
 ) -> None:
     """Write `<name>.parquet` for every table and `metadata.json`, all or nothing.
 
-    An existing folder is refused; with overwrite=True it is replaced if it is such a folder itself, and
-    nothing else is ever deleted. Errors: ValueError for what exists already or cannot be written.
+    The folder is written beside its place and renamed. An existing one is refused; with `overwrite` it is
+    replaced if it is such a folder itself, and nothing else is ever deleted.
+
+    Raises:
+        ValueError: a folder that exists, or cannot be written.
     """
     if folder.exists() and not overwrite:
         raise ValueError(
@@ -45,12 +47,12 @@ def write_folder(
             folder.rename(old)
         fresh.rename(folder)
     except (OSError, pl.exceptions.PolarsError) as error:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
         raise ValueError(
             f"Dataset.save: expected a folder that can be written, got {str(folder)!r} ({error})"
         ) from error
     finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
@@ -58,7 +60,8 @@ def write_folder(
 def read_folder(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, pl.DataFrame], dict[str, Any]]:
     """Read the tables and the description of a folder that `write_folder` wrote.
 
-    Errors: ValueError for a missing or unreadable file, another format or another format version.
+    Raises:
+        ValueError: a missing or unreadable file, another format or another format version.
     """
     if not folder.is_dir():
         raise ValueError(f"Dataset.load: expected a dataset folder, got {str(folder)!r}, which is not a folder")

@@ -23,9 +23,13 @@ class SyntheticTruth:
     semantic c, p = predictability and f = drift:
         P(v | s) = p [(1 - f) 1{sem(v) = successor(s)} / n_sem(v) + f / (C n_sem(v))] + (1 - p) / V.
 
-    semantics: [V + 1] int64, 0 for padding, else 1..C. successor: [C + 1] int64, one cycle through all
-        semantics.
-    names: [C] names of the semantics, as the categories of the items have them.
+    Attributes:
+        semantics: `[V + 1] int64`, 0 for padding, else 1..C.
+        successor: `[C + 1] int64`, one cycle through all semantics.
+        names: `[C]` names of the semantics, as the categories of the items have them.
+        predictability: p.
+        drift: f.
+        order: `[V + 1] float64` in [0, 1), all different: how the oracle orders equally likely items.
     """
 
     semantics: np.ndarray
@@ -33,20 +37,30 @@ class SyntheticTruth:
     names: list[str]
     predictability: float
     drift: float
-    order: np.ndarray  # [V + 1] float64 in [0, 1), all different: how the oracle orders equally likely items
+    order: np.ndarray
 
     def probabilities(self, sequences: np.ndarray) -> np.ndarray:
-        """P(next item | sequence): [B, L] right-padded int -> [B, V + 1] float64, 0 for padding.
+        """P(next item | sequence); of a sequence of padding alone every item is as likely.
 
-        A sequence of padding alone has a uniform next item.
+        Args:
+            sequences: `[B, L]` integers, right-padded.
+
+        Returns:
+            `[B, V + 1] float64`, 0 for padding.
         """
         semantic, column = self._by_semantic(self._last_semantic(sequences))
         return semantic[column][:, self.semantics]
 
     def oracle_scores(self, sequences: np.ndarray) -> np.ndarray:
-        """Scores of the best possible model: [B, L] right-padded int -> [B, V + 1] float64, -inf for padding.
+        """Scores of the best possible model.
 
         They rank by probability, and equally likely items in a fixed random order, so that no score ties.
+
+        Args:
+            sequences: `[B, L]` integers, right-padded.
+
+        Returns:
+            `[B, V + 1] float64`, -inf for padding.
         """
         semantic, column = self._by_semantic(self._last_semantic(sequences))
         scores = _dense_rank(semantic)[column][:, self.semantics] + self.order
@@ -57,7 +71,11 @@ class SyntheticTruth:
         """Expected hr@K, ndcg@K and mrr of the oracle in full ranking, given the sequences.
 
         With p_1 >= p_2 >= ... the sorted probabilities of the next item, HR@K = sum_{r <= K} p_r,
-        NDCG@K = sum_{r <= K} p_r / log2(r + 1), MRR = sum_r p_r / r, averaged over the sequences [B, L].
+        NDCG@K = sum_{r <= K} p_r / log2(r + 1), MRR = sum_r p_r / r, averaged over the sequences.
+
+        Args:
+            sequences: `[B, L]` integers, right-padded.
+            cutoffs: the K.
         """
         semantic, column = self._by_semantic(self._last_semantic(sequences))
         weights = np.bincount(column, minlength=semantic.shape[0]) / column.size
@@ -81,8 +99,7 @@ class SyntheticTruth:
         return self.semantics[np.take_along_axis(sequences, last[:, None], axis=1)[:, 0]]
 
     def _by_semantic(self, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return P(an item | last semantic) by the item's semantic, [S, C + 1] for the S different ones, and
-        [B] which."""
+        """P(an item | last semantic) by the item's semantic: `[S, C + 1]` for S last ones, and `[B]` which."""
         different, column = np.unique(last, return_inverse=True)
         count = self.successor.size - 1
         num_items = self.semantics.size - 1
@@ -109,20 +126,33 @@ def synthetic_dataset(
     max_length: int = 20,
     name: str = "synthetic",
 ) -> tuple[Dataset, SyntheticTruth]:
-    """Make a data set in which the last item's semantic decides the next one, and the truth about it.
+    """Make a dataset in which the last item's semantic decides the next one, and the truth about it.
 
     Items are spread evenly over C planted semantics, which one hidden cycle puts in order. At every step a
     user follows the rule with probability `predictability`: the next item is a random one of the successor of
     the last item's semantic or, with probability `drift`, of a random semantic, a new taste from which the
-    rule goes on. Otherwise it
-    is any item of the catalogue: at 0 nothing can be learned, at 1 without drift the next semantic is
-    certain. Item ids tell nothing about semantics; titles and categories do, and times are seconds since
-    1970.
+    rule goes on. Otherwise it is any item of the catalogue: at 0 nothing can be learned, at 1 without drift
+    the next semantic is certain. Item ids tell nothing about semantics; titles and categories do. Times are
+    seconds since 1970.
 
-    num_users, num_items >= num_semantics >= 2. predictability, drift: in [0, 1]. seed: of everything.
-    min_length, max_length: histories are uniformly between them, both at least 1.
-    Errors: ValueError for values out of range.
-    Source: design, Conventions 10 of the house.
+    Args:
+        num_users: U, at least 1.
+        num_items: V, at least C.
+        num_semantics: C, at least 2.
+        predictability: p in [0, 1].
+        drift: f in [0, 1].
+        seed: of everything.
+        min_length: shortest history, at least 1.
+        max_length: longest history; lengths are uniform between both.
+        name: of the dataset.
+
+    Returns:
+        The dataset, and what generated it.
+
+    Raises:
+        ValueError: values out of range.
+
+    Source: house, convention 10.
     """
     _check(num_users, num_items, num_semantics, predictability, drift, min_length, max_length)
     rng = np.random.default_rng(seed)

@@ -32,11 +32,18 @@ def read_table(
     file become int64 when every value is written exactly as an integer (so "007" stays text). Gzip and
     Parquet are recognised by their first bytes.
 
-    source: path, polars or pandas frame, or mapping of column name to one-dimensional array.
-    name: what the table is called in error messages.
-    required: columns that must be there. optional: further columns to keep where present; None keeps all.
-    Returns a frame with the columns in the order of the source.
-    Errors: ValueError for content, TypeError for a kind of source or array that cannot be read.
+    Args:
+        source: path, polars or pandas frame, or mapping of column name to one-dimensional array.
+        name: what the table is called in error messages.
+        required: columns that must be there.
+        optional: further columns to keep where present; None keeps all.
+
+    Returns:
+        A frame with the columns in the order of the source.
+
+    Raises:
+        ValueError: contents that cannot be read.
+        TypeError: a kind of source or array that cannot be read.
     """
     if isinstance(source, (str, os.PathLike)):
         return _read_file(Path(source), name, required, optional)
@@ -57,11 +64,11 @@ def read_table(
 
 
 def as_series(name: str, values: Any) -> pl.Series:
-    """Return one-dimensional values (polars, pandas, numpy, list) as a polars series; mixed objects become
-    text.
+    """Return one-dimensional values (polars, pandas, numpy, list) as a series; mixed ones become text.
 
-    Errors: ValueError for another number of dimensions, TypeError for values that are neither number, text
-    nor time.
+    Raises:
+        ValueError: another number of dimensions.
+        TypeError: values that are neither numbers, text nor times.
     """
     if isinstance(values, pl.Series):
         series = _from_objects(name, values.to_list()) if values.dtype == pl.Object else values
@@ -150,7 +157,7 @@ def _read_parquet(
     path: Path, data: bytes, name: str, required: Sequence[str], optional: Sequence[str] | None
 ) -> pl.DataFrame:
     try:
-        kept = _kept(list(pl.read_parquet_schema(data)), required, optional, f"{name} in {str(path)!r}")
+        kept = _kept(list(pl.read_parquet_schema(io.BytesIO(data))), required, optional, f"{name} in {str(path)!r}")
         return pl.read_parquet(data, columns=kept)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise ValueError(f"{name}: expected a readable Parquet file, got {str(path)!r} ({error})") from error
@@ -191,15 +198,16 @@ def _separator(header: str, required: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _header_fields(header: str, separator: str) -> list[str]:
-    return header.split(separator) if separator == "\t" else next(csv.reader([header], delimiter=separator), [])
+    if separator == "\t":
+        return header.split(separator)
+    return next(csv.reader([header], delimiter=separator), [])
 
 
 def _check_fields(data: bytes, separator: str, quoted: bool, expected: int, where: str) -> np.ndarray:
     """Refuse a text whose lines differ in their number of fields; return which lines are blank.
 
     polars fills short lines with nulls without a word, so the separators outside quotes are counted here,
-    block by block. Returns bool [number of lines], the header first; a line inside quotes is no line of its
-    own.
+    block by block. Returns `[lines] bool`, the header first; a line end inside quotes ends no line.
     """
     text = np.frombuffer(data, dtype=np.uint8)
     marks: list[np.ndarray] = []
@@ -230,9 +238,7 @@ def _check_fields(data: bytes, separator: str, quoted: bool, expected: int, wher
     if ragged.size:
         wrong = int(ragged[0])
         line = data.count(b"\n", 0, int(start[wrong])) + 1
-        raise ValueError(
-            f"{where}: expected {expected} fields in every line, got {fields[wrong]} in line {line:,}"
-        )
+        raise ValueError(f"{where}: expected {expected} fields in every line, got {fields[wrong]} in line {line:,}")
     return blank
 
 
