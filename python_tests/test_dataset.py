@@ -290,6 +290,24 @@ def test_a_failing_save_leaves_nothing_and_keeps_the_old(
         dataset.save(folder / "metadata.json" / "below")
 
 
+def test_an_overwrite_that_fails_at_the_last_step_gives_the_old_folder_back(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = dataset.save(tmp_path / "data")
+    rename = Path.rename
+
+    def fail_into_place(self: Path, target: Path) -> Path:
+        if ".new-" in self.name:
+            raise OSError("device gone")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_into_place)
+    with pytest.raises(ValueError, match="device gone"):
+        load_dataset(([1], [1])).save(folder, overwrite=True)
+    assert os.listdir(tmp_path) == ["data"]
+    assert Dataset.load(folder).fingerprint == dataset.fingerprint
+
+
 def test_damaged_folders(dataset: Dataset, tmp_path: Path) -> None:
     def damaged(name: str, **changes: object) -> Path:
         folder = dataset.save(tmp_path / name)

@@ -94,6 +94,7 @@ def test_mixed_and_unusual_ids_become_text() -> None:
     assert ids(pd.Series(["a", 1, None], dtype=object)) == ["a", "1", None]
     assert ids(["", "a", "b"]) == [None, "a", "b"]
     assert ids([1.0, float("nan"), 3.0]) == [1, None, 3]
+    assert ids(np.array([1.0, np.nan, 3.0])) == [1, None, 3]
     assert ids([1.5, 2.0, 3.0]) == ["1.5", "2.0", "3.0"]
     assert ids(np.array([2**63, 1, 2], dtype=np.uint64)) == ["9223372036854775808", "1", "2"]
     assert ids([None, None, None]) == [None, None, None]
@@ -158,6 +159,7 @@ HEADER = "user_id,item_id,timestamp\n"
         ("x.csv", HEADER + "1,2,3\n1,2\n", "expected 3 fields in every line, got 2 in line 3"),
         ("x.csv", HEADER + "1,2,3,4\n1,2\n", "expected 3 fields in every line, got 4 in line 2"),
         ("x.csv", HEADER + '1,"2,3\n', "expected every quote to be closed"),
+        ("x.csv", HEADER + "1,2,03/04/2020\n", "expected numbers or ISO dates, got '03/04/2020' in row 1"),
         ("x.csv", HEADER + "1,2,yesterday\n", "expected numbers or ISO dates, got 'yesterday' in row 1"),
         (
             "x.csv",

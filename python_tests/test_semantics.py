@@ -181,6 +181,14 @@ def test_text_of_the_synthetic_world_clusters_into_what_was_planted() -> None:
     assert purity(semantics.table[1:], truth.semantics[1:]) > 0.95
 
 
+@pytest.mark.parametrize("titles", [["same", "same"], ["a b", "b a"], ["one", ""]])
+def test_text_that_says_the_same_of_every_item(titles: list[str]) -> None:
+    items = {"item_id": [1, 2], "title": titles}
+    features = text_features(load_dataset(([1, 1], [1, 2]), items=items), dim=3, seed=0)
+    expected = [[0.0], [1.0], [1.0 if titles[1] else 0.0]]
+    np.testing.assert_allclose(np.abs(features), np.pad(expected, ((0, 0), (0, 2))), atol=1e-6)
+
+
 def test_no_text() -> None:
     for items in (None, {"item_id": [1], "title": ["  "]}, {"item_id": [1], "categories": ["!?"]}):
         with pytest.raises(ValueError, match="text_features: expected items with a title or categories, got none"):

@@ -56,6 +56,11 @@ def test_movielens_from_the_package(package: Path) -> None:
     assert movielens_100k(package).fingerprint == dataset.fingerprint
 
 
+def test_years_may_all_be_numbers(package: Path) -> None:
+    (package / "ml-100k.item").write_text(FILMS.split("\n")[0] + "\n1\t1984\t1956\tDrama\n")
+    assert movielens_100k().titles([1, 2]) == ["1984 (1956)", "2"]
+
+
 def test_a_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.delitem(sys.modules, "recbole", raising=False)
