@@ -175,12 +175,9 @@ def test_metadata_comes_into_item_order() -> None:
 
 
 def test_metadata_ids_may_be_of_another_type() -> None:
-    items = {"item_id": ["2", "x"], "title": ["two", "x"]}
-    assert load_dataset(([1, 1], [1, 2]), items=items).titles([1, 2]) == ["1", "two"]
-    assert load_dataset(([1, 1], ["1", "2"]), items={"item_id": [2], "title": ["two"]}).titles([1, 2]) == [
-        "1",
-        "two",
-    ]
+    text, numbers = {"item_id": ["2", "x"], "title": ["two", "x"]}, {"item_id": [2], "title": ["two"]}
+    assert load_dataset(([1, 1], [1, 2]), items=text).titles([1, 2]) == ["1", "two"]
+    assert load_dataset(([1, 1], ["2", "x"]), items=numbers).titles([1, 2]) == ["two", "x"]
 
 
 def test_metadata_with_its_own_names_and_defects(tmp_path: Path) -> None:

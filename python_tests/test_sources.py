@@ -11,7 +11,7 @@ from solid_ext.data import MOVIELENS_100K_LICENCE, movielens_100k
 
 RATINGS = (
     "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
-    "10\t3\t4\t881250949\n2\t1\t3\t891717742\n10\t1\t5\t881250900\n10\t2\t1\t881250949\n"
+    "10\t3\t4\t881250949\n2\t1\t3\t891717742\n10\t1\t5\t881250900\n10\t2\t1\t881250949\n2\t5\t1\t891717743\n"
 )
 FILMS = (
     "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
@@ -19,6 +19,7 @@ FILMS = (
     "2\tThe Great Giving (1995)\tV\tAnimation\n"
     "3\tunkonwn\tunkonwn\tunknown\n"
     "4\tNever rated\t1990\t\n"
+    "5\tTwice (1995)\t1995\tDrama\n"
 )
 
 
@@ -42,14 +43,20 @@ def test_movielens_from_the_package(package: Path) -> None:
     assert "recbole" not in sys.modules
     assert dataset.name == "movielens-100k"
     assert dataset.user_ids.to_list() == [2, 10]
-    assert dataset.items.tolist() == [1, 1, 3, 2]
+    assert dataset.items.tolist() == [1, 4, 1, 3, 2]
     assert dataset.timestamps is not None
-    assert dataset.timestamps.tolist() == [891717742, 881250900, 881250949, 881250949]
-    assert dataset.titles([1, 2, 3]) == ["Toy Story (1995)", "The Great Giving (1995)", "unkonwn"]
+    assert dataset.timestamps.tolist() == [891717742, 891717743, 881250900, 881250949, 881250949]
+    assert dataset.titles([1, 2, 3, 4]) == [
+        "Toy Story (1995)",
+        "The Great Giving (1995)",
+        "unkonwn",
+        "Twice (1995)",
+    ]
     assert dataset.item_table["categories"].to_list() == [
         "Animation|Children's|Comedy",
         "Animation",
         "unknown",
+        "Drama",
     ]
     assert dataset.report["metadata_never_interacted"] == 1
     assert dataset.report["licence"] == MOVIELENS_100K_LICENCE
