@@ -57,7 +57,7 @@ def test_what_cannot_be_read_gets_a_sentence(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="checkpoint: expected safetensors in"):
             load_checkpoint(tmp_path / f"{name}.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(ValueError, match="expected format version 1 in .*, got None"):
+    with pytest.raises(ValueError, match=r"expected format version 1 in .*, got None"):
         load_checkpoint(tmp_path / "foreign.safetensors")
 
 
@@ -71,5 +71,5 @@ def test_weights_that_do_not_fit_get_a_sentence(tmp_path: Path) -> None:
         load_model(model, {**good, "extra": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match=r"expected bias \[2\], got \[3\]"):
         load_model(model, {**good, "bias": torch.zeros(3)}, path)
-    with pytest.raises(ValueError, match="expected finite weights in .*, got NaN or infinity in bias"):
+    with pytest.raises(ValueError, match=r"expected finite weights in .*, got NaN or infinity in bias"):
         load_model(model, {**good, "bias": torch.tensor([0.0, torch.nan])}, path)

@@ -166,7 +166,7 @@ def fit_world(predictability: float) -> tuple[float, float, int]:
         learning_rate=0.01,
     )
     solid = SOLID(config).fit(dataset)
-    split = solid.split
+    split = solid.training.split
     ceiling = truth.ceiling(gather_sequences(dataset, split.test, 5))["hr@10"]
     return evaluate_full(solid.model, dataset, split.test).values["hr@10"], ceiling, dataset.num_items
 

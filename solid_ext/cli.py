@@ -10,13 +10,19 @@ from argparse import ArgumentParser
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from solid_ext.config import Config
+
+if TYPE_CHECKING:
+    from solid_ext import SOLID
+    from solid_ext import Dataset as Interactions
+    from solid_ext.run import Example
 
 console = Console(highlight=False)
 
@@ -195,12 +201,14 @@ class Doctor:
         console.print(table)
 
 
-def open_dataset(name: str):
+def open_dataset(name: str) -> Interactions:
     """A named dataset, or the dataset at a path."""
-    from solid_ext.data import load_dataset, movielens_100k, synthetic_dataset
+    from solid_ext.data import MOVIELENS_100K_LICENCE, load_dataset, movielens_100k, synthetic_dataset
 
     if name == "movielens-100k":
-        return movielens_100k()
+        dataset = movielens_100k()
+        console.print(MOVIELENS_100K_LICENCE, style="dim")
+        return dataset
     if name == "synthetic":
         return synthetic_dataset(2000, 500, 20, predictability=0.8, seed=0)[0]
     if not Path(name).exists():
@@ -208,14 +216,14 @@ def open_dataset(name: str):
     return load_dataset(Path(name))
 
 
-def load_run(folder: Path):
+def load_run(folder: Path) -> SOLID:
     """The model of a run's folder."""
     from solid_ext.solid import SOLID
 
     return SOLID.load(folder / "model")
 
 
-def describe(dataset) -> None:
+def describe(dataset: Interactions) -> None:
     """Print a dataset's size and what reading it met with."""
     console.print(
         f"[bold]{dataset.name}[/bold]: {dataset.num_users:,} users, {dataset.num_items:,} items, "
@@ -225,18 +233,20 @@ def describe(dataset) -> None:
         console.print(f"  {name}: {value}", style="dim")
 
 
-def show_examples(examples) -> None:
+def show_examples(examples: list[Example]) -> None:
     """Print what some users did last, what they did next and what is recommended."""
-    table = Table("user", "watched (latest last)", "recommended", "what came next", title="five users", show_lines=True)
+    table = Table("user", "watched, latest last", "recommended, best first", title="five users", show_lines=True)
     for example in examples:
         hit = any(entry.title == example.actual for entry in example.recommended)
-        table.add_row(
-            str(example.user),
-            "\n".join(example.watched),
-            "\n".join(entry.title for entry in example.recommended),
-            example.actual + (" [green](recommended)[/green]" if hit else ""),
-        )
+        watched = [_short(title) for title in example.watched]
+        recommended = [_short(entry.title) for entry in example.recommended]
+        came = f"[bold]came next: {_short(example.actual)}{' (recommended)' if hit else ''}[/bold]"
+        table.add_row(str(example.user), "\n".join([*watched, came]), "\n".join(recommended))
     console.print(table)
+
+
+def _short(title: str, width: int = 34) -> str:
+    return escape(title if len(title) <= width else title[: width - 3] + "...")
 
 
 def show_metrics(models: dict[str, dict[str, dict[str, float]]], rows: int | None) -> None:

@@ -92,10 +92,11 @@ def train_run(
     solid = SOLID(config).fit(dataset, baseline=baseline, folder=folder, reporter=reporter)
     seconds = {"train": time.perf_counter() - start}
     start = time.perf_counter()
-    popularity = Popularity(dataset, solid.split.train_end)
+    training = solid.training
+    popularity = Popularity.of_split(dataset, training.split)
     models: dict[str, Metrics] = {"popularity": solid.evaluate_scorer(popularity)}
-    if solid.static is not None:
-        models["static"] = solid.evaluate_scorer(solid.static)
+    if training.static is not None:
+        models["static"] = solid.evaluate_scorer(training.static)
     models["SOLID"] = solid.evaluate()
     seconds["evaluate"] = time.perf_counter() - start
     usage = solid.code_usage()
@@ -106,8 +107,8 @@ def train_run(
             "items": dataset.num_items,
             "interactions": dataset.num_interactions,
         },
-        "split": {"name": solid.split.name, **solid.split.report},
-        "semantics": {"source": solid.semantics.source, "count": solid.semantics.count},
+        "split": {"name": training.split.name, **training.split.report},
+        "semantics": {"source": training.semantics.source, "count": training.semantics.count},
         "models": models,
         "stages": [
             {
@@ -117,14 +118,15 @@ def train_run(
                 f"valid_{config.train.monitor}": stage.best.valid,
                 "seconds": sum(epoch.seconds for epoch in stage.history),
             }
-            for stage in solid.stages
+            for stage in training.stages
         ],
         "codes_used": None if usage is None else int((usage > 0).sum()),
         "seconds": seconds,
     }
     solid.save(folder / "model", overwrite=True)
-    history = [epoch.row() for stage in solid.stages for epoch in stage.history]
-    draw_report(folder / "report.png", history, np.zeros(0, np.int64) if usage is None else usage, models)
+    history = [epoch.row() for stage in training.stages for epoch in stage.history]
+    monitor = f"{config.train.validation} {config.train.monitor}"
+    draw_report(folder / "report.png", history, usage, models, monitor=monitor)
     write_json(folder / "metrics.json", metrics)
     return Run(folder, solid, metrics)
 
@@ -148,7 +150,7 @@ class Example:
 
 def example_users(solid: SOLID, dataset: Dataset, *, count: int, k: int, seed: int = 0) -> list[Example]:
     """Recommendations for a few random test users, from what they did before their test item."""
-    rows = solid.split.test
+    rows = solid.training.split.test
     chosen = np.random.default_rng(seed).choice(len(rows.users), min(count, len(rows.users)), replace=False)
     examples = []
     for row in np.sort(chosen):

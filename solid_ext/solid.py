@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,17 @@ from solid_ext.train import (
 VALIDATION_SEED = 1_000_003  # the test rows' negatives are drawn from the plain seed, so the two never coincide
 
 
+@dataclass(frozen=True)
+class Training:
+    """What `fit` worked on and what it left besides the model."""
+
+    dataset: Dataset
+    split: Split
+    semantics: Semantics
+    static: DynamicRecommender | None  # the static backbone, where one was trained
+    stages: list[Stage]  # one log a stage, in order
+
+
 class SOLID:
     """The SOLID recommender: Algorithm 1 around one network, from interactions to recommendations.
 
@@ -65,11 +77,14 @@ class SOLID:
         self.model: DynamicRecommender | None = None
         self.catalogue: Catalogue | None = None
         self.fingerprint: str | None = None
-        self.stages: list[Stage] = []
-        self.static: DynamicRecommender | None = None
-        self.semantics: Semantics | None = None
-        self.dataset: Dataset | None = None
-        self.split: Split | None = None
+        self._training: Training | None = None
+
+    @property
+    def training(self) -> Training:
+        """What `fit` worked on. Raises: ValueError for a model that was loaded, or not fitted yet."""
+        if self._training is None:
+            raise ValueError("SOLID: expected a model fitted here, got one before fit() or after load()")
+        return self._training
 
     def fit(
         self,
@@ -83,7 +98,7 @@ class SOLID:
 
         Args:
             data: a `Dataset`, or whatever `load_dataset` takes (a path, a frame, arrays).
-            baseline: also train the static backbone, as `self.static` (done anyway for semantics from ids).
+            baseline: also train the static backbone, as `self.training.static` (done anyway for semantics from ids).
             folder: where each stage keeps its checkpoints and log; a folder with those is resumed.
 
         Returns:
@@ -98,19 +113,17 @@ class SOLID:
             torch.set_num_threads(config.train.threads)
         split = make_split(config, dataset)
         validate = _Validation(config, dataset, split)
-        self.stages, self.static = [], None
-        source = semantics_source(config, dataset)
-        if baseline or source == "id":
+        stages, static = [], None
+        if baseline or semantics_source(config, dataset) == "id":
             where = None if folder is None else folder / "static"
-            self.static, stage = train_static(config, dataset, split, validate, folder=where, reporter=reporter)
-            self.stages.append(stage)
-        semantics = make_semantics(config, dataset, self.static)
-        self.model, stages = train_solid(
+            static, stage = train_static(config, dataset, split, validate, folder=where, reporter=reporter)
+            stages.append(stage)
+        semantics = make_semantics(config, dataset, static)
+        self.model, both = train_solid(
             config, dataset, split, semantics.table, validate, folder=folder, reporter=reporter
         )
-        self.stages += stages
         self.catalogue, self.fingerprint = dataset.catalogue, dataset.fingerprint
-        self.semantics, self.dataset, self.split = semantics, dataset, split
+        self._training = Training(dataset, split, semantics, static, stages + both)
         return self
 
     def evaluate(self, data: Any = None) -> dict[str, dict[str, float]]:
@@ -215,9 +228,7 @@ class SOLID:
 
     def _data(self, data: Any) -> tuple[Dataset, Split]:
         if data is None:
-            if self.dataset is None or self.split is None:
-                raise ValueError("evaluate: expected the dataset of a loaded model, got none")
-            return self.dataset, self.split
+            return self.training.dataset, self.training.split
         dataset = data if isinstance(data, Dataset) else load_dataset(data)
         if dataset.fingerprint != self.fingerprint:
             raise ValueError(
@@ -276,5 +287,8 @@ def make_semantics(config: Config, dataset: Dataset, static: DynamicRecommender 
         if static is None:
             raise ValueError("semantics: expected a trained static model for source id, got none")
         features = static.item_embedding.weight.detach().float().numpy()
-    count = config.semantics.num_semantics or min(max(dataset.num_items // 10, 16), 1024)
-    return semantics_from_features(features, min(count, dataset.num_items), seed=config.train.seed, source=source)
+    count = config.semantics.num_semantics
+    if count == 0:
+        different = len(np.unique(features, axis=0))
+        count = min(max(dataset.num_items // 10, 16), 1024, different - 1)
+    return semantics_from_features(features, count, seed=config.train.seed, source=source, num_items=dataset.num_items)

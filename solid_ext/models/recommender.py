@@ -72,6 +72,8 @@ class DynamicRecommender(nn.Module):
     Source: design, solid, "The four modules" and "Prediction and losses".
     """
 
+    semantics: Tensor
+
     def __init__(self, config: ModelConfig, num_items: int, semantics: np.ndarray) -> None:
         super().__init__()
         table = np.asarray(semantics)

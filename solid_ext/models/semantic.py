@@ -24,6 +24,8 @@ class SemanticRecommender(nn.Module):
     Source: paper, Module 2 and Eq. 12; design, solid, Algorithm 1.
     """
 
+    semantics: Tensor
+
     def __init__(self, config: ModelConfig, semantics: np.ndarray) -> None:
         super().__init__()
         table = np.asarray(semantics).astype(np.int64)

@@ -26,5 +26,5 @@ def sampled_softmax(logits: Tensor) -> Tensor:
 
 
 def full_softmax(logits: Tensor, positives: Tensor) -> Tensor:
-    """`-log softmax(logits)[v]` over the catalogue: logits [B, V] of items 1 .. V, positives [B] ids; mean over rows."""
+    """`-log softmax(logits)[v]` over the catalogue, mean over rows; logits [B, V] of items 1 .. V, positives [B]."""
     return F.cross_entropy(logits, positives - 1)
