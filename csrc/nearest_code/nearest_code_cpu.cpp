@@ -156,16 +156,29 @@ void sweep(int count, const T* const* rows, const T* panel, int64_t dim, int64_t
     tile_of<T, P>(count - at, rows + at, panel, dim, first_code, best + at);
 }
 
+// Lane i of the result is lane (i + distance) mod the number of lanes.
+template <class T, class V>
+SOLID_INLINE V rotate(V v, int distance) {
+#if defined(__clang__)
+  V rotated;
+  for (int lane = 0; lane < kLanes<T>; ++lane) rotated[lane] = v[(lane + distance) % kLanes<T>];
+  return rotated;
+#else
+  return __builtin_shuffle(v, lane_numbers<T>() + Word<T>(distance));
+#endif
+}
+
+// The least cost of all lanes, the lowest code on a tie.
 template <class T>
-SOLID_INLINE int64_t best_code(const Best<T>& best) {
-  T cost = best.cost[0];
-  Word<T> code = best.code[0];
-  for (int lane = 1; lane < kLanes<T>; ++lane) {
-    const bool less = best.cost[lane] < cost || (best.cost[lane] == cost && best.code[lane] < code);
-    cost = less ? best.cost[lane] : cost;
-    code = less ? best.code[lane] : code;
+SOLID_INLINE int64_t best_code(Best<T> best) {
+#pragma GCC unroll 8
+  for (int distance = kLanes<T> / 2; distance > 0; distance /= 2) {
+    const Best<T> other{rotate<T>(best.cost, distance), rotate<T>(best.code, distance)};
+    const Words<T> better = (other.cost < best.cost) | ((other.cost == best.cost) & (other.code < best.code));
+    best.cost = better ? other.cost : best.cost;
+    best.code = better ? other.code : best.code;
   }
-  return code;
+  return best.code[0];
 }
 
 // Copies the chosen code and measures its distance directly: the expansion would cancel.
