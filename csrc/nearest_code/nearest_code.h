@@ -33,7 +33,7 @@ struct NearestCode {
   const void* codebook = nullptr;
   int64_t codes = 0;           // K
   const bool* mask = nullptr;  // null: every row is valid
-  void* workspace = nullptr;   // nearest_code_workspace bytes
+  void* workspace = nullptr;   // nearest_code_workspace elements
   int64_t* index = nullptr;
   void* quantized = nullptr;
   void* distance = nullptr;
@@ -55,13 +55,13 @@ struct SegmentSum {
   int threads = 1;
 };
 
-// Codes are packed in whole cache lines, and again, at half precision, for screening: O(K D), the same size
-// for every instruction set.
+// Elements of workspace. Codes are packed in whole cache lines, and again, at half precision, for screening:
+// O(K D), the same for every instruction set.
 inline constexpr int64_t kCodeAlign = 16;
 
 constexpr int64_t nearest_code_workspace(int64_t codes, int64_t dim, int64_t element_size) {
   const int64_t padded = (codes + kCodeAlign - 1) / kCodeAlign * kCodeAlign;
-  return padded * (dim + 1) * element_size + padded * (dim / 2 + 3) * 4;
+  return padded * (dim + 1) + (element_size == 4 ? padded * (dim / 2 + 3) : 0);
 }
 
 #define SOLID_DECLARE(level)                           \
