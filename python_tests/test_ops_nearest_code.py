@@ -94,6 +94,65 @@ def test_integer_lattice_is_exact_and_ties_go_to_the_lowest_index(
     assert torch.equal(index, first)
 
 
+FUSED = [isa for isa in build_info()["isa_usable"] if isa != "baseline"]  # with fused multiply-add
+WORLDS = ["normal", "clustered", "offset", "far", "duplicates", "lattice", "large", "small", "mixed", "spoiled"]
+
+
+def world(name: str, rows: int, codes: int, dim: int) -> tuple[Tensor, Tensor]:
+    """Rows and codes that are easy or hard to tell apart at half precision."""
+    x, codebook = normal(rows, dim), normal(codes, dim, seed=1)
+    if name == "clustered":
+        x = codebook[torch.arange(rows) % codes] + 0.1 * x
+    elif name in ("offset", "far"):
+        shift = 3 if name == "offset" else 300
+        x, codebook = x + shift, codebook + shift
+    elif name == "duplicates":
+        codebook = codebook[torch.arange(codes) % 5]
+    elif name == "lattice":
+        x, codebook = x.round(), codebook.round()
+    elif name in ("large", "small"):
+        scale = 1e17 if name == "large" else 1e-20
+        x, codebook = x * scale, codebook * scale
+    elif name == "mixed":
+        x = x * torch.logspace(-20, 19, rows).unsqueeze(1)
+        codebook = codebook * torch.logspace(-20, 19, codes).unsqueeze(1)
+    elif name == "spoiled":
+        x[::7, 3] = torch.nan
+        x[3::7, 1] = torch.inf
+        codebook[::5] = torch.nan
+        codebook[1::5, 2] = -torch.inf
+        codebook[2::9] *= 1e19
+    return x, codebook
+
+
+@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize(
+    ("rows", "codes", "dim"),
+    [
+        (1, 128, 16),
+        (101, 129, 17),
+        (150, 590, 32),
+        (97, 1000, 33),
+        (60, 2500, 64),
+        (50, 5000, 20),
+        (30, 140, 3000),
+    ],
+)
+def test_screening_changes_no_result(name: str, rows: int, codes: int, dim: int) -> None:
+    x, codebook = world(name, rows, codes, dim)
+    before = build_info()["isa"]
+    results = []
+    for isa in FUSED:
+        kernels.set_isa(isa)
+        results.append(nearest_code_statistics(x, codebook))
+    kernels.set_isa(before)
+    for other in results[1:]:
+        assert torch.equal(other.index, results[0].index)
+        assert torch.equal(other.counts, results[0].counts)
+    if name in ("normal", "clustered", "offset", "far", "duplicates", "lattice"):
+        assert_nearest(x, codebook, results[0].index)
+
+
 def test_duplicate_codes_tie_wherever_they_lie(backend: str) -> None:
     x, few = normal(200, 13), normal(7, 13, seed=1)
     codebook = few.repeat(40, 1)
@@ -223,7 +282,7 @@ def test_every_output_element_is_written(backend: str) -> None:
     index = torch.full((97,), -1)
     counts = torch.full((18,), -1)
     quantized, distance, sums = (torch.full(s, torch.nan) for s in ((97, 5), (97,), (18, 5)))
-    workspace = torch.full((kernels.nearest_code_workspace(18, 5, 4),), 255, dtype=torch.uint8)
+    workspace = torch.full((kernels.nearest_code_workspace(18, 5, 4),), torch.nan)
     kernels.nearest_code(
         False, x.data_ptr(), 5, 97, 5, codebook.data_ptr(), 18, mask.data_ptr(), workspace.data_ptr(),
         index.data_ptr(), quantized.data_ptr(), distance.data_ptr(), counts.data_ptr(), sums.data_ptr(), 2,

@@ -13,6 +13,8 @@
 // is left. Masked rows (mask false): index 0, zeros, distance 0, in no sum; they are skipped, not computed.
 // Statistics leave out rows whose distance is not finite. Sums are added in the order of the rows.
 //
+// A lower-precision pass may come first (screen.h); it changes no result.
+//
 // Nothing of size N x K is written, and all results are bitwise the same for any number of threads.
 #pragma once
 
@@ -31,7 +33,7 @@ struct NearestCode {
   const void* codebook = nullptr;
   int64_t codes = 0;           // K
   const bool* mask = nullptr;  // null: every row is valid
-  void* workspace = nullptr;   // nearest_code_workspace bytes
+  void* workspace = nullptr;   // nearest_code_workspace elements
   int64_t* index = nullptr;
   void* quantized = nullptr;
   void* distance = nullptr;
@@ -53,11 +55,13 @@ struct SegmentSum {
   int threads = 1;
 };
 
-// Codes are packed in panels of whole cache lines; the size is the same for every instruction set.
+// Elements of workspace. Codes are packed in whole cache lines, and again, at half precision, for screening:
+// O(K D), the same for every instruction set.
 inline constexpr int64_t kCodeAlign = 16;
 
 constexpr int64_t nearest_code_workspace(int64_t codes, int64_t dim, int64_t element_size) {
-  return (codes + kCodeAlign - 1) / kCodeAlign * kCodeAlign * (dim + 1) * element_size;
+  const int64_t padded = (codes + kCodeAlign - 1) / kCodeAlign * kCodeAlign;
+  return padded * (dim + 1) + (element_size == 4 ? padded * (dim / 2 + 3) : 0);
 }
 
 #define SOLID_DECLARE(level)                           \

@@ -80,6 +80,8 @@ struct Best {
   Words<T> code;
 };
 
+struct Screen;
+
 template <class T>
 struct Problem {
   const T* x;
@@ -88,6 +90,7 @@ struct Problem {
   T* quantized;
   T* distance;
   int64_t x_stride, dim, codes, padded;  // padded: codes, to whole vectors
+  const Screen* screen;                  // null: every code is compared exactly
 };
 
 // Costs of R rows against one panel of P vectors of codes; the rows' states take them in.
@@ -153,16 +156,29 @@ void sweep(int count, const T* const* rows, const T* panel, int64_t dim, int64_t
     tile_of<T, P>(count - at, rows + at, panel, dim, first_code, best + at);
 }
 
+// Lane i of the result is lane (i + distance) mod the number of lanes.
+template <class T, class V>
+SOLID_INLINE V rotate(V v, int distance) {
+#if defined(__clang__)
+  V rotated;
+  for (int lane = 0; lane < kLanes<T>; ++lane) rotated[lane] = v[(lane + distance) % kLanes<T>];
+  return rotated;
+#else
+  return __builtin_shuffle(v, lane_numbers<T>() + Word<T>(distance));
+#endif
+}
+
+// The least cost of all lanes, the lowest code on a tie.
 template <class T>
-SOLID_INLINE int64_t best_code(const Best<T>& best) {
-  T cost = best.cost[0];
-  Word<T> code = best.code[0];
-  for (int lane = 1; lane < kLanes<T>; ++lane) {
-    const bool less = best.cost[lane] < cost || (best.cost[lane] == cost && best.code[lane] < code);
-    cost = less ? best.cost[lane] : cost;
-    code = less ? best.code[lane] : code;
+SOLID_INLINE int64_t best_code(Best<T> best) {
+#pragma GCC unroll 8
+  for (int distance = kLanes<T> / 2; distance > 0; distance /= 2) {
+    const Best<T> other{rotate<T>(best.cost, distance), rotate<T>(best.code, distance)};
+    const Words<T> better = (other.cost < best.cost) | ((other.cost == best.cost) & (other.code < best.code));
+    best.cost = better ? other.cost : best.cost;
+    best.code = better ? other.code : best.code;
   }
-  return code;
+  return best.code[0];
 }
 
 // Copies the chosen code and measures its distance directly: the expansion would cancel.
@@ -189,26 +205,24 @@ SOLID_INLINE void finish(const Problem<T>& p, int64_t row, int64_t code) {
   p.distance[row] = distance;
 }
 
+}  // namespace
+}  // namespace solid::SOLID_ISA
+
+#if defined(__AVX512BF16__)
+#  include "nearest_code/screen.h"
+#endif
+
+namespace solid::SOLID_ISA {
+namespace {
+
+// The nearest code of each row, exactly.
 template <class T>
-void search_block(const Problem<T>& p, const bool* mask, int64_t first, int64_t last, int64_t* index) {
-  int64_t valid[kBlockRows];
-  const T* rows[kBlockRows];
+void search_rows(const Problem<T>& p, int count, const T* const* rows, int64_t* codes) {
   Best<T> best[kBlockRows];
-  int count = 0;
-  for (int64_t row = first; row < last; ++row) {
-    if (mask != nullptr && !mask[row]) {
-      index[row] = 0;
-      p.distance[row] = 0;
-      for (int64_t d = 0; d < p.dim; ++d) p.quantized[row * p.dim + d] = 0;
-      continue;
-    }
-    valid[count] = row;
-    rows[count] = p.x + row * p.x_stride;
-    best[count].cost = Vector<T>{} + T(__builtin_inf());
-    best[count].code = Words<T>{};
-    ++count;
+  for (int i = 0; i < count; ++i) {
+    best[i].cost = Vector<T>{} + T(__builtin_inf());
+    best[i].code = Words<T>{};
   }
-  if (count == 0) return;
   constexpr int kWidth = kPanelVectors * kLanes<T>;
   int64_t code = 0;
   for (; code + kWidth <= p.padded; code += kWidth)
@@ -227,9 +241,70 @@ void search_block(const Problem<T>& p, const bool* mask, int64_t first, int64_t 
     default:
       break;
   }
+  for (int i = 0; i < count; ++i) codes[i] = best_code(best[i]);
+}
+
+template <class T>
+SOLID_INLINE void find_codes(const Problem<T>& p, int count, const T* const* rows, int64_t* codes) {
+  search_rows(p, count, rows, codes);
+}
+
+#if defined(__AVX512BF16__)
+// Screens the rows chunk by chunk; if a chunk gives up often, so would the next, and the rest goes without.
+void search_screened(const Screen& screen, const Problem<float>& p, int count, const float* const* rows,
+                     int64_t* codes) {
+  const float* left_rows[kBlockRows];
+  int left[kBlockRows];
+  int left_count = 0;
+  int at = 0;
+  int chunk = 6;
+  while (at < count) {
+    const int size = count - at < chunk ? count - at : chunk;
+    int32_t found[kScreenRows];
+    int given_up[kScreenRows];
+    const int missing = screen_rows(screen, size, rows + at, found, given_up);
+    for (int i = 0; i < size; ++i) codes[at + i] = found[i];
+    for (int i = 0; i < missing; ++i) left[left_count++] = at + given_up[i];
+    at += size;
+    chunk = screen.rows;
+    if (2 * missing > size) break;
+  }
+  for (; at < count; ++at) left[left_count++] = at;
+  if (left_count == 0) return;
+  int64_t exact[kBlockRows];
+  for (int i = 0; i < left_count; ++i) left_rows[i] = rows[left[i]];
+  search_rows(p, left_count, left_rows, exact);
+  for (int i = 0; i < left_count; ++i) codes[left[i]] = exact[i];
+}
+
+SOLID_INLINE void find_codes(const Problem<float>& p, int count, const float* const* rows, int64_t* codes) {
+  if (p.screen != nullptr)
+    search_screened(*p.screen, p, count, rows, codes);
+  else
+    search_rows(p, count, rows, codes);
+}
+#endif
+
+template <class T>
+void search_block(const Problem<T>& p, const bool* mask, int64_t first, int64_t last, int64_t* index) {
+  int64_t valid[kBlockRows], codes[kBlockRows];
+  const T* rows[kBlockRows];
+  int count = 0;
+  for (int64_t row = first; row < last; ++row) {
+    if (mask != nullptr && !mask[row]) {
+      index[row] = 0;
+      p.distance[row] = 0;
+      for (int64_t d = 0; d < p.dim; ++d) p.quantized[row * p.dim + d] = 0;
+      continue;
+    }
+    valid[count] = row;
+    rows[count++] = p.x + row * p.x_stride;
+  }
+  if (count == 0) return;
+  find_codes(p, count, rows, codes);
   for (int i = 0; i < count; ++i) {
-    index[valid[i]] = best_code(best[i]);
-    finish(p, valid[i], index[valid[i]]);
+    index[valid[i]] = codes[i];
+    finish(p, valid[i], codes[i]);
   }
 }
 
@@ -289,38 +364,46 @@ template <class T>
 Status nearest_code(const NearestCode& args) {
   if (args.codes < 1 || args.dim < 1 || args.rows < 0) return Status::kBadArgument;
   constexpr int64_t kWidth = kPanelVectors * kLanes<T>;
+  const int64_t dim = args.dim;
   const int64_t padded = (args.codes + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
   T* packed = static_cast<T*>(args.workspace);
-  const T* codebook = static_cast<const T*>(args.codebook);
+  Problem<T> problem{};
+  problem.x = static_cast<const T*>(args.x), problem.x_stride = args.x_stride;
+  problem.codebook = static_cast<const T*>(args.codebook), problem.packed = packed;
+  problem.quantized = static_cast<T*>(args.quantized), problem.distance = static_cast<T*>(args.distance);
+  problem.dim = dim, problem.codes = args.codes, problem.padded = padded;
+#if defined(__AVX512BF16__)
+  Screen screen;
+  int32_t* pairs = nullptr;
+  if constexpr (sizeof(T) == 4) {
+    pairs = reinterpret_cast<int32_t*>(packed + padded * (dim + 1));
+    if (plan_screen(packed, pairs, dim, padded, &screen)) problem.screen = &screen;
+  }
+#endif
   const int64_t panels = (padded + kWidth - 1) / kWidth;
   constexpr int64_t kPanelsPerBlock = 8;  // a few thousand codes are packed faster than a thread starts
-  if (args.rows > 0) {
-    for_each_block((panels + kPanelsPerBlock - 1) / kPanelsPerBlock, args.threads, [=, &args](int64_t block) {
-      for (int64_t panel = block * kPanelsPerBlock; panel < (block + 1) * kPanelsPerBlock; ++panel) {
-        const int64_t first = panel * kWidth;
-        if (first >= padded) return;
-        const int64_t width = padded - first < kWidth ? padded - first : kWidth;
-        pack_panel(codebook, args.codes, args.dim, first, width, packed + first * (args.dim + 1));
-      }
-    });
-  }
-  const Problem<T> problem{static_cast<const T*>(args.x),
-                           codebook,
-                           packed,
-                           static_cast<T*>(args.quantized),
-                           static_cast<T*>(args.distance),
-                           args.x_stride,
-                           args.dim,
-                           args.codes,
-                           padded};
+  const int64_t pack_blocks = args.rows > 0 ? (panels + kPanelsPerBlock - 1) / kPanelsPerBlock : 0;
+  for_each_block(pack_blocks, args.threads, [&](int64_t block) {
+    for (int64_t panel = block * kPanelsPerBlock; panel < (block + 1) * kPanelsPerBlock; ++panel) {
+      const int64_t first = panel * kWidth;
+      if (first >= padded) return;
+      const int64_t width = padded - first < kWidth ? padded - first : kWidth;
+      T* to = packed + first * (dim + 1);
+      pack_panel(problem.codebook, args.codes, dim, first, width, to);
+#if defined(__AVX512BF16__)
+      if constexpr (sizeof(T) == 4)
+        if (problem.screen != nullptr) screen_panel(to, dim, width, pairs + first * (screen.words + 1));
+#endif
+    }
+  });
   for_each_block((args.rows + kBlockRows - 1) / kBlockRows, args.threads, [&](int64_t block) {
     const int64_t first = block * kBlockRows;
     const int64_t last = first + kBlockRows < args.rows ? first + kBlockRows : args.rows;
     search_block(problem, args.mask, first, last, args.index);
   });
   if (args.counts != nullptr)
-    sum_by_code(problem.x, args.x_stride, args.rows, args.dim, args.index, args.mask, problem.distance,
-                args.codes, args.counts, static_cast<T*>(args.sums), args.threads);
+    sum_by_code(problem.x, args.x_stride, args.rows, dim, args.index, args.mask, problem.distance, args.codes,
+                args.counts, static_cast<T*>(args.sums), args.threads);
   return Status::kOk;
 }
 

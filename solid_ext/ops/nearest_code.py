@@ -15,8 +15,10 @@ Gradient = Literal["straight_through", "none", "rotation"]
 Metric = Literal["l2", "cosine"]
 Backend = Literal["native", "reference"]
 
-KERNEL_DTYPES = (torch.float32, torch.float64)
-HALF_DTYPES = (torch.bfloat16, torch.float16)
+GRADIENTS: tuple[str, ...] = get_args(Gradient)
+METRICS: tuple[str, ...] = get_args(Metric)
+BACKENDS: tuple[str, ...] = get_args(Backend)
+NARROW_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class NearestCode(NamedTuple):
@@ -159,13 +161,13 @@ def _check(x: Tensor, codebook: Tensor, mask: Tensor | None, gradient: str, metr
         raise ValueError(f"nearest_code: expected codebook [K, D={x.shape[-1]}], got {list(codebook.shape)}")
     if codebook.shape[0] < 1 or codebook.shape[1] < 1:
         raise ValueError(f"nearest_code: expected codebook [K >= 1, D >= 1], got {list(codebook.shape)}")
-    if x.dtype != codebook.dtype or x.dtype not in KERNEL_DTYPES:
-        narrow = (torch.float32, *HALF_DTYPES)
-        if not (x.dtype in narrow and codebook.dtype in narrow):
-            raise TypeError(
-                "nearest_code: expected x and codebook of float32, bfloat16 or float16, or both of float64, "
-                f"got {x.dtype} and {codebook.dtype}"
-            )
+    if not (x.dtype in NARROW_DTYPES and codebook.dtype in NARROW_DTYPES) and not (
+        x.dtype == codebook.dtype == torch.float64
+    ):
+        raise TypeError(
+            "nearest_code: expected x and codebook of float32, bfloat16 or float16, or both of float64, "
+            f"got {x.dtype} and {codebook.dtype}"
+        )
     if mask is not None:
         if mask.dtype != torch.bool:
             raise TypeError(f"nearest_code: expected mask of torch.bool, got {mask.dtype}")
@@ -175,12 +177,12 @@ def _check(x: Tensor, codebook: Tensor, mask: Tensor | None, gradient: str, metr
             raise ValueError(f"nearest_code: expected mask on {x.device}, got {mask.device}")
     if codebook.device != x.device:
         raise ValueError(f"nearest_code: expected codebook on {x.device}, got {codebook.device}")
-    if gradient not in get_args(Gradient):
-        raise ValueError(f"nearest_code: expected gradient in {get_args(Gradient)}, got {gradient!r}")
-    if metric not in get_args(Metric):
-        raise ValueError(f"nearest_code: expected metric in {get_args(Metric)}, got {metric!r}")
-    if backend not in get_args(Backend):
-        raise ValueError(f"nearest_code: expected backend in {get_args(Backend)}, got {backend!r}")
+    if gradient not in GRADIENTS:
+        raise ValueError(f"nearest_code: expected gradient in {GRADIENTS}, got {gradient!r}")
+    if metric not in METRICS:
+        raise ValueError(f"nearest_code: expected metric in {METRICS}, got {metric!r}")
+    if backend not in BACKENDS:
+        raise ValueError(f"nearest_code: expected backend in {BACKENDS}, got {backend!r}")
     if backend == "native" and x.device.type != "cpu":
         raise ValueError(f"nearest_code: expected x on the CPU for backend 'native', got {x.device}")
 
@@ -234,25 +236,49 @@ class _NearestCode(torch.autograd.Function):
         ctx.mark_non_differentiable(index, *output[3:])
         ctx.codes, ctx.codebook_dtype = codebook.shape[0], codebook.dtype
         ctx.save_for_backward(x, index, quantized, mask)
+        ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         x, index, quantized, mask = ctx.saved_tensors
-        of_quantized, of_distance = gradients[1], gradients[2]
         wide = _working_dtype(x)
-        x, quantized, of_quantized = x.to(wide), quantized.to(wide), of_quantized.to(wide)
-        toward = 2 * of_distance.unsqueeze(1) * (x - quantized)
-        of_x, of_code = ctx.distance_gradient
+        of_quantized, of_distance = gradients[1], gradients[2]
+        if of_quantized is not None:
+            of_quantized = of_quantized.to(wide)
+        to_x, to_code = (2 * factor for factor in ctx.distance_gradient)
+        pull = None
+        if of_distance is not None:
+            pull = (x.to(wide) - quantized.to(wide)) * of_distance.unsqueeze(1)
         grad_x = grad_codebook = None
         if ctx.needs_input_grad[0]:
-            grad_x = of_x * toward + _through(ctx.gradient, of_quantized, x, quantized)
-            if mask is not None:
-                grad_x = torch.where(mask.unsqueeze(1), grad_x, 0)
-            grad_x = grad_x.to(ctx.saved_tensors[0].dtype)
+            through = None
+            if of_quantized is not None and ctx.gradient == "rotation":
+                through = reference.rotate_gradient(of_quantized, x.to(wide), quantized.to(wide))
+            elif of_quantized is not None and ctx.gradient == "straight_through":
+                through = of_quantized
+            grad_x = _kept(_plus(through, pull, to_x), mask, x.dtype)
         if ctx.needs_input_grad[1]:
-            values = of_quantized - of_code * toward
-            grad_codebook = _sum_by_code(values, index, mask, ctx.codes, ctx.backend).to(ctx.codebook_dtype)
+            values = _plus(of_quantized, pull, -to_code)
+            if values is not None:
+                sums = _sum_by_code(values, index, mask, ctx.codes, ctx.backend)
+                grad_codebook = sums.to(ctx.codebook_dtype)
         return grad_x, grad_codebook, None, None, None, None, None
+
+
+def _plus(first: Tensor | None, second: Tensor | None, factor: float) -> Tensor | None:
+    """`first + factor second`, where None is zero."""
+    if second is None or factor == 0:
+        return first
+    return second * factor if first is None else torch.add(first, second, alpha=factor)
+
+
+def _kept(gradient: Tensor | None, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """The gradient in x's dtype, zero where masked."""
+    if gradient is None:
+        return None
+    if mask is not None:
+        gradient = torch.where(mask.unsqueeze(1), gradient, 0)
+    return gradient.to(dtype)
 
 
 def _sum_by_code(values: Tensor, index: Tensor, mask: Tensor | None, codes: int, backend: str) -> Tensor:
@@ -261,28 +287,23 @@ def _sum_by_code(values: Tensor, index: Tensor, mask: Tensor | None, codes: int,
     return _segment_sum_operator(values, index, mask, codes)
 
 
-def _through(gradient: str, of_quantized: Tensor, x: Tensor, quantized: Tensor) -> Tensor:
-    """The gradient that reaches x [N, D] from that of its code [N, D]."""
-    if gradient == "none":
-        return torch.zeros_like(of_quantized)
-    if gradient == "straight_through":
-        return of_quantized
-    return reference.rotate_gradient(of_quantized, x, quantized)
-
-
 def _outputs(x: Tensor, codebook: Tensor, statistics: str) -> tuple[Tensor, ...]:
-    """Uninitialised outputs, quantized and sums in the dtype the kernel works in."""
-    rows, dtype = x.shape[0], _working_dtype(x)
+    """Uninitialised outputs, in the dtypes of the operator."""
+    rows, device, dtype = x.shape[0], x.device, _working_dtype(x)
     found = (
-        x.new_empty(rows, dtype=torch.int64),
-        x.new_empty(x.shape, dtype=x.dtype),
-        x.new_empty(rows, dtype=dtype),
+        torch.empty(rows, dtype=torch.int64, device=device),
+        torch.empty(x.shape, dtype=x.dtype, device=device),
+        torch.empty(rows, dtype=dtype, device=device),
     )
     if statistics == "none":
         return found
     codes, dim = codebook.shape
     summed = codes if statistics == "sums" else 0
-    return (*found, x.new_empty(codes, dtype=torch.int64), x.new_empty(summed, dim, dtype=dtype))
+    return (
+        *found,
+        torch.empty(codes, dtype=torch.int64, device=device),
+        torch.empty(summed, dim, dtype=dtype, device=device),
+    )
 
 
 def _working_dtype(x: Tensor) -> torch.dtype:
@@ -300,22 +321,29 @@ def _statistics_cpu(x: Tensor, codebook: Tensor, mask: Tensor | None, sums: bool
 def _run_kernel(x: Tensor, codebook: Tensor, mask: Tensor | None, statistics: str) -> tuple[Tensor, ...]:
     dtype = x.dtype
     wide = _working_dtype(x)
-    rows = x if dtype == wide else x.to(wide)
-    if rows.stride(1) != 1:
-        rows = rows.contiguous()
-    codebook = codebook.to(wide).contiguous()
-    if mask is not None:
+    if dtype != wide:
+        x = x.to(wide)
+    if x.stride(1) != 1:
+        x = x.contiguous()
+    if codebook.dtype != wide:
+        codebook = codebook.to(wide)
+    if not codebook.is_contiguous():
+        codebook = codebook.contiguous()
+    if mask is not None and not mask.is_contiguous():
         mask = mask.contiguous()
-    found = _outputs(rows, codebook, statistics)
-    index, quantized, distance = found[:3]
-    codes, dim = codebook.shape
-    size = wide.itemsize
-    workspace = torch.empty(kernels.nearest_code_workspace(codes, dim, size), dtype=torch.uint8)
+    rows, (codes, dim) = x.shape[0], codebook.shape
+    index = x.new_empty(rows, dtype=torch.int64)
+    quantized, distance = x.new_empty(x.shape), x.new_empty(rows)
+    workspace = x.new_empty(kernels.nearest_code_workspace(codes, dim, x.element_size()))
+    counts = sums = None
+    if statistics != "none":
+        counts = x.new_empty(codes, dtype=torch.int64)
+        sums = x.new_empty(codes if statistics == "sums" else 0, dim)
     kernels.nearest_code(
-        wide == torch.float64,
-        rows.data_ptr(),
-        rows.stride(0),
-        rows.shape[0],
+        wide is torch.float64,
+        x.data_ptr(),
+        x.stride(0),
+        rows,
         dim,
         codebook.data_ptr(),
         codes,
@@ -324,11 +352,15 @@ def _run_kernel(x: Tensor, codebook: Tensor, mask: Tensor | None, statistics: st
         index.data_ptr(),
         quantized.data_ptr(),
         distance.data_ptr(),
-        0 if statistics == "none" else found[3].data_ptr(),
-        found[4].data_ptr() if statistics == "sums" else 0,
+        0 if counts is None else counts.data_ptr(),
+        0 if sums is None else sums.data_ptr(),
         torch.get_num_threads(),
     )
-    return found if dtype == wide else (index, quantized.to(dtype), *found[2:])
+    if dtype != wide:
+        quantized = quantized.to(dtype)
+    if counts is None or sums is None:
+        return index, quantized, distance
+    return index, quantized, distance, counts, sums
 
 
 def _segment_sum_cpu(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> Tensor:
