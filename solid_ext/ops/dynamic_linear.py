@@ -244,8 +244,19 @@ def _native(
     if torch.is_grad_enabled():
         for tensor in (x, z_item, z_semantic, *parameters):
             if tensor is not None and tensor.requires_grad:
-                return _DynamicMlp.apply(x, z_item, z_semantic, delta, tanh_last, *parameters)
+                x, z_item, z_semantic, *rest = _distinct(x, z_item, z_semantic, *parameters)
+                return _DynamicMlp.apply(x, z_item, z_semantic, delta, tanh_last, *rest)
     return _forward(x, z_item, z_semantic, parameters, delta, tanh_last, False)[0]
+
+
+def _distinct(*tensors: Tensor | None) -> Sequence[Any]:
+    """The tensors; under torch.compile, which takes none twice, a view of each that comes again."""
+    if not torch.compiler.is_compiling():
+        return tensors
+    return [
+        t.view_as(t) if t is not None and any(t is other for other in tensors[:at]) else t
+        for at, t in enumerate(tensors)
+    ]
 
 
 def _plain(x: Tensor) -> bool:
