@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from functools import cache
 
 import pytest
 import torch
@@ -176,21 +177,26 @@ def test_every_instruction_set_is_in_the_list() -> None:
 # ---- Against truth -------------------------------------------------------------------------------------------------
 
 
+@cache
+def problem(
+    sizes: tuple[int, ...], codes: int, batch: int, targets: int | None, branches: str, delta: float
+) -> tuple[Case, list[Tensor]]:
+    """A case in float32 and its true result and gradients; the semantic code is longer by one."""
+    case = make(sizes, codes, batch, targets, branches, codes_semantic=codes + 1)
+    return case, with_gradients(lambda c: truth(c, delta), case.to(torch.float64))
+
+
 @pytest.mark.parametrize(("sizes", "codes"), SIZES)
 @pytest.mark.parametrize("targets", [None, 1, 3])
 def test_forward_and_gradients(backend: str, sizes: tuple[int, ...], codes: int, targets: int | None) -> None:
-    for batch, (branches, delta) in zip(
-        BATCHES,
-        itertools.cycle([("both", 0.1), ("item", 0.2), ("semantic", 0.1), ("both", INFINITE), ("item", INFINITE)]),
-        strict=False,
-    ):
-        case = make(sizes, codes, batch, targets, branches, codes_semantic=codes + 1)
-        expected = with_gradients(lambda c, d=delta: truth(c, d), case.to(torch.float64))
+    settings = [("both", 0.1), ("item", 0.2), ("semantic", 0.1), ("both", INFINITE), ("item", INFINITE)]
+    first = SIZES.index((sizes, codes))
+    for at, batch in enumerate(BATCHES):
+        branches, delta = settings[(first + at) % len(settings)]
+        case, expected = problem(sizes, codes, batch, targets, branches, delta)
         assert_close(with_gradients(native(delta, backend), case), expected, 2e-5)
         if batch <= 17:
             found = with_gradients(native(delta, backend), case.to(torch.float64))
-            expected = with_gradients(lambda c, d=delta: truth(c, d), case.to(torch.float64))
-            # The case was rounded to float32 once, so this is the same problem in float64.
             assert_close(found, expected, 1e-12)
 
 
@@ -211,16 +217,12 @@ def test_half_precision_in_and_out(backend: str, dtype: torch.dtype, targets: in
 @pytest.mark.parametrize("targets", [None, 70])
 def test_many_targets_and_activation(backend: str, targets: int | None) -> None:
     case = make((5, 16), 3, 9, targets)
-    arguments = [case.x, case.z_item, case.z_semantic]
     expected = with_gradients(lambda c: truth(c, 0.1, tanh_last=True), case.to(torch.float64))
 
     def one(c: Case) -> Tensor:
         layer = (c.item_maps[0], c.item_offsets[0], c.semantic_maps[0], c.semantic_offsets[0])
-        return dynamic_linear(
-            c.x, c.z_item, c.z_semantic, *layer, delta=0.1, activation="tanh", backend=backend
-        )
+        return dynamic_linear(c.x, c.z_item, c.z_semantic, *layer, delta=0.1, activation="tanh", backend=backend)
 
-    assert len(arguments) == 3
     assert_close(with_gradients(one, case), expected, 1e-5)
 
 
@@ -292,9 +294,7 @@ def test_integers_are_exact_and_the_clip_is_closed(backend: str) -> None:
 
 def test_tanh_to_four_units_in_the_last_place(backend: str) -> None:
     """Identity weights: y = tanh(x) over the whole range, the special values too."""
-    x = torch.cat(
-        [torch.logspace(-30, 2, 5000), torch.linspace(0.6, 0.65, 500), torch.tensor([0.0, 88.0, INFINITE])]
-    )
+    x = torch.cat([torch.logspace(-30, 2, 5000), torch.linspace(0.6, 0.65, 500), torch.tensor([0.0, 88.0, INFINITE])])
     x = torch.cat([x, -x, torch.tensor([float("nan")])]).reshape(-1, 1)
     offset = torch.tensor([[1.0], [0.0]])
     y = dynamic_linear(
@@ -450,9 +450,7 @@ def test_extra_memory_is_below_a_twentieth_of_the_weights(batch: int, size: int)
         native(0.01)(case)
         forward = peak_bytes(lambda: native(0.01)(case.to(torch.float32)))
         step = peak_bytes(lambda: torch.autograd.grad(native(0.01)(leaves), leaves.tensors(), upstream))
-        written = peak_bytes(
-            lambda: torch.autograd.grad(native(0.01, "reference")(leaves), leaves.tensors(), upstream)
-        )
+        written = peak_bytes(lambda: torch.autograd.grad(native(0.01, "reference")(leaves), leaves.tensors(), upstream))
     finally:
         torch.set_num_threads(before)
     weights = 2 * 4 * batch * size * size
@@ -537,9 +535,7 @@ def test_vmap_is_refused_with_the_way_out() -> None:
 
 def test_autocast_computes_in_the_dtype_of_the_maps(backend: str) -> None:
     case = make((4, 5, 3), 3, 6)
-    half = replace(
-        case, x=case.x.bfloat16(), z_item=case.z_item.bfloat16(), z_semantic=case.z_semantic.bfloat16()
-    )
+    half = replace(case, x=case.x.bfloat16(), z_item=case.z_item.bfloat16(), z_semantic=case.z_semantic.bfloat16())
     rounded = replace(half, x=half.x.float(), z_item=half.z_item.float(), z_semantic=half.z_semantic.float())
     with torch.autocast("cpu", torch.bfloat16):
         y = native(0.1, "native")(half)

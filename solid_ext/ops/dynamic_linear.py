@@ -202,8 +202,7 @@ def _check_branch(
         raise ValueError(f"{name}: expected z_{branch} [B={x.shape[0]}, k >= 1], got {list(z.shape)}")
     if not maps or len(maps) != len(offsets):
         raise ValueError(
-            f"{name}: expected a map and an offset per layer of the {branch} branch, "
-            f"got {len(maps)} and {len(offsets)}"
+            f"{name}: expected a map and an offset per layer of the {branch} branch, got {len(maps)} and {len(offsets)}"
         )
     codes = z.shape[1]
     for generator_map, offset in zip(maps, offsets, strict=True):
@@ -340,11 +339,12 @@ class _Lowered:
         tanh_last: bool,
     ) -> None:
         dtype = x.dtype
-        inputs = [x, z_item, z_semantic, *parameters]
+        inputs: list[Tensor | None] = [x, z_item, z_semantic, *parameters]
         if dtype == torch.float16 or dtype == torch.bfloat16:
             kept = 0 if dtype == torch.float16 else 3
             inputs = [t if t is None or at < kept else t.float() for at, t in enumerate(inputs)]
         self.inputs = [None if t is None else t.contiguous() for t in inputs]
+        self.dtype = torch.float32 if dtype == torch.float16 else dtype  # of what the kernel reads and writes
         self.sizes = _sizes(x, z_item, z_semantic, parameters)
         layers = len(self.sizes) - 1
         addresses = [0 if t is None else t.data_ptr() for t in self.inputs]
@@ -399,7 +399,7 @@ def _forward_cpu(
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
     call = _Lowered(x, z_item, z_semantic, parameters, delta, tanh_last)
-    y = call.inputs[0].new_empty((*x.shape[:-1], call.sizes[-1]))
+    y = x.new_empty((*x.shape[:-1], call.sizes[-1]), dtype=call.dtype)
     hidden = _empty_hidden(x, call.sizes, keep)
     scratch = call.workspace(False)
     kernels.dynamic_forward(*call.arguments, y.data_ptr(), hidden.data_ptr(), scratch.data_ptr())
@@ -432,11 +432,10 @@ def _backward_cpu(
     wanted: Sequence[bool],
 ) -> list[Tensor]:
     call = _Lowered(x, z_item, z_semantic, parameters, delta, tanh_last)
-    dtype = call.inputs[0].dtype
-    dy = dy.to(dtype).contiguous()
-    y = None if y is None else y.to(dtype).contiguous()
+    dy = dy.to(call.dtype).contiguous()
+    y = None if y is None else y.to(call.dtype).contiguous()
     gradients = [
-        torch.empty_like(t) if want else None for t, want in zip(call.inputs, wanted, strict=True)
+        None if t is None or not want else torch.empty_like(t) for t, want in zip(call.inputs, wanted, strict=True)
     ]
     addresses = [0 if t is None else t.data_ptr() for t in gradients]
     scratch = call.workspace(True)
