@@ -16,43 +16,27 @@
 #include "dynamic_linear/dynamic_linear.h"
 
 #include "common/parallel.h"
-#include "dynamic_linear/vectors.h"
+#include "dynamic_linear/tiles.h"
+
+#if defined(__AVX512BF16__)
+
+// Nothing here uses bfloat16 arithmetic: this level runs the kernel of the one below.
+namespace solid::SOLID_ISA {
+
+Status dynamic_forward(const DynamicMlp& mlp) { return avx512::dynamic_forward(mlp); }
+Status dynamic_backward(const DynamicMlp& mlp) { return avx512::dynamic_backward(mlp); }
+int64_t dynamic_workspace(const DynamicMlp& mlp, bool backward) {
+  return avx512::dynamic_workspace(mlp, backward);
+}
+
+}  // namespace solid::SOLID_ISA
+
+#else
 
 namespace solid::SOLID_ISA {
 namespace {
 
 // ---- Sizes -----------------------------------------------------------------------------------------------------
-
-struct BFloat16 {
-  uint16_t bits;
-};
-
-SOLID_INLINE float read(float v) { return v; }
-SOLID_INLINE double read(double v) { return v; }
-SOLID_INLINE float read(BFloat16 v) {
-  const uint32_t bits = uint32_t(v.bits) << 16;
-  float value;
-  __builtin_memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-SOLID_INLINE void write(float* to, float v) { *to = v; }
-SOLID_INLINE void write(double* to, double v) { *to = v; }
-SOLID_INLINE void write(BFloat16* to, float v) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &v, sizeof bits);
-  // Round to nearest even; a NaN keeps its upper bits and stays one.
-  const uint32_t rounded = bits + 0x7FFF + ((bits >> 16) & 1);
-  to->bits = uint16_t((v == v ? rounded : bits | 0x400000) >> 16);
-}
-
-template <class S, class T>
-struct Types {
-  using Storage = S;
-  using Compute = T;
-};
-
-SOLID_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 template <class T>
 struct Branch {
@@ -84,63 +68,15 @@ Layer<T> layer_of(const DynamicMlp& mlp, int64_t l) {
           branch(mlp.semantic, false)};
 }
 
-// ---- Tiles: [feature][sequences of the block] --------------------------------------------------------------------
+// ---- Weights ------------------------------------------------------------------------------------------------------
 
-template <int N>
-struct Width {
-  static constexpr int value = N;
-};
-
-// f(Width<n>, first) over [begin, end) in runs of N, the rest in halves.
-template <int N, class F>
-SOLID_INLINE void for_runs(int64_t begin, int64_t end, const F& f) {
-  for (; begin + N <= end; begin += N) f(Width<N>{}, begin);
-  if constexpr (N > 1) {
-    if (begin < end) for_runs<N / 2>(begin, end, f);
-  }
-}
-
-// Rows of `count` sequences (`stride` elements apart) into a tile; lanes without a sequence are zero.
-template <int NB, class S, class T>
-void pack(const S* rows, int64_t stride, int64_t count, int64_t columns, T* tile) {
-  for (int64_t lane = 0; lane < NB; ++lane) {
-    for (int64_t c = 0; c < columns; ++c) {
-      tile[c * NB + lane] = lane < count ? T(read(rows[lane * stride + c])) : T(0);
-    }
-  }
-}
-
-template <int NB, class S, class T>
-void unpack(const T* tile, int64_t count, int64_t columns, S* rows, int64_t stride) {
-  for (int64_t lane = 0; lane < count; ++lane) {
-    for (int64_t c = 0; c < columns; ++c) write(rows + lane * stride + c, tile[c * NB + lane]);
-  }
-}
-
-template <class T>
-SOLID_INLINE void zero(T* to, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) to[i] = 0;
-}
-
-template <class T>
-void tanh_tile(T* tile, int64_t count) {
-  for (int64_t i = 0; i < count; i += kLanes<T>) store(tile + i, tanh(load(tile + i)));
-}
-
-// g <- g (1 - h^2): back through h = tanh.
-template <class T>
-void through_tanh(const T* h, int64_t count, T* g) {
-  for (int64_t i = 0; i < count; i += kLanes<T>) {
-    const Vector<T> value = load(h + i);
-    store(g + i, load(g + i) * (1 - value * value));
-  }
-}
-
-// acc[n] += sum_j s[j * step + n * stride] tile[j]
+// acc[n] += sum_j s[j * step + n * stride] tile[j]. With `ahead`, the values that far on are fetched for later: for
+// maps that overflow the inner caches (D = O = k = 64: backward +15 %, 128: +25 %; 32: nothing lost).
 template <int N, int R, class T>
 SOLID_INLINE void contract(const T* s, int64_t step, int64_t stride, int64_t count, const T* tile,
-                           Vector<T> (&acc)[N][R]) {
+                           Vector<T> (&acc)[N][R], int64_t ahead = 0) {
   for (int64_t j = 0; j < count; ++j) {
+    if (ahead) __builtin_prefetch(s + ahead + j * step + (j % N) * stride);
     Vector<T> row[R];
     for (int r = 0; r < R; ++r) row[r] = load(tile + (j * R + r) * kLanes<T>);
     for (int n = 0; n < N; ++n) {
@@ -179,38 +115,46 @@ SOLID_INLINE void generate_clipped(const Layer<T>& layer, int64_t i, int64_t o, 
 
 // ---- One call ----------------------------------------------------------------------------------------------------
 
-constexpr int kBlockVectors = 2;       // R of a full block, T = 1
+template <class T>
+constexpr int kBlockVectors = sizeof(T) == 4 ? 2 : 1;  // R of a full block, T = 1; float64 is for checking
 constexpr int64_t kTileBytes = 128;    // of one feature of a full block at the widest instruction set
 constexpr int kTargetRun = 4;          // targets applied at a time, T > 1
+constexpr int64_t kFewSequences = 6;   // B = 6 one by one: 35 us, as a block of 16 lanes: 55 us (D = 32, P = 2)
+constexpr int64_t kManyTargets = 64;   // T = 1000 one by one: 71 us a sequence, in blocks: 109 us
 constexpr int64_t kMapRows = 64;       // sequences whose M is expanded at a time: 64 x 32 floats stay in L1
 
-template <class S, class T>
+template <class T>
 struct Call {
   const DynamicMlp& mlp;
-  const S* x;
-  const S* z_item;
-  const S* z_semantic;
+  bool narrow;
+  Rows<T> x, y, z_item, z_semantic, dy, dx, dz_item, dz_semantic;
   T delta;
 
   explicit Call(const DynamicMlp& m)
       : mlp(m),
-        x(static_cast<const S*>(m.x)),
-        z_item(static_cast<const S*>(m.item.z)),
-        z_semantic(static_cast<const S*>(m.semantic.z)),
+        narrow(m.type == DynamicType::kBFloat16),
+        x(m.x, narrow),
+        y(m.y, narrow),
+        z_item(m.item.z, narrow),
+        z_semantic(m.semantic.z, narrow),
+        dy(m.dy, narrow),
+        dx(m.dx, narrow),
+        dz_item(m.item.dz, narrow),
+        dz_semantic(m.semantic.dz, narrow),
         delta(T(m.delta)) {}
 
-  // h_{l+1}, l < P - 1.
-  T* hidden(int64_t l) const {
+  // h_l, l = 0 .. P - 1: what layer l reads.
+  Rows<T> hidden(int64_t l) const {
+    if (l == 0) return x;
     T* at = static_cast<T*>(mlp.hidden);
-    for (int64_t j = 0; j < l; ++j) at += mlp.batch * mlp.targets * mlp.sizes[j + 1];
-    return at;
+    for (int64_t j = 1; j < l; ++j) at += mlp.batch * mlp.targets * mlp.sizes[j];
+    return {at, false};
   }
 
-  template <int NB>
-  void pack_codes(int64_t first, int64_t count, T* item, T* semantic) const {
+  void pack_codes(int64_t first, int64_t count, int64_t lanes, T* item, T* semantic) const {
     const int64_t ki = mlp.item.codes, ks = mlp.semantic.codes;
-    if (mlp.item.present) pack<NB>(z_item + first * ki, ki, count, ki, item);
-    if (mlp.semantic.present) pack<NB>(z_semantic + first * ks, ks, count, ks, semantic);
+    if (mlp.item.present) pack(z_item + first * ki, ki, count, ki, lanes, item);
+    if (mlp.semantic.present) pack(z_semantic + first * ks, ks, count, ks, lanes, semantic);
   }
 };
 
@@ -236,8 +180,8 @@ void for_each_worker(int64_t blocks, int threads, const Body& body) {
 
 // ---- Forward, T = 1 ------------------------------------------------------------------------------------------------
 
-template <int R, class S, class T>
-void forward_block(const Call<S, T>& call, int64_t first, int64_t count, T* scratch) {
+template <int R, class T>
+void forward_block(const Call<T>& call, int64_t first, int64_t count, T* scratch) {
   constexpr int NB = R * kLanes<T>;
   constexpr int N = kAccumulators / R;
   const DynamicMlp& mlp = call.mlp;
@@ -246,8 +190,8 @@ void forward_block(const Call<S, T>& call, int64_t first, int64_t count, T* scra
   T* z_semantic = z_item + mlp.item.codes * NB;
   T* in = z_semantic + mlp.semantic.codes * NB;
   T* out = in + width;
-  call.template pack_codes<NB>(first, count, z_item, z_semantic);
-  pack<NB>(call.x + first * mlp.sizes[0], mlp.sizes[0], count, mlp.sizes[0], in);
+  call.pack_codes(first, count, NB, z_item, z_semantic);
+  pack(call.x + first * mlp.sizes[0], mlp.sizes[0], count, mlp.sizes[0], NB, in);
   for (int64_t l = 0; l < mlp.layers; ++l) {
     const Layer<T> layer = layer_of<T>(mlp, l);
     for (int64_t i = 0; i <= layer.inputs; ++i) {
@@ -269,13 +213,123 @@ void forward_block(const Call<S, T>& call, int64_t first, int64_t count, T* scra
     }
     if (layer.curved) tanh_tile(out, layer.outputs * NB);
     if (l + 1 == mlp.layers) {
-      unpack<NB>(out, count, layer.outputs, static_cast<S*>(mlp.y) + first * layer.outputs, layer.outputs);
+      unpack(out, NB, count, layer.outputs, call.y + first * layer.outputs, layer.outputs);
     } else if (mlp.hidden) {
-      unpack<NB>(out, count, layer.outputs, call.hidden(l) + first * layer.outputs, layer.outputs);
+      unpack(out, NB, count, layer.outputs, call.hidden(l + 1) + first * layer.outputs, layer.outputs);
     }
     T* last = in;
     in = out;
     out = last;
+  }
+}
+
+// ---- Forward, one by one: lanes are outputs ----------------------------------------------------------------------------
+
+// w[i .. i + N - 1][o ..] of one branch, V vectors of outputs; z [k] is one sequence's.
+template <int N, int V, class T>
+SOLID_INLINE void generate_rows(const Branch<T>& branch, int64_t outputs, int64_t i, int64_t o, const T* z,
+                                Vector<T> (&acc)[N][V]) {
+  constexpr int L = kLanes<T>;
+  for (int n = 0; n < N; ++n) {
+    for (int v = 0; v < V; ++v) acc[n][v] = load(branch.offset + (i + n) * outputs + o + v * L);
+  }
+  const T* map = branch.map + i * branch.codes * outputs + o;
+  for (int64_t k = 0; k < branch.codes; ++k) {
+    for (int n = 0; n < N; ++n) {
+      for (int v = 0; v < V; ++v) {
+        acc[n][v] += z[k] * load(map + (n * branch.codes + k) * outputs + v * L);
+      }
+    }
+  }
+}
+
+template <class T>
+void generate_one(const Layer<T>& layer, const T* z_item, const T* z_semantic, T delta, T* w) {
+  constexpr int L = kLanes<T>;
+  const int64_t outputs = layer.outputs;
+  const Vector<T> bound = splat(delta);
+  const auto columns = [&](auto vectors, int64_t o) {
+    constexpr int V = decltype(vectors)::value;
+    for_runs<kAccumulators / 4>(0, layer.inputs + 1, [&](auto run, int64_t i) {
+      constexpr int N = decltype(run)::value;
+      Vector<T> item[N][V] = {}, semantic[N][V] = {};
+      if (layer.item.present) generate_rows(layer.item, outputs, i, o, z_item, item);
+      if (layer.semantic.present) generate_rows(layer.semantic, outputs, i, o, z_semantic, semantic);
+      for (int n = 0; n < N; ++n) {
+        for (int v = 0; v < V; ++v) {
+          store(w + (i + n) * outputs + o + v * L, semantic[n][v] + clip(item[n][v], bound));
+        }
+      }
+    });
+  };
+  int64_t o = 0;
+  for (; o + 2 * L <= outputs; o += 2 * L) columns(Width<2>{}, o);
+  for (; o < outputs; o += L) columns(Width<1>{}, o);
+}
+
+// out[t] = in[t] w + b for NT targets, as they lie in memory.
+template <int NT, int V, class T>
+SOLID_INLINE void apply_rows(const T* in, int64_t inputs, const T* w, int64_t outputs, bool curved, T* out) {
+  constexpr int L = kLanes<T>;
+  Vector<T> acc[NT][V];
+  for (int t = 0; t < NT; ++t) {
+    for (int v = 0; v < V; ++v) acc[t][v] = load(w + inputs * outputs + v * L);
+  }
+  for (int64_t i = 0; i < inputs; ++i) {
+    for (int v = 0; v < V; ++v) {
+      const Vector<T> value = load(w + i * outputs + v * L);
+      for (int t = 0; t < NT; ++t) acc[t][v] += in[t * inputs + i] * value;
+    }
+  }
+  for (int t = 0; t < NT; ++t) {
+    for (int v = 0; v < V; ++v) store(out + t * outputs + v * L, curved ? tanh(acc[t][v]) : acc[t][v]);
+  }
+}
+
+// One sequence after the other, with outputs as lanes: for fewer sequences than lanes, and for many targets each,
+// whose rows are then read as they lie. Needs outputs that fill vectors.
+template <class T>
+bool one_by_one(const DynamicMlp& mlp) {
+  for (int64_t l = 1; l <= mlp.layers; ++l) {
+    if (mlp.sizes[l] % kLanes<T> != 0) return false;
+  }
+  if (mlp.type == DynamicType::kBFloat16 || (mlp.targets != 1 && mlp.layers > 1 && !mlp.hidden)) return false;
+  return mlp.batch <= kFewSequences || mlp.targets >= kManyTargets;
+}
+
+template <class T>
+void forward_one(const Call<T>& call, int64_t b, T* scratch) {
+  constexpr int L = kLanes<T>;
+  const DynamicMlp& mlp = call.mlp;
+  const auto row = [&](const Rows<T>& rows, int64_t size) {
+    return reinterpret_cast<T*>((rows + b * size).base);
+  };
+  const T* z_item = row(call.z_item, mlp.item.codes);
+  const T* z_semantic = row(call.z_semantic, mlp.semantic.codes);
+  const int64_t m = widest(mlp);
+  T* w = scratch + 2 * m;
+  const T* in = row(call.x, mlp.targets * mlp.sizes[0]);
+  for (int64_t l = 0; l < mlp.layers; ++l) {
+    const Layer<T> layer = layer_of<T>(mlp, l);
+    const int64_t inputs = layer.inputs, outputs = layer.outputs;
+    generate_one(layer, z_item, z_semantic, call.delta, w);
+    T* out = scratch + l % 2 * m;
+    if (l + 1 == mlp.layers) {
+      out = row(call.y, mlp.targets * outputs);
+    } else if (mlp.hidden) {
+      out = row(call.hidden(l + 1), mlp.targets * outputs);
+    }
+    for_runs<kAccumulators / 2>(0, mlp.targets, [&](auto run, int64_t t) {
+      constexpr int NT = decltype(run)::value;
+      int64_t o = 0;
+      for (; o + 2 * L <= outputs; o += 2 * L) {
+        apply_rows<NT, 2>(in + t * inputs, inputs, w + o, outputs, layer.curved, out + t * outputs + o);
+      }
+      for (; o < outputs; o += L) {
+        apply_rows<NT, 1>(in + t * inputs, inputs, w + o, outputs, layer.curved, out + t * outputs + o);
+      }
+    });
+    in = out;
   }
 }
 
@@ -317,22 +371,22 @@ void generate_all(const Layer<T>& layer, const T* z_item, const T* z_semantic, T
   }
 }
 
-template <class In, class Out, class T>
-void apply_all(const Layer<T>& layer, int64_t targets, const In* in, int64_t count, const T* w, T* in_tile,
-               T* out_tile, Out* out) {
+template <class T>
+void apply_all(const Layer<T>& layer, int64_t targets, const Rows<T>& in, int64_t count, const T* w, T* in_tile,
+               T* out_tile, const Rows<T>& out) {
   constexpr int L = kLanes<T>;
   const int64_t inputs = layer.inputs, outputs = layer.outputs;
   for_runs<kTargetRun>(0, targets, [&](auto run, int64_t t) {
     constexpr int n_max = decltype(run)::value;
-    pack<L>(in + t * inputs, targets * inputs, count, n_max * inputs, in_tile);
+    pack(in + t * inputs, targets * inputs, count, n_max * inputs, L, in_tile);
     apply<n_max>(in_tile, inputs, w, outputs, out_tile);
     if (layer.curved) tanh_tile(out_tile, n_max * outputs * L);
-    unpack<L>(out_tile, count, n_max * outputs, out + t * outputs, targets * outputs);
+    unpack(out_tile, L, count, n_max * outputs, out + t * outputs, targets * outputs);
   });
 }
 
-template <class S, class T>
-void forward_block_targets(const Call<S, T>& call, int64_t first, int64_t count, T* scratch) {
+template <class T>
+void forward_block_targets(const Call<T>& call, int64_t first, int64_t count, T* scratch) {
   constexpr int L = kLanes<T>;
   const DynamicMlp& mlp = call.mlp;
   const int64_t m = widest(mlp), targets = mlp.targets;
@@ -341,47 +395,43 @@ void forward_block_targets(const Call<S, T>& call, int64_t first, int64_t count,
   T* in_tile = z_semantic + mlp.semantic.codes * L;
   T* out_tile = in_tile + kTargetRun * m * L;
   T* w = out_tile + kTargetRun * m * L;
-  call.template pack_codes<L>(first, count, z_item, z_semantic);
+  call.pack_codes(first, count, L, z_item, z_semantic);
   for (int64_t l = 0; l < mlp.layers; ++l) {
     const Layer<T> layer = layer_of<T>(mlp, l);
-    const int64_t from = first * targets * layer.inputs, to = first * targets * layer.outputs;
     generate_all(layer, z_item, z_semantic, call.delta, w);
-    const auto into = [&](auto* out) {
-      if (l == 0) {
-        apply_all(layer, targets, call.x + from, count, w, in_tile, out_tile, out + to);
-      } else {
-        apply_all(layer, targets, call.hidden(l - 1) + from, count, w, in_tile, out_tile, out + to);
-      }
-    };
-    if (l + 1 == mlp.layers) {
-      into(static_cast<S*>(mlp.y));
-    } else {
-      into(call.hidden(l));
-    }
+    apply_all(layer, targets, call.hidden(l) + first * targets * layer.inputs, count, w, in_tile, out_tile,
+              (l + 1 == mlp.layers ? call.y : call.hidden(l + 1)) + first * targets * layer.outputs);
   }
 }
 
-template <class S, class T>
 int64_t scratch_forward(const DynamicMlp& mlp) {
   const int64_t codes = mlp.item.codes + mlp.semantic.codes, m = widest(mlp);
-  if (mlp.targets == 1) return (codes + 2 * m) * kTileBytes;
-  return (codes + 2 * kTargetRun * m + (m + 1) * m) * 64;
+  const int64_t one = (2 * m + (m + 1) * m) * int64_t(sizeof(double));
+  const int64_t block = mlp.targets == 1 ? (codes + 2 * m) * kTileBytes
+                                         : (codes + 2 * kTargetRun * m + (m + 1) * m) * 64;
+  return one > block ? one : block;
 }
 
-template <class S, class T>
+template <class T>
 Status forward(const DynamicMlp& mlp) {
   constexpr int L = kLanes<T>;
-  const Call<S, T> call(mlp);
-  const int64_t scratch_bytes = scratch_forward<S, T>(mlp);
-  const int64_t block = mlp.targets == 1 ? kBlockVectors * L : L;
+  const Call<T> call(mlp);
+  const int64_t scratch_bytes = scratch_forward(mlp);
+  if (one_by_one<T>(mlp)) {
+    for_each_worker(mlp.batch, mlp.threads, [&](int64_t worker, int64_t b) {
+      forward_one(call, b, reinterpret_cast<T*>(static_cast<char*>(mlp.workspace) + worker * scratch_bytes));
+    });
+    return Status::kOk;
+  }
+  const int64_t block = mlp.targets == 1 ? kBlockVectors<T> * L : L;
   const int64_t blocks = (mlp.batch + block - 1) / block;
   for_each_worker(blocks, mlp.threads, [&](int64_t worker, int64_t b) {
     T* scratch = reinterpret_cast<T*>(static_cast<char*>(mlp.workspace) + worker * scratch_bytes);
     const int64_t first = b * block, count = least(block, mlp.batch - first);
-    if (mlp.targets > 1) {
+    if (mlp.targets != 1) {
       forward_block_targets(call, first, count, scratch);
     } else if (count > L) {
-      forward_block<kBlockVectors>(call, first, count, scratch);
+      forward_block<kBlockVectors<T>>(call, first, count, scratch);
     } else {
       forward_block<1>(call, first, count, scratch);
     }
@@ -415,13 +465,13 @@ int64_t mask_words(int64_t outputs) {
   return (outputs + 8 * int64_t(sizeof(T)) - 1) / (8 * int64_t(sizeof(T)));
 }
 
-template <class S, class T>
+template <class T>
 struct Chunk {
   int64_t size;       // C, capacity in sequences
   int64_t elements;   // of the whole workspace
   int64_t scratch;    // elements per worker
   T* scratches;
-  T* z_item;          // [C, k] as T, if x's type is another
+  T* z_item;          // [C, k] as T, if x is bfloat16
   T* z_semantic;
   T* layers;          // per layer (T = 1) or for the layer at hand (T > 1): mask words [D + 1][words][C],
                       // then T = 1: g [C, padded O]; T > 1: x g^T [D + 1][C][padded O]
@@ -436,11 +486,11 @@ struct Chunk {
     } else {
       scratch = (2 * codes + (3 * kTargetRun + 1) * m + 2 * (m + 1) * m) * (64 / int64_t(sizeof(T)));
     }
-    const int64_t map_scratch = kMapRows * padded<T>(m);
+    const int64_t map_scratch = size + kMapRows * 2 * (64 / int64_t(sizeof(T)));
     if (scratch < map_scratch) scratch = map_scratch;
     scratches = static_cast<T*>(workspace);
     z_item = scratches + mlp.threads * scratch;
-    const bool converted = sizeof(S) != sizeof(T);
+    const bool converted = mlp.type == DynamicType::kBFloat16;
     z_semantic = z_item + (converted ? round_up(size * mlp.item.codes, 16) : 0);
     layers = z_semantic + (converted ? round_up(size * mlp.semantic.codes, 16) : 0);
     int64_t sum = 0, most = 0;
@@ -476,20 +526,21 @@ struct Chunk {
 
 // The part of a branch that is not clipped: dz += x U_i, dx += <g, W[i, :]>.
 template <int R, class T>
-SOLID_INLINE void unclipped_row(const Branch<T>& branch, int64_t outputs, int64_t i, const T* g,
+SOLID_APART void unclipped_row(const Branch<T>& branch, int64_t outputs, int64_t i, const T* g,
                                 const Vector<T> (&x)[R], const T* z, T* dz, Vector<T> (&dx)[R]) {
   const T* map = branch.map + i * branch.codes * outputs;
   for_runs<kAccumulators / R>(0, branch.codes, [&](auto run, int64_t k) {
     constexpr int n_max = decltype(run)::value;
-    Vector<T> u[n_max][R] = {};
-    contract<n_max, R>(map + k * outputs, 1, outputs, outputs, g, u);
+    Vector<T> u[n_max][R] = {}, sum[R] = {};
+    contract<n_max, R>(map + k * outputs, 1, outputs, outputs, g, u, branch.codes * outputs);
     for (int n = 0; n < n_max; ++n) {
       for (int r = 0; r < R; ++r) {
         const int64_t at = ((k + n) * R + r) * kLanes<T>;
         store(dz + at, load(dz + at) + x[r] * u[n][r]);
-        dx[r] += load(z + at) * u[n][r];
+        sum[r] += load(z + at) * u[n][r];
       }
     }
+    for (int r = 0; r < R; ++r) dx[r] += sum[r];
   });
   const T* offset = branch.offset + i * outputs;
   for (int64_t o = 0; o < outputs; ++o) {
@@ -499,7 +550,7 @@ SOLID_INLINE void unclipped_row(const Branch<T>& branch, int64_t outputs, int64_
 
 // Weights of row i of the item branch, N at a time: their mask as bits, masked <- mask ? g : 0, dx += g clip(w).
 template <int R, class T>
-SOLID_INLINE void clipped_row(const Branch<T>& branch, int64_t outputs, int64_t i, const T* g, const T* z, T delta,
+SOLID_APART void clipped_row(const Branch<T>& branch, int64_t outputs, int64_t i, const T* g, const T* z, T delta,
                               Word<T>* words, int64_t words_stride, T* masked, Vector<T> (&dx)[R]) {
   constexpr int64_t kBits = 8 * sizeof(T);
   const Vector<T> bound = splat(delta);
@@ -528,13 +579,13 @@ SOLID_INLINE void clipped_row(const Branch<T>& branch, int64_t outputs, int64_t 
 
 // dz += x U_i for an already masked g.
 template <int R, class T>
-SOLID_INLINE void codes_row(const Branch<T>& branch, int64_t outputs, int64_t i, const T* g,
+SOLID_APART void codes_row(const Branch<T>& branch, int64_t outputs, int64_t i, const T* g,
                             const Vector<T> (&x)[R], T* dz) {
   const T* map = branch.map + i * branch.codes * outputs;
   for_runs<kAccumulators / R>(0, branch.codes, [&](auto run, int64_t k) {
     constexpr int n_max = decltype(run)::value;
     Vector<T> u[n_max][R] = {};
-    contract<n_max, R>(map + k * outputs, 1, outputs, outputs, g, u);
+    contract<n_max, R>(map + k * outputs, 1, outputs, outputs, g, u, branch.codes * outputs);
     for (int n = 0; n < n_max; ++n) {
       for (int r = 0; r < R; ++r) {
         const int64_t at = ((k + n) * R + r) * kLanes<T>;
@@ -544,8 +595,8 @@ SOLID_INLINE void codes_row(const Branch<T>& branch, int64_t outputs, int64_t i,
   });
 }
 
-template <int R, class S, class T>
-void backward_block(const Call<S, T>& call, const Chunk<S, T>& chunk, int64_t first, int64_t slot, int64_t count,
+template <int R, class T>
+void backward_block(const Call<T>& call, const Chunk<T>& chunk, int64_t first, int64_t slot, int64_t count,
                     T* scratch) {
   constexpr int NB = R * kLanes<T>;
   const DynamicMlp& mlp = call.mlp;
@@ -558,25 +609,21 @@ void backward_block(const Call<S, T>& call, const Chunk<S, T>& chunk, int64_t fi
   T* masked = in + width;
   T* g = masked + width;
   T* dx = g + width;
-  call.template pack_codes<NB>(first, count, z_item, z_semantic);
+  call.pack_codes(first, count, NB, z_item, z_semantic);
   zero(dz_item, (ki + ks) * NB);
   const int64_t last = mlp.sizes[mlp.layers];
-  pack<NB>(static_cast<const S*>(mlp.dy) + first * last, last, count, last, g);
+  pack(call.dy + first * last, last, count, last, NB, g);
   if (mlp.tanh_last) {
-    pack<NB>(static_cast<const S*>(mlp.y) + first * last, last, count, last, masked);
+    pack(call.y + first * last, last, count, last, NB, masked);
     through_tanh(masked, last * NB, g);
   }
   for (int64_t l = mlp.layers - 1; l >= 0; --l) {
     const Layer<T> layer = layer_of<T>(mlp, l);
     const int64_t inputs = layer.inputs, outputs = layer.outputs, pad = padded<T>(outputs);
     const int64_t words = mask_words<T>(outputs);
-    if (l == 0) {
-      pack<NB>(call.x + first * inputs, inputs, count, inputs, in);
-    } else {
-      pack<NB>(call.hidden(l - 1) + first * inputs, inputs, count, inputs, in);
-    }
+    pack(call.hidden(l) + first * inputs, inputs, count, inputs, NB, in);
     T* rows = chunk.rows(mlp, l) + slot * pad;
-    unpack<NB>(g, count, outputs, rows, pad);
+    unpack(g, NB, count, outputs, {rows, false}, pad);
     for (int64_t b = 0; b < count; ++b) zero(rows + b * pad + outputs, pad - outputs);
     Word<T>* mask = chunk.mask(mlp, l) + slot;
     for (int64_t i = 0; i <= inputs; ++i) {
@@ -602,11 +649,11 @@ void backward_block(const Call<S, T>& call, const Chunk<S, T>& chunk, int64_t fi
       g = dx;
       dx = upper;
     } else if (mlp.dx) {
-      unpack<NB>(dx, count, inputs, static_cast<S*>(mlp.dx) + first * inputs, inputs);
+      unpack(dx, NB, count, inputs, call.dx + first * inputs, inputs);
     }
   }
-  if (mlp.item.dz) unpack<NB>(dz_item, count, ki, static_cast<S*>(mlp.item.dz) + first * ki, ki);
-  if (mlp.semantic.dz) unpack<NB>(dz_semantic, count, ks, static_cast<S*>(mlp.semantic.dz) + first * ks, ks);
+  if (mlp.item.dz) unpack(dz_item, NB, count, ki, call.dz_item + first * ki, ki);
+  if (mlp.semantic.dz) unpack(dz_semantic, NB, count, ks, call.dz_semantic + first * ks, ks);
 }
 
 // ---- Backward, T > 1: one layer of one block -----------------------------------------------------------------------
@@ -648,9 +695,9 @@ SOLID_INLINE void add_outer(const T* in, int64_t inputs, const T* g, int64_t out
   }
 }
 
-template <class S, class T, class In, class Up, class Down>
-void backward_targets(const Call<S, T>& call, const Chunk<S, T>& chunk, int64_t l, const In* in, const Up* dy,
-                      const S* y, int64_t first, int64_t slot, int64_t count, Down* dx, T* scratch) {
+template <class T>
+void backward_targets(const Call<T>& call, const Chunk<T>& chunk, int64_t l, int64_t first, int64_t slot,
+                      int64_t count, T* scratch) {
   constexpr int L = kLanes<T>;
   const DynamicMlp& mlp = call.mlp;
   const Layer<T> layer = layer_of<T>(mlp, l);
@@ -666,38 +713,38 @@ void backward_targets(const Call<S, T>& call, const Chunk<S, T>& chunk, int64_t 
   T* dx_tile = g + kTargetRun * m * L;
   T* w = dx_tile + kTargetRun * m * L;
   T* product = w + (m + 1) * m * L;
-  call.template pack_codes<L>(first, count, z_item, z_semantic);
+  const bool top = l + 1 == mlp.layers, even = (mlp.layers - l) % 2 == 0;
+  const Rows<T> in = call.hidden(l) + first * targets * inputs;
+  const Rows<T> y = call.y + first * targets * outputs;
+  const Rows<T> dy = top ? call.dy + first * targets * outputs
+                         : Rows<T>((even ? chunk.lower : chunk.upper) + slot * targets * outputs, false);
+  const Rows<T> dx = l > 0 ? Rows<T>((even ? chunk.upper : chunk.lower) + slot * targets * inputs, false)
+                           : mlp.dx ? call.dx + first * targets * inputs : call.dx;
+  call.pack_codes(first, count, L, z_item, z_semantic);
   if (dx) generate_all(layer, z_item, z_semantic, call.delta, w);
   zero(product, (inputs + 1) * outputs * L);
   for_runs<kTargetRun>(0, targets, [&](auto run, int64_t t) {
     constexpr int n_max = decltype(run)::value;
-    pack<L>(in + t * inputs, targets * inputs, count, n_max * inputs, in_tile);
-    pack<L>(dy + t * outputs, targets * outputs, count, n_max * outputs, g);
-    if (y) {
-      pack<L>(y + t * outputs, targets * outputs, count, n_max * outputs, dx_tile);
+    pack(in + t * inputs, targets * inputs, count, n_max * inputs, L, in_tile);
+    pack(dy + t * outputs, targets * outputs, count, n_max * outputs, L, g);
+    if (top && mlp.tanh_last) {
+      pack(y + t * outputs, targets * outputs, count, n_max * outputs, L, dx_tile);
       through_tanh(dx_tile, n_max * outputs * L, g);
     }
     add_outer<n_max>(in_tile, inputs, g, outputs, product);
     if (dx) {
       apply_transposed<n_max>(g, outputs, w, inputs, dx_tile);
       if (l > 0) through_tanh(in_tile, n_max * inputs * L, dx_tile);
-      unpack<L>(dx_tile, count, n_max * inputs, dx + t * inputs, targets * inputs);
+      unpack(dx_tile, L, count, n_max * inputs, dx + t * inputs, targets * inputs);
     }
   });
   // The codes see the product as T = 1 sees x g^T; they add to what the layers above left.
-  const auto codes_in = [&](const DynamicBranch& branch, T* dz) {
-    zero(dz, branch.codes * L);
-    if (branch.dz && l + 1 < mlp.layers) {
-      pack<L>(static_cast<const S*>(branch.dz) + first * branch.codes, branch.codes, count, branch.codes, dz);
-    }
+  const auto codes_in = [&](const Rows<T>& from, int64_t codes, T* dz) {
+    zero(dz, codes * L);
+    if (from && !top) pack(from + first * codes, codes, count, codes, L, dz);
   };
-  const auto codes_out = [&](const DynamicBranch& branch, const T* dz) {
-    if (branch.dz) {
-      unpack<L>(dz, count, branch.codes, static_cast<S*>(branch.dz) + first * branch.codes, branch.codes);
-    }
-  };
-  codes_in(mlp.item, dz_item);
-  codes_in(mlp.semantic, dz_semantic);
+  codes_in(call.dz_item, ki, dz_item);
+  codes_in(call.dz_semantic, ks, dz_semantic);
   const int64_t pad = padded<T>(outputs), words = mask_words<T>(outputs);
   Word<T>* mask = chunk.mask(mlp, l) + slot;
   T* rows = chunk.rows(mlp, l) + slot * pad;
@@ -705,7 +752,7 @@ void backward_targets(const Call<S, T>& call, const Chunk<S, T>& chunk, int64_t 
   for (int64_t i = 0; i <= inputs; ++i) {
     const T* row = product + i * outputs * L;
     T* to = rows + i * chunk.size * pad;
-    unpack<L>(row, count, outputs, to, pad);
+    unpack(row, L, count, outputs, {to, false}, pad);
     for (int64_t b = 0; b < count; ++b) zero(to + b * pad + outputs, pad - outputs);
     if (layer.item.present && layer.item.clipped) {
       Vector<T> unused[1] = {};
@@ -717,170 +764,162 @@ void backward_targets(const Call<S, T>& call, const Chunk<S, T>& chunk, int64_t 
     }
     if (layer.semantic.present) codes_row<1>(layer.semantic, outputs, i, row, one, dz_semantic);
   }
-  codes_out(mlp.item, dz_item);
-  codes_out(mlp.semantic, dz_semantic);
+  if (call.dz_item) unpack(dz_item, L, count, ki, call.dz_item + first * ki, ki);
+  if (call.dz_semantic) unpack(dz_semantic, L, count, ks, call.dz_semantic + first * ks, ks);
 }
 
 // ---- Backward: maps ------------------------------------------------------------------------------------------------
 
-template <class T>
-SOLID_INLINE Vector<T> load_some(const T* from, int64_t count) {
-  if (count >= kLanes<T>) return load(from);
-  Vector<T> v = {};
-  for (int64_t lane = 0; lane < count; ++lane) v[lane] = from[lane];
-  return v;
-}
-
-template <class T>
-SOLID_INLINE void store_some(T* to, Vector<T> v, int64_t count) {
-  if (count >= kLanes<T>) return store(to, v);
-  for (int64_t lane = 0; lane < count; ++lane) to[lane] = v[lane];
-}
-
-// dmap[n][0 ..] += sum_b z[b][n] m[b][0 ..] for N codes and V vectors of outputs, of which `rest` columns exist.
-template <int N, int V, class T>
-SOLID_INLINE void add_map(const T* z, int64_t codes, const T* m, int64_t pad, int64_t count, int64_t stride,
-                          int64_t rest, T* dmap) {
+// dmap[n][0 ..] += sum_b z[b][n] m[b][0 ..] for N codes and V vectors of outputs; if not Whole, only `rest` columns
+// of them exist.
+template <int N, int V, bool Whole, class T>
+SOLID_INLINE void add_map(const T* z, int64_t codes, const T* m, int64_t count, int64_t stride, int64_t rest,
+                          T* dmap) {
   constexpr int L = kLanes<T>;
   Vector<T> acc[N][V];
   for (int n = 0; n < N; ++n) {
-    for (int v = 0; v < V; ++v) acc[n][v] = load_some(dmap + n * stride + v * L, rest - v * L);
+    for (int v = 0; v < V; ++v) {
+      const T* at = dmap + n * stride + v * L;
+      acc[n][v] = Whole ? load(at) : load_some(at, rest - v * L);
+    }
   }
   for (int64_t b = 0; b < count; ++b) {
     Vector<T> row[V];
-    for (int v = 0; v < V; ++v) row[v] = load(m + b * pad + v * L);
+    for (int v = 0; v < V; ++v) row[v] = load(m + (b * V + v) * L);
     for (int n = 0; n < N; ++n) {
       const T value = z[b * codes + n];
       for (int v = 0; v < V; ++v) acc[n][v] += value * row[v];
     }
   }
   for (int n = 0; n < N; ++n) {
-    for (int v = 0; v < V; ++v) store_some(dmap + n * stride + v * L, acc[n][v], rest - v * L);
+    for (int v = 0; v < V; ++v) {
+      T* at = dmap + n * stride + v * L;
+      Whole ? store(at, acc[n][v]) : store_some(at, acc[n][v], rest - v * L);
+    }
   }
 }
 
-// Row i of one layer's map and offset gradient, over a chunk. x: the layer's input, T = 1.
-template <class S, class T, class In>
-void map_row(const Call<S, T>& call, const Chunk<S, T>& chunk, int64_t l, bool item, int64_t i, const In* x,
-             int64_t first, int64_t count, T* scratch) {
+// One row i of a layer's map, over a chunk of sequences.
+template <class T>
+struct MapRow {
+  int64_t count, outputs, codes, pad;
+  const T* z;            // [count, k]
+  const T* rows;         // [count, pad]: g, or x g^T
+  const T* factors;      // [count]: x_i; null: 1
+  const Word<T>* mask;   // [words][mask_stride]; null: not clipped
+  int64_t mask_stride;
+  T* dmap;               // null: not wanted
+  T* doffset;            // null: not wanted
+};
+
+// V vectors of outputs from o on. M is expanded for kMapRows sequences at a time, its sum is the offset's gradient.
+template <int V, bool Whole, class T>
+void add_columns(const MapRow<T>& row, int64_t o, T* scratch) {
   constexpr int L = kLanes<T>;
   constexpr int64_t kBits = 8 * sizeof(T);
-  const DynamicMlp& mlp = call.mlp;
-  const DynamicBranch& branch = item ? mlp.item : mlp.semantic;
-  const Layer<T> layer = layer_of<T>(mlp, l);
-  const int64_t inputs = layer.inputs, outputs = layer.outputs, codes = branch.codes;
-  const int64_t pad = padded<T>(outputs), words = mask_words<T>(outputs);
-  const bool clipped = item && layer.item.clipped;
-  T* const map_gradient = static_cast<T*>(branch.dmaps[l]);
-  T* const offset_gradient = static_cast<T*>(branch.doffsets[l]);
-  if (!map_gradient && !offset_gradient) return;
-  T* dmap = map_gradient ? map_gradient + i * codes * outputs : nullptr;
-  T* doffset = offset_gradient ? offset_gradient + i * outputs : nullptr;
-  if (first == 0) {
-    if (dmap) zero(dmap, codes * outputs);
-    if (doffset) zero(doffset, outputs);
+  const int64_t rest = row.outputs - o;
+  Mask<T> bits[V];
+  const Word<T>* words[V];
+  Vector<T> sum[V];
+  for (int v = 0; v < V; ++v) {
+    const int64_t at = o + v * L;
+    for (int lane = 0; lane < L; ++lane) bits[v][lane] = Word<T>(uint64_t(1) << (at % kBits + lane));
+    words[v] = row.mask ? row.mask + at / kBits * row.mask_stride : nullptr;
+    sum[v] = row.doffset ? load_some(row.doffset + at, rest - v * L) : Vector<T>{};
   }
-  const T* z = item ? chunk.z_item : chunk.z_semantic;
-  if constexpr (sizeof(S) == sizeof(T)) z = (item ? call.z_item : call.z_semantic) + first * codes;
-  const T* rows = chunk.rows(mlp, l) + (mlp.targets == 1 ? 0 : i * chunk.size * pad);
-  const Word<T>* mask = chunk.mask(mlp, l) + i * words * chunk.size;
-  Mask<T> lane_bits;
-  for (int lane = 0; lane < L; ++lane) lane_bits[lane] = Word<T>(uint64_t(1) << lane);
-  for (int64_t from = 0; from < count; from += kMapRows) {
-    const int64_t n_rows = least(kMapRows, count - from);
-    for (int64_t b = 0; b < n_rows; ++b) {
-      const int64_t at = from + b;
-      const T factor = mlp.targets == 1 && i < inputs ? T(read(x[(first + at) * inputs + i])) : T(1);
-      for (int64_t o = 0; o < pad; o += L) {
-        Vector<T> value = factor * load(rows + at * pad + o);
-        if (clipped) {
-          const Word<T> word = mask[(o / kBits) * chunk.size + at];
-          value = (word & (lane_bits << (o % kBits))) != 0 ? value : Vector<T>{};
-        }
-        store(scratch + b * pad + o, value);
+  for (int64_t from = 0; from < row.count; from += kMapRows) {
+    const int64_t count = least(kMapRows, row.count - from);
+    for (int64_t b = 0; b < count; ++b) {
+      const T factor = row.factors ? row.factors[from + b] : T(1);
+      for (int v = 0; v < V; ++v) {
+        Vector<T> value = factor * load(row.rows + (from + b) * row.pad + o + v * L);
+        if (row.mask) value = (words[v][from + b] & bits[v]) != 0 ? value : Vector<T>{};
+        sum[v] += value;
+        store(scratch + (b * V + v) * L, value);
       }
     }
-    for (int64_t o = 0; doffset && o < outputs; o += L) {
-      Vector<T> sum = load_some(doffset + o, outputs - o);
-      for (int64_t b = 0; b < n_rows; ++b) sum += load(scratch + b * pad + o);
-      store_some(doffset + o, sum, outputs - o);
-    }
-    if (!dmap) continue;
-    for_runs<kAccumulators / 2>(0, codes, [&](auto run, int64_t k) {
-      constexpr int n_max = decltype(run)::value;
-      const T* codes_at = z + from * codes + k;
-      int64_t o = 0;
-      for (; o + L < outputs; o += 2 * L) {
-        add_map<n_max, 2>(codes_at, codes, scratch + o, pad, n_rows, outputs, outputs - o, dmap + k * outputs + o);
-      }
-      if (o < outputs) {
-        add_map<n_max, 1>(codes_at, codes, scratch + o, pad, n_rows, outputs, outputs - o, dmap + k * outputs + o);
-      }
+    if (!row.dmap) continue;
+    for_runs<kAccumulators / V>(0, row.codes, [&](auto run, int64_t k) {
+      add_map<decltype(run)::value, V, Whole>(row.z + from * row.codes + k, row.codes, scratch, count, row.outputs,
+                                              rest, row.dmap + k * row.outputs + o);
     });
   }
+  for (int v = 0; v < V && row.doffset; ++v) store_some(row.doffset + o + v * L, sum[v], rest - v * L);
 }
 
-template <class S, class T>
-void maps_of_layer(const Call<S, T>& call, const Chunk<S, T>& chunk, int64_t l, int64_t row, int64_t first,
-                   int64_t count, T* scratch) {
-  // Rows of the item branch first, then of the semantic branch.
-  const int64_t rows = call.mlp.sizes[l] + 1;
-  const bool item = row < rows;
-  if (!(item ? call.mlp.item : call.mlp.semantic).present) return;
-  if (l == 0) {
-    map_row(call, chunk, l, item, row % rows, call.x, first, count, scratch);
-  } else {
-    map_row(call, chunk, l, item, row % rows, call.hidden(l - 1), first, count, scratch);
-  }
-}
-
-template <class S, class T>
-void backward_targets_layer(const Call<S, T>& call, const Chunk<S, T>& chunk, int64_t l, int64_t first,
-                            int64_t slot, int64_t count, T* scratch) {
+template <class T>
+void map_row(const Call<T>& call, const Chunk<T>& chunk, int64_t l, bool item, int64_t i, int64_t first,
+             int64_t count, T* scratch) {
   const DynamicMlp& mlp = call.mlp;
-  const int64_t per_input = mlp.targets * mlp.sizes[l], per_output = mlp.targets * mlp.sizes[l + 1];
-  const auto with = [&](const auto* in, auto* dx) {
-    if (l + 1 == mlp.layers) {
-      const S* y = mlp.tanh_last ? static_cast<const S*>(mlp.y) + first * per_output : nullptr;
-      backward_targets(call, chunk, l, in, static_cast<const S*>(mlp.dy) + first * per_output, y, first, slot,
-                       count, dx, scratch);
-    } else {
-      const T* up = ((mlp.layers - l) % 2 ? chunk.upper : chunk.lower) + slot * per_output;
-      backward_targets(call, chunk, l, in, up, static_cast<const S*>(nullptr), first, slot, count, dx, scratch);
-    }
-  };
-  if (l == 0) {
-    with(call.x + first * per_input, mlp.dx ? static_cast<S*>(mlp.dx) + first * per_input : nullptr);
-  } else {
-    with(call.hidden(l - 1) + first * per_input,
-         ((mlp.layers - l) % 2 ? chunk.lower : chunk.upper) + slot * per_input);
+  const DynamicBranch& branch = item ? mlp.item : mlp.semantic;
+  if (!branch.present || (!branch.dmaps[l] && !branch.doffsets[l])) return;
+  const Layer<T> layer = layer_of<T>(mlp, l);
+  const bool single = mlp.targets == 1;
+  MapRow<T> row;
+  row.count = count;
+  row.outputs = layer.outputs;
+  row.codes = branch.codes;
+  row.pad = padded<T>(row.outputs);
+  row.z = item ? chunk.z_item : chunk.z_semantic;
+  if (!call.narrow) row.z = static_cast<const T*>(branch.z) + first * row.codes;
+  row.rows = chunk.rows(mlp, l) + (single ? 0 : i * chunk.size * row.pad);
+  row.mask_stride = chunk.size;
+  row.mask = item && layer.item.clipped
+                 ? chunk.mask(mlp, l) + i * mask_words<T>(row.outputs) * chunk.size
+                 : nullptr;
+  T* const dmap = static_cast<T*>(branch.dmaps[l]);
+  T* const doffset = static_cast<T*>(branch.doffsets[l]);
+  row.dmap = dmap ? dmap + i * row.codes * row.outputs : nullptr;
+  row.doffset = doffset ? doffset + i * row.outputs : nullptr;
+  if (first == 0) {
+    if (row.dmap) zero(row.dmap, row.codes * row.outputs);
+    if (row.doffset) zero(row.doffset, row.outputs);
   }
+  row.factors = nullptr;
+  if (single && i < layer.inputs) {
+    const Rows<T> x = call.hidden(l) + (first * layer.inputs + i);
+    for (int64_t b = 0; b < count; ++b) scratch[b] = x.read(b * layer.inputs);
+    row.factors = scratch;
+    scratch += chunk.size;
+  }
+  constexpr int L = kLanes<T>;
+  int64_t o = 0;
+  for (; o + 2 * L <= row.outputs; o += 2 * L) add_columns<2, true>(row, o, scratch);
+  for (; o < row.outputs; o += L) add_columns<1, false>(row, o, scratch);
 }
 
-template <class S, class T>
+// Row `index` of a layer: those of the item branch first, then those of the semantic branch.
+template <class T>
+void map_rows_of_layer(const Call<T>& call, const Chunk<T>& chunk, int64_t l, int64_t index, int64_t first,
+                       int64_t count, T* scratch) {
+  const int64_t rows = call.mlp.sizes[l] + 1;
+  map_row(call, chunk, l, index < rows, index % rows, first, count, scratch);
+}
+
+template <class T>
 Status backward(const DynamicMlp& mlp) {
   constexpr int L = kLanes<T>;
-  const Call<S, T> call(mlp);
-  const Chunk<S, T> chunk(mlp, mlp.workspace);
+  const Call<T> call(mlp);
+  const Chunk<T> chunk(mlp, mlp.workspace);
   const bool single = mlp.targets == 1;
-  const int64_t block = single ? kBlockVectors * L : L;
+  const int64_t block = single ? kBlockVectors<T> * L : L;
   const auto scratch_of = [&](int64_t worker) { return chunk.scratches + worker * chunk.scratch; };
   int64_t first = 0;
   do {
     const int64_t count = least(chunk.size, mlp.batch - first);
     const int64_t blocks = (count + block - 1) / block;
-    if constexpr (sizeof(S) != sizeof(T)) {
-      const auto convert = [&](const DynamicBranch& branch, const S* z, T* to) {
-        for (int64_t j = 0; j < count * branch.codes; ++j) to[j] = read(z[first * branch.codes + j]);
-      };
-      if (mlp.item.present) convert(mlp.item, call.z_item, chunk.z_item);
-      if (mlp.semantic.present) convert(mlp.semantic, call.z_semantic, chunk.z_semantic);
+    const auto widen = [&](const Rows<T>& z, int64_t codes, T* to) {
+      for (int64_t j = 0; j < count * codes; ++j) to[j] = z.read(first * codes + j);
+    };
+    if (call.narrow) {
+      widen(call.z_item, mlp.item.codes, chunk.z_item);
+      widen(call.z_semantic, mlp.semantic.codes, chunk.z_semantic);
     }
     if (single) {
       for_each_worker(blocks, mlp.threads, [&](int64_t worker, int64_t b) {
         const int64_t slot = b * block, n = least(block, count - slot);
         if (n > L) {
-          backward_block<kBlockVectors>(call, chunk, first + slot, slot, n, scratch_of(worker));
+          backward_block<kBlockVectors<T>>(call, chunk, first + slot, slot, n, scratch_of(worker));
         } else {
           backward_block<1>(call, chunk, first + slot, slot, n, scratch_of(worker));
         }
@@ -890,16 +929,16 @@ Status backward(const DynamicMlp& mlp) {
       for_each_worker(rows, mlp.threads, [&](int64_t worker, int64_t row) {
         int64_t l = 0;
         for (; row >= 2 * (mlp.sizes[l] + 1); ++l) row -= 2 * (mlp.sizes[l] + 1);
-        maps_of_layer(call, chunk, l, row, first, count, scratch_of(worker));
+        map_rows_of_layer(call, chunk, l, row, first, count, scratch_of(worker));
       });
     } else {
       for (int64_t l = mlp.layers - 1; l >= 0; --l) {
         for_each_worker(blocks, mlp.threads, [&](int64_t worker, int64_t b) {
           const int64_t slot = b * block, n = least(block, count - slot);
-          backward_targets_layer(call, chunk, l, first + slot, slot, n, scratch_of(worker));
+          backward_targets(call, chunk, l, first + slot, slot, n, scratch_of(worker));
         });
         for_each_worker(2 * (mlp.sizes[l] + 1), mlp.threads, [&](int64_t worker, int64_t row) {
-          maps_of_layer(call, chunk, l, row, first, count, scratch_of(worker));
+          map_rows_of_layer(call, chunk, l, row, first, count, scratch_of(worker));
         });
       }
     }
@@ -911,44 +950,19 @@ Status backward(const DynamicMlp& mlp) {
 }  // namespace
 
 Status dynamic_forward(const DynamicMlp& mlp) {
-  switch (mlp.type) {
-    case DynamicType::kFloat32:
-      return forward<float, float>(mlp);
-    case DynamicType::kFloat64:
-      return forward<double, double>(mlp);
-    case DynamicType::kBFloat16:
-      return forward<BFloat16, float>(mlp);
-  }
-  return Status::kBadArgument;
+  return mlp.type == DynamicType::kFloat64 ? forward<double>(mlp) : forward<float>(mlp);
 }
 
 Status dynamic_backward(const DynamicMlp& mlp) {
-  switch (mlp.type) {
-    case DynamicType::kFloat32:
-      return backward<float, float>(mlp);
-    case DynamicType::kFloat64:
-      return backward<double, double>(mlp);
-    case DynamicType::kBFloat16:
-      return backward<BFloat16, float>(mlp);
-  }
-  return Status::kBadArgument;
+  return mlp.type == DynamicType::kFloat64 ? backward<double>(mlp) : backward<float>(mlp);
 }
 
 int64_t dynamic_workspace(const DynamicMlp& mlp, bool backward) {
-  const auto bytes = [&](auto type) {
-    using S = typename decltype(type)::Storage;
-    using T = typename decltype(type)::Compute;
-    if (backward) return Chunk<S, T>(mlp, nullptr).elements * int64_t(sizeof(T));
-    return mlp.threads * scratch_forward<S, T>(mlp);
-  };
-  switch (mlp.type) {
-    case DynamicType::kFloat64:
-      return bytes(Types<double, double>{});
-    case DynamicType::kBFloat16:
-      return bytes(Types<BFloat16, float>{});
-    default:
-      return bytes(Types<float, float>{});
-  }
+  if (!backward) return mlp.threads * scratch_forward(mlp);
+  if (mlp.type == DynamicType::kFloat64) return Chunk<double>(mlp, nullptr).elements * int64_t(sizeof(double));
+  return Chunk<float>(mlp, nullptr).elements * int64_t(sizeof(float));
 }
 
 }  // namespace solid::SOLID_ISA
+
+#endif

@@ -45,6 +45,7 @@ template <class T>
 constexpr int kLanes = kVectorBytes / int(sizeof(T));
 
 #define SOLID_INLINE inline __attribute__((always_inline))
+#define SOLID_APART __attribute__((noinline))  // one copy: keeps code and compile time small
 
 template <class T>
 SOLID_INLINE Vector<T> load(const T* from) {

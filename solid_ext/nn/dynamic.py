@@ -22,14 +22,15 @@ GENERATED_SHARE = 0.25
 class DynamicLinear(nn.Module):
     """A linear layer whose weights are generated for every sequence, from a trunk and a bounded correction.
 
-    `y = act(x W + b)` with `[W; b] = (z_c A_c + a_c) + clip(z_v A_v + a_v, -delta, delta)`. The semantic branch
-    (z_c) is the trunk; the item branch (z_v) corrects it. Parameters: `semantic_map`, `item_map` (A) [D + 1, k, O]
-    and `semantic_offset`, `item_offset` (a) [D + 1, O], of the branches that the layer has; row D generates b.
+    `y = act(x W + b)` with `[W; b] = (z_c A_c + a_c) + clip(z_v A_v + a_v, -delta, delta)`. The semantic
+    branch (z_c) is the trunk; the item branch (z_v) corrects it. Parameters, of the branches that the layer has:
+    `semantic_map`, `item_map` (A) [D + 1, k, O] and `semantic_offset`, `item_offset` (a) [D + 1, O]; row D
+    generates the bias b.
 
     At the start, for z of unit scale, trunk weights have standard deviation 1 / sqrt(3 D), that of `nn.Linear`
-    (three quarters of the variance from the uniform offset). The item branch starts with offset 0 and standard
-    deviation min(delta, 1 / sqrt(3 D)) / 2, inside the clip, where its gradient lives; alone and unbounded it
-    starts as a trunk.
+    (three quarters of the variance from the uniform offset). The item branch starts with offset 0 and a standard
+    deviation of min(delta, 1 / sqrt(3 D)) / 2, inside the clip, where its gradient lives; alone and unbounded
+    it starts as a trunk.
 
     Args:
         in_features: D. out_features: O. code_dim: k.

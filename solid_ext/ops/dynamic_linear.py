@@ -202,8 +202,7 @@ def _check_branch(
         raise ValueError(f"{name}: expected z_{branch} [B={x.shape[0]}, k >= 1], got {list(z.shape)}")
     if not maps or len(maps) != len(offsets):
         raise ValueError(
-            f"{name}: expected a map and an offset per layer of the {branch} branch, "
-            f"got {len(maps)} and {len(offsets)}"
+            f"{name}: expected a map and an offset per layer of the {branch} branch, got {len(maps)} and {len(offsets)}"
         )
     codes = z.shape[1]
     for generator_map, offset in zip(maps, offsets, strict=True):
@@ -244,8 +243,19 @@ def _native(
     if torch.is_grad_enabled():
         for tensor in (x, z_item, z_semantic, *parameters):
             if tensor is not None and tensor.requires_grad:
-                return _DynamicMlp.apply(x, z_item, z_semantic, delta, tanh_last, *parameters)
+                x, z_item, z_semantic, *rest = _distinct(x, z_item, z_semantic, *parameters)
+                return _DynamicMlp.apply(x, z_item, z_semantic, delta, tanh_last, *rest)
     return _forward(x, z_item, z_semantic, parameters, delta, tanh_last, False)[0]
+
+
+def _distinct(*tensors: Tensor | None) -> Sequence[Any]:
+    """The tensors; under torch.compile, which takes none twice, a view of each that comes again."""
+    if not torch.compiler.is_compiling():
+        return tensors
+    return [
+        t.view_as(t) if t is not None and any(t is other for other in tensors[:at]) else t
+        for at, t in enumerate(tensors)
+    ]
 
 
 def _plain(x: Tensor) -> bool:
@@ -329,11 +339,12 @@ class _Lowered:
         tanh_last: bool,
     ) -> None:
         dtype = x.dtype
-        inputs = [x, z_item, z_semantic, *parameters]
+        inputs: list[Tensor | None] = [x, z_item, z_semantic, *parameters]
         if dtype == torch.float16 or dtype == torch.bfloat16:
             kept = 0 if dtype == torch.float16 else 3
             inputs = [t if t is None or at < kept else t.float() for at, t in enumerate(inputs)]
         self.inputs = [None if t is None else t.contiguous() for t in inputs]
+        self.dtype = torch.float32 if dtype == torch.float16 else dtype  # of what the kernel reads and writes
         self.sizes = _sizes(x, z_item, z_semantic, parameters)
         layers = len(self.sizes) - 1
         addresses = [0 if t is None else t.data_ptr() for t in self.inputs]
@@ -388,7 +399,7 @@ def _forward_cpu(
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
     call = _Lowered(x, z_item, z_semantic, parameters, delta, tanh_last)
-    y = call.inputs[0].new_empty((*x.shape[:-1], call.sizes[-1]))
+    y = x.new_empty((*x.shape[:-1], call.sizes[-1]), dtype=call.dtype)
     hidden = _empty_hidden(x, call.sizes, keep)
     scratch = call.workspace(False)
     kernels.dynamic_forward(*call.arguments, y.data_ptr(), hidden.data_ptr(), scratch.data_ptr())
@@ -421,11 +432,10 @@ def _backward_cpu(
     wanted: Sequence[bool],
 ) -> list[Tensor]:
     call = _Lowered(x, z_item, z_semantic, parameters, delta, tanh_last)
-    dtype = call.inputs[0].dtype
-    dy = dy.to(dtype).contiguous()
-    y = None if y is None else y.to(dtype).contiguous()
+    dy = dy.to(call.dtype).contiguous()
+    y = None if y is None else y.to(call.dtype).contiguous()
     gradients = [
-        torch.empty_like(t) if want else None for t, want in zip(call.inputs, wanted, strict=True)
+        None if t is None or not want else torch.empty_like(t) for t, want in zip(call.inputs, wanted, strict=True)
     ]
     addresses = [0 if t is None else t.data_ptr() for t in gradients]
     scratch = call.workspace(True)
