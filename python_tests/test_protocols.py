@@ -232,7 +232,7 @@ def test_a_random_model_is_at_chance() -> None:
 def test_sampled_metrics_equal_scikit_learn_on_the_raw_scores() -> None:
     dataset = world()
     rows, scorer = every_row(dataset), LatticeScorer(150, values=1)
-    scores = sampled_scores(scorer, dataset, rows, seed=3)
+    scores = sampled_scores(scorer, dataset, rows, sampled_candidates(dataset, rows, seed=3))
     labels = np.zeros(scores.shape)
     labels[:, 0] = 1
     metrics = evaluate_sampled(scorer, dataset, rows, seed=3)
@@ -383,9 +383,10 @@ def test_every_floating_type_gives_the_same_ranks_for_exact_scores(dtype: torch.
     assert (
         full_ranks(TableScorer(table.to(dtype)), dataset, rows) == full_ranks(TableScorer(table.float()), dataset, rows)
     ).all()
-    scores = sampled_scores(TableScorer(table.to(dtype)), dataset, rows)
+    candidates = sampled_candidates(dataset, rows)
+    scores = sampled_scores(TableScorer(table.to(dtype)), dataset, rows, candidates)
     assert scores.dtype == (np.float64 if dtype == torch.float64 else np.float32)
-    assert (scores == sampled_scores(TableScorer(table.float()), dataset, rows)).all()
+    assert (scores == sampled_scores(TableScorer(table.float()), dataset, rows, candidates)).all()
 
 
 @pytest.mark.parametrize("name", ["evaluate_full", "evaluate_sampled"])
@@ -447,3 +448,13 @@ def test_sizes_of_one_protocol_alone_are_checked() -> None:
         evaluate_full(LatticeScorer(150), dataset, rows, item_block=0)
     with pytest.raises(ValueError, match="evaluate_sampled: expected negatives >= 1, got 0"):
         evaluate_sampled(LatticeScorer(150), dataset, rows, negatives=0)
+
+
+def test_candidates_drawn_once_serve_again_and_only_their_own_rows() -> None:
+    dataset = world()
+    rows, scorer = every_row(dataset), LatticeScorer(150, values=50)
+    candidates = sampled_candidates(dataset, rows, seed=3)
+    again = evaluate_sampled(scorer, dataset, rows, candidates=candidates)
+    assert again.values == evaluate_sampled(scorer, dataset, rows, seed=3).values
+    with pytest.raises(ValueError, match="expected candidates .* with the rows' targets in column 0"):
+        evaluate_sampled(scorer, dataset, rows.take(np.arange(3)), candidates=candidates)

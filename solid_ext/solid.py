@@ -26,7 +26,7 @@ from solid_ext.data import (
     semantics_from_features,
     text_features,
 )
-from solid_ext.evaluate import Scorer, evaluate_full, evaluate_sampled
+from solid_ext.evaluate import Scorer, evaluate_full, evaluate_sampled, sampled_candidates
 from solid_ext.models import DynamicRecommender, valid_mask
 from solid_ext.serve.recommend import Recommendation, recommend
 from solid_ext.train import (
@@ -239,26 +239,23 @@ class SOLID:
 
 
 class _Validation:
-    """The monitored metric of a model on the validation rows."""
+    """The monitored metric of a model on the validation rows, against the same negatives every time."""
 
     def __init__(self, config: Config, dataset: Dataset, split: Split) -> None:
-        self.config, self.dataset, self.split = config, dataset, split
+        self.config, self.dataset, self.rows = config, dataset, split.valid
+        self.candidates = None
+        if config.train.validation == "sampled":
+            self.candidates = sampled_candidates(
+                dataset, self.rows, negatives=config.evaluate.candidates, seed=config.train.seed + VALIDATION_SEED
+            )
 
     def __call__(self, model: Scorer) -> float:
-        config = self.config
-        if config.train.validation == "full":
-            metrics = evaluate_full(
-                model, self.dataset, self.split.valid, exclude_history=config.evaluate.exclude_history
-            )
+        if self.candidates is None:
+            exclude = self.config.evaluate.exclude_history
+            metrics = evaluate_full(model, self.dataset, self.rows, exclude_history=exclude)
         else:
-            metrics = evaluate_sampled(
-                model,
-                self.dataset,
-                self.split.valid,
-                negatives=config.evaluate.candidates,
-                seed=config.train.seed + VALIDATION_SEED,
-            )
-        return metrics.values[config.train.monitor]
+            metrics = evaluate_sampled(model, self.dataset, self.rows, candidates=self.candidates)
+        return metrics.values[self.config.train.monitor]
 
 
 def make_split(config: Config, dataset: Dataset) -> Split:

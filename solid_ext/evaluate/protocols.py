@@ -39,6 +39,7 @@ def evaluate_sampled(
     seed: int = 0,
     batch_size: int = 1024,
     cutoffs: Sequence[int] = (5, 10, 20),
+    candidates: NDArray[np.int32] | None = None,
 ) -> Metrics:
     """Ranks each row's target among sampled items that its user never interacted with (the paper's protocol).
 
@@ -53,6 +54,7 @@ def evaluate_sampled(
         seed: of the negatives, which are the same for every scorer and every `batch_size`.
         batch_size: sequences scored at once.
         cutoffs: the `K` of the ranking metrics.
+        candidates: what `sampled_candidates` drew for these rows, to be used again instead of drawing.
 
     Raises:
         ValueError: no rows, rows outside the dataset, a user with fewer than `negatives` unseen items, or
@@ -61,7 +63,9 @@ def evaluate_sampled(
     Source: design, "Evaluation", sampled protocol.
     """
     _check_cutoffs("evaluate_sampled", cutoffs)
-    scores = sampled_scores(scorer, dataset, rows, negatives=negatives, seed=seed, batch_size=batch_size)
+    if candidates is None:
+        candidates = sampled_candidates(dataset, rows, negatives=negatives, seed=seed)
+    scores = sampled_scores(scorer, dataset, rows, candidates, batch_size=batch_size)
     ranks = ranks_of_first(scores)
     labels = np.zeros(scores.shape, bool)
     labels[:, 0] = True
@@ -139,23 +143,25 @@ def sampled_candidates(dataset: Dataset, rows: Rows, *, negatives: int = 99, see
 
 
 def sampled_scores(
-    scorer: Scorer,
-    dataset: Dataset,
-    rows: Rows,
-    *,
-    negatives: int = 99,
-    seed: int = 0,
-    batch_size: int = 1024,
+    scorer: Scorer, dataset: Dataset, rows: Rows, candidates: NDArray[np.int32], *, batch_size: int = 1024
 ) -> NDArray[np.floating]:
-    """Scores of the sampled protocol, the raw material of its metrics; arguments as for `evaluate_sampled`.
+    """Scores of the sampled protocol, the raw material of its metrics.
+
+    Args:
+        candidates: `[R, 1 + negatives]`, as `sampled_candidates` draws them.
 
     Returns:
-        `[R, 1 + negatives]`, the target's score in column 0, the rest in the order of `sampled_candidates`;
-        float64 for a scorer that returns float64, else float32.
+        `[R, 1 + negatives]`, the target's score in column 0; float64 for a scorer that returns float64, else
+        float32.
+
+    Raises:
+        ValueError: no rows, rows outside the dataset, candidates of other rows, or scores that are not finite.
     """
     name = "evaluate_sampled"
     _check_size(name, "batch_size", batch_size)
-    candidates = sampled_candidates(dataset, rows, negatives=negatives, seed=seed)
+    _check_rows(name, dataset, rows)
+    if candidates.ndim != 2 or not np.array_equal(candidates[:, 0], dataset.items[rows.positions]):
+        raise ValueError(f"{name}: expected candidates [R, 1 + negatives] with the rows' targets in column 0, got others")
     device = scorer_device(scorer)
     parts = []
     with inference(scorer):
