@@ -456,5 +456,5 @@ def test_candidates_drawn_once_serve_again_and_only_their_own_rows() -> None:
     candidates = sampled_candidates(dataset, rows, seed=3)
     again = evaluate_sampled(scorer, dataset, rows, candidates=candidates)
     assert again.values == evaluate_sampled(scorer, dataset, rows, seed=3).values
-    with pytest.raises(ValueError, match="expected candidates .* with the rows' targets in column 0"):
+    with pytest.raises(ValueError, match="targets in column 0, got others"):
         evaluate_sampled(scorer, dataset, rows.take(np.arange(3)), candidates=candidates)

@@ -19,7 +19,7 @@ from solid_ext.evaluate import draw_report
 from solid_ext.models import Popularity
 from solid_ext.serve.recommend import Recommendation
 from solid_ext.solid import SOLID
-from solid_ext.train import Reporter
+from solid_ext.train import Reporter, Silent, TensorBoard
 
 Metrics = dict[str, dict[str, float]]
 
@@ -87,6 +87,8 @@ def train_run(
     Returns:
         The run; its folder holds `config.yaml`, `run.json`, a folder a stage, `model/`, `metrics.json`, `report.png`.
     """
+    if config.train.tensorboard:
+        reporter = TensorBoard(folder / "tensorboard", reporter or Silent())
     open_run(folder, config, dataset, resume=resume, overwrite=overwrite)
     start = time.perf_counter()
     solid = SOLID(config).fit(dataset, baseline=baseline, folder=folder, reporter=reporter)

@@ -161,7 +161,7 @@ def sampled_scores(
     _check_size(name, "batch_size", batch_size)
     _check_rows(name, dataset, rows)
     if candidates.ndim != 2 or not np.array_equal(candidates[:, 0], dataset.items[rows.positions]):
-        raise ValueError(f"{name}: expected candidates [R, 1 + negatives] with the rows' targets in column 0, got others")
+        raise ValueError(f"{name}: expected candidates [R, 1 + n] with the rows' targets in column 0, got others")
     device = scorer_device(scorer)
     parts = []
     with inference(scorer):

@@ -119,10 +119,12 @@ def dynamic_linear(
     """
     parameters: Tensor | None = None
     if z_semantic is not None:
-        assert semantic_map is not None and semantic_offset is not None
+        assert semantic_map is not None
+        assert semantic_offset is not None
         parameters = dynamic_weight(z_semantic, semantic_map, semantic_offset)
     if z_item is not None:
-        assert item_map is not None and item_offset is not None
+        assert item_map is not None
+        assert item_offset is not None
         branch = dynamic_weight(z_item, item_map, item_offset, delta)
         parameters = branch if parameters is None else parameters + branch
     assert parameters is not None

@@ -96,7 +96,11 @@ class ProgressBar:
 
 
 class TensorBoard:
-    """Writes each epoch's loss, alignment and validation metric as TensorBoard scalars, and passes everything on."""
+    """Writes each epoch's loss, alignment and validation metric as TensorBoard scalars, and passes everything on.
+
+    Raises:
+        ValueError: the package tensorboard is not installed.
+    """
 
     def __init__(self, folder: Path, after: Reporter) -> None:
         try:
@@ -105,10 +109,11 @@ class TensorBoard:
             raise ValueError(
                 "tensorboard: expected the package tensorboard (pip install 'solid_ext[tensorboard]'), found none"
             ) from error
-        self.writer = SummaryWriter(str(folder))
+        self.open_writer = lambda: SummaryWriter(str(folder))
         self.after = after
 
     def begin(self, stage: str, steps: int, epochs: int) -> None:
+        self.writer = self.open_writer()
         self.after.begin(stage, steps, epochs)
 
     def step(self) -> None:
@@ -120,7 +125,7 @@ class TensorBoard:
         self.after.epoch(epoch, best)
 
     def end(self, stage: str, best: Epoch) -> None:
-        self.writer.flush()
+        self.writer.close()
         self.after.end(stage, best)
 
 
