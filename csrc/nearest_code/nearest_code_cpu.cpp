@@ -381,7 +381,7 @@ Status nearest_code(const NearestCode& args) {
   }
 #endif
   const int64_t panels = (padded + kWidth - 1) / kWidth;
-  constexpr int64_t kPanelsPerBlock = 8;  // a few thousand codes are packed faster than a thread starts
+  constexpr int64_t kPanelsPerBlock = 32;  // 2000 codes are packed in the time that a thread takes to start
   const int64_t pack_blocks = args.rows > 0 ? (panels + kPanelsPerBlock - 1) / kPanelsPerBlock : 0;
   for_each_block(pack_blocks, args.threads, [&](int64_t block) {
     for (int64_t panel = block * kPanelsPerBlock; panel < (block + 1) * kPanelsPerBlock; ++panel) {
