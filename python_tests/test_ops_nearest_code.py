@@ -438,6 +438,18 @@ def test_vmap_over_codebooks_is_refused() -> None:
         torch.vmap(lambda codebook: nearest_code_statistics(x, codebook).sums)(codebooks)
 
 
+def test_whoever_looks_on_sees_the_operator() -> None:
+    x, codebook = normal(5, 4), normal(6, 4, seed=1)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        nearest_code(x, codebook)
+    assert "solid_ext::nearest_code" in {event.name for event in profile.events()}
+    with torch.utils.flop_counter.FlopCounterMode(display=False):
+        assert nearest_code(x, codebook).index.shape == (5,)
+    with torch._subclasses.FakeTensorMode() as mode:
+        fake = nearest_code(mode.from_tensor(x), mode.from_tensor(codebook))
+    assert fake.quantized.shape == (5, 4)
+
+
 def test_autocast_is_ignored(backend: str) -> None:
     x, codebook = normal(50, 16), normal(40, 16, seed=1)
     with torch.autocast("cpu", torch.bfloat16):
