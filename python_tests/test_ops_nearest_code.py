@@ -129,13 +129,14 @@ def world(name: str, rows: int, codes: int, dim: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(
     ("rows", "codes", "dim"),
     [
-        (1, 128, 16),
-        (101, 129, 17),
-        (150, 590, 32),
-        (97, 1000, 33),
-        (60, 2500, 64),
-        (50, 5000, 20),
-        (30, 140, 3000),
+        (191, 128, 16),
+        (192, 128, 16),
+        (201, 129, 17),
+        (250, 590, 32),
+        (197, 1000, 33),
+        (200, 2500, 64),
+        (193, 5000, 20),
+        (192, 140, 3000),
     ],
 )
 def test_screening_changes_no_result(name: str, rows: int, codes: int, dim: int) -> None:
