@@ -95,7 +95,7 @@ def test_integer_lattice_is_exact_and_ties_go_to_the_lowest_index(
 
 
 FUSED = [isa for isa in build_info()["isa_usable"] if isa != "baseline"]  # with fused multiply-add
-WORLDS = ["normal", "clustered", "offset", "far", "duplicates", "lattice", "large", "small", "mixed", "spoiled"]
+WORLDS = ["normal", "clustered", "offset", "far", "duplicates", "lattice", "large", "small", "mixed", "bad"]
 
 
 def world(name: str, rows: int, codes: int, dim: int) -> tuple[Tensor, Tensor]:
@@ -116,7 +116,7 @@ def world(name: str, rows: int, codes: int, dim: int) -> tuple[Tensor, Tensor]:
     elif name == "mixed":
         x = x * torch.logspace(-20, 19, rows).unsqueeze(1)
         codebook = codebook * torch.logspace(-20, 19, codes).unsqueeze(1)
-    elif name == "spoiled":
+    elif name == "bad":
         x[::7, 3] = torch.nan
         x[3::7, 1] = torch.inf
         codebook[::5] = torch.nan
@@ -129,13 +129,14 @@ def world(name: str, rows: int, codes: int, dim: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(
     ("rows", "codes", "dim"),
     [
-        (1, 128, 16),
-        (101, 129, 17),
-        (150, 590, 32),
-        (97, 1000, 33),
-        (60, 2500, 64),
-        (50, 5000, 20),
-        (30, 140, 3000),
+        (191, 128, 16),
+        (192, 128, 16),
+        (201, 129, 17),
+        (250, 590, 32),
+        (197, 1000, 33),
+        (200, 2500, 64),
+        (193, 5000, 20),
+        (192, 140, 3000),
     ],
 )
 def test_screening_changes_no_result(name: str, rows: int, codes: int, dim: int) -> None:
@@ -244,6 +245,18 @@ def test_half_precision_input_is_searched_in_float32(backend: str, dtype: torch.
     mixed = nearest_code(x, codebook.float(), backend=backend)
     assert torch.equal(mixed.index, found.index)
     assert mixed.quantized.dtype == dtype
+
+
+def test_half_precision_input_is_widened_in_parts() -> None:
+    x, codebook = normal(20000, 16, dtype=torch.bfloat16), normal(50, 16, seed=1)
+    mask = torch.arange(20000) % 5 > 0
+    found = nearest_code_statistics(x, codebook, mask)
+    wide = nearest_code_statistics(x.float(), codebook, mask)
+    assert torch.equal(found.index, wide.index)
+    assert torch.equal(found.distance, wide.distance)
+    assert torch.equal(found.counts, wide.counts)
+    assert torch.equal(found.quantized, wide.quantized.bfloat16())
+    torch.testing.assert_close(found.sums, wide.sums, rtol=1e-5, atol=1e-4)
 
 
 def test_cosine_compares_unit_vectors(backend: str) -> None:
@@ -376,9 +389,7 @@ def test_opcheck(dtype: torch.dtype) -> None:
             torch.library.opcheck(operators.segment_sum.default, (x, index, valid, 6))
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.*should not be instantiated:DeprecationWarning"
-)  # by torch.compile itself
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch.compile itself
 @pytest.mark.parametrize("backend", ["native", "reference"])
 def test_compiles_as_one_graph_with_dynamic_shapes(backend: str) -> None:
     def loss(x: Tensor, codebook: Tensor, mask: Tensor) -> Tensor:
@@ -426,6 +437,18 @@ def test_vmap_over_codebooks_is_refused() -> None:
         torch.vmap(lambda codebook: nearest_code(x, codebook).index)(codebooks)
     with pytest.raises(NotImplementedError, match="sums mix the whole batch"):
         torch.vmap(lambda codebook: nearest_code_statistics(x, codebook).sums)(codebooks)
+
+
+def test_whoever_looks_on_sees_the_operator() -> None:
+    x, codebook = normal(5, 4), normal(6, 4, seed=1)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        nearest_code(x, codebook)
+    assert "solid_ext::nearest_code" in {event.name for event in profile.events()}
+    with torch.utils.flop_counter.FlopCounterMode(display=False):
+        assert nearest_code(x, codebook).index.shape == (5,)
+    with torch._subclasses.FakeTensorMode() as mode:
+        fake = nearest_code(mode.from_tensor(x), mode.from_tensor(codebook))
+    assert fake.quantized.shape == (5, 4)
 
 
 def test_autocast_is_ignored(backend: str) -> None:

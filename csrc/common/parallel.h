@@ -1,8 +1,9 @@
 // The thread loop of all kernels.
 //
-// `for_each_block(count, threads, body)` calls body(block) for block = 0 .. count - 1, blocks dealt out in
-// contiguous runs. The division of work into blocks is the kernel's and never depends on `threads`, so a
-// result that is a function of its block alone is bitwise the same for any number of threads.
+// `for_each_block(count, threads, body)` calls body(block) for block = 0 .. count - 1; a thread that is done
+// takes the next block, so that one which the system has put aside holds up no more than its own. The
+// division of work into blocks is the kernel's and never depends on `threads`, so a result that is a function
+// of its block alone is bitwise the same for any number of threads.
 //
 // One thread opens no parallel region: a forked data worker (torch gives it one thread) never touches the
 // OpenMP pool that its parent left behind.
@@ -20,7 +21,7 @@ void for_each_block(int64_t count, int threads, const Body& body) {
     return;
   }
   const int team = static_cast<int64_t>(threads) < count ? threads : static_cast<int>(count);
-#pragma omp parallel for num_threads(team) schedule(static)
+#pragma omp parallel for num_threads(team) schedule(dynamic)
   for (int64_t block = 0; block < count; ++block) body(block);
 }
 

@@ -308,18 +308,52 @@ void search_block(const Problem<T>& p, const bool* mask, int64_t first, int64_t 
   }
 }
 
+// The lanes of a and b in turns: a0 b0 a1 b1 .. of their first halves, or of their second.
+template <class T>
+SOLID_INLINE Vector<T> interleave(Vector<T> a, Vector<T> b, bool second) {
+  const int from = second ? kLanes<T> / 2 : 0;
+#if defined(__clang__)
+  Vector<T> mixed;
+  for (int lane = 0; lane < kLanes<T>; ++lane) mixed[lane] = (lane % 2 == 0 ? a : b)[from + lane / 2];
+  return mixed;
+#else
+  Words<T> order;
+  for (int lane = 0; lane < kLanes<T>; ++lane) order[lane] = from + lane / 2 + lane % 2 * kLanes<T>;
+  return __builtin_shuffle(a, b, order);
+#endif
+}
+
+// A square of codes x components, transposed by log2(lanes) rounds of perfect shuffles.
+template <class T>
+SOLID_INLINE void transpose(const T* from, int64_t from_stride, T* to, int64_t to_stride) {
+  constexpr int kSize = kLanes<T>;
+  Vector<T> row[kSize], mixed[kSize];
+#pragma GCC unroll 16
+  for (int i = 0; i < kSize; ++i) row[i] = load(from + i * from_stride);
+#pragma GCC unroll 4
+  for (int round = 1; round < kSize; round *= 2) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kSize; ++i) mixed[i] = interleave<T>(row[i / 2], row[i / 2 + kSize / 2], i % 2 != 0);
+#pragma GCC unroll 16
+    for (int i = 0; i < kSize; ++i) row[i] = mixed[i];
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kSize; ++i) store(to + i * to_stride, row[i]);
+}
+
 // One panel of codes: row 0 their half squared norms, +infinity for the lanes past the last code.
 template <class T>
 void pack_panel(const T* codebook, int64_t codes, int64_t dim, int64_t first, int64_t width, T* panel) {
   const int64_t present = codes - first < width ? codes - first : width;
-  for (int64_t j = 0; j < width; ++j) {
+  const int64_t squares = dim / kLanes<T> * kLanes<T>;
+  for (int64_t j = 0; j < width; j += kLanes<T>) {
     const T* c = codebook + (first + j) * dim;
     T* to = panel + width + j;
-    if (j < present) {
-      for (int64_t d = 0; d < dim; ++d) to[d * width] = c[d];
-    } else {
-      for (int64_t d = 0; d < dim; ++d) to[d * width] = 0;
-    }
+    const bool whole = j + kLanes<T> <= present;
+    for (int64_t d = 0; whole && d < squares; d += kLanes<T>) transpose(c + d, dim, to + d * width, width);
+    for (int64_t d = whole ? squares : 0; d < dim; ++d)
+      for (int lane = 0; lane < kLanes<T>; ++lane)
+        to[d * width + lane] = j + lane < present ? c[lane * dim + d] : 0;
   }
   for (int64_t j = 0; j < width; j += kLanes<T>) {
     Vector<T> half{};
@@ -377,11 +411,11 @@ Status nearest_code(const NearestCode& args) {
   int32_t* pairs = nullptr;
   if constexpr (sizeof(T) == 4) {
     pairs = reinterpret_cast<int32_t*>(packed + padded * (dim + 1));
-    if (plan_screen(packed, pairs, dim, padded, &screen)) problem.screen = &screen;
+    if (plan_screen(packed, pairs, args.rows, dim, padded, &screen)) problem.screen = &screen;
   }
 #endif
   const int64_t panels = (padded + kWidth - 1) / kWidth;
-  constexpr int64_t kPanelsPerBlock = 8;  // a few thousand codes are packed faster than a thread starts
+  constexpr int64_t kPanelsPerBlock = 32;  // 2000 codes are packed in the time that a thread takes to start
   const int64_t pack_blocks = args.rows > 0 ? (panels + kPanelsPerBlock - 1) / kPanelsPerBlock : 0;
   for_each_block(pack_blocks, args.threads, [&](int64_t block) {
     for (int64_t panel = block * kPanelsPerBlock; panel < (block + 1) * kPanelsPerBlock; ++panel) {

@@ -25,7 +25,8 @@ constexpr int kScreenSlots = 32;        // spans of panels, kept per row and lan
 constexpr int kScreenWords = 48 * 260;  // pairs of components of all rows; fewer rows if D > 518
 constexpr int kBoundStride = (kScreenSlots | 1) * 16;
 constexpr int kScreenChecks = 128;  // exact checks queued before they are run; a slot of up to 64 x 128 codes
-constexpr float kHugeNorm = 1e18f;  // products of longer rows could overflow: those are searched exactly
+constexpr int64_t kFewestRows = 192;  // packing the pairs takes as long as is saved on about 120 rows
+constexpr float kHugeNorm = 1e18f;    // products of longer rows could overflow: those are searched exactly
 constexpr float kLargestBound = 1e38f;
 constexpr float kFloor = 0x1p-50f;  // above what underflow can hide in the norms
 
@@ -39,8 +40,10 @@ struct Screen {
 
 constexpr int64_t screen_words(int64_t dim) { return (dim + 1) / 2 + 1; }
 
-// False: not worth it. Few codes or components leave too little to save, very many components no room.
-bool plan_screen(const float* packed, const int32_t* pairs, int64_t dim, int64_t padded, Screen* screen) {
+// False: not worth it. Few rows do not pay for packing the pairs, few codes or components leave too little to
+// save, very many components no room.
+bool plan_screen(const float* packed, const int32_t* pairs, int64_t count, int64_t dim, int64_t padded,
+                 Screen* screen) {
   const int64_t words = screen_words(dim);
   const int64_t panels = (padded + 63) / 64;
   const int64_t rows = kScreenWords / words / 6 * 6;
@@ -51,7 +54,8 @@ bool plan_screen(const float* packed, const int32_t* pairs, int64_t dim, int64_t
                    padded,
                    (panels + kScreenSlots - 1) / kScreenSlots,
                    int(rows < kScreenRows ? rows : kScreenRows)};
-  return dim >= 16 && padded >= 128 && rows >= 6 && screen->panels_per_slot <= kScreenChecks;
+  return count >= kFewestRows && dim >= 16 && padded >= 128 && rows >= 6 &&
+         screen->panels_per_slot <= kScreenChecks;
 }
 
 // The masked forms of some intrinsics: the plain ones pass GCC 12 an undefined operand, which it warns of.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from solid_ext._native import kernels
 from solid_ext.ops import reference
-from solid_ext.ops._library import define_operator
+from solid_ext.ops._library import define_operator, unobserved
 
 Gradient = Literal["straight_through", "none", "rotation"]
 Metric = Literal["l2", "cosine"]
@@ -19,6 +19,9 @@ GRADIENTS: tuple[str, ...] = get_args(Gradient)
 METRICS: tuple[str, ...] = get_args(Metric)
 BACKENDS: tuple[str, ...] = get_args(Backend)
 NARROW_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+ROWS_WIDENED = 8192  # of narrow x at a time; packing the codes again for each part costs below a percent
 
 
 class NearestCode(NamedTuple):
@@ -190,6 +193,8 @@ def _check(x: Tensor, codebook: Tensor, mask: Tensor | None, gradient: str, metr
 def _search(x: Tensor, codebook: Tensor, mask: Tensor | None, backend: str, statistics: str) -> tuple[Tensor, ...]:
     if backend == "reference":
         return _search_reference(x, codebook, mask, statistics)
+    if unobserved(x, codebook, mask):
+        return _run_kernel(x, codebook, mask, statistics)
     if statistics == "none":
         return _search_operator(x, codebook, mask)
     return _statistics_operator(x, codebook, mask, statistics == "sums")
@@ -319,18 +324,17 @@ def _statistics_cpu(x: Tensor, codebook: Tensor, mask: Tensor | None, sums: bool
 
 
 def _run_kernel(x: Tensor, codebook: Tensor, mask: Tensor | None, statistics: str) -> tuple[Tensor, ...]:
-    dtype = x.dtype
     wide = _working_dtype(x)
-    if dtype != wide:
-        x = x.to(wide)
-    if x.stride(1) != 1:
-        x = x.contiguous()
     if codebook.dtype != wide:
         codebook = codebook.to(wide)
     if not codebook.is_contiguous():
         codebook = codebook.contiguous()
     if mask is not None and not mask.is_contiguous():
         mask = mask.contiguous()
+    if x.dtype != wide:
+        return _run_in_parts(x, codebook, mask, statistics)
+    if x.stride(1) != 1:
+        x = x.contiguous()
     rows, (codes, dim) = x.shape[0], codebook.shape
     index = x.new_empty(rows, dtype=torch.int64)
     quantized, distance = x.new_empty(x.shape), x.new_empty(rows)
@@ -340,7 +344,7 @@ def _run_kernel(x: Tensor, codebook: Tensor, mask: Tensor | None, statistics: st
         counts = x.new_empty(codes, dtype=torch.int64)
         sums = x.new_empty(codes if statistics == "sums" else 0, dim)
     kernels.nearest_code(
-        wide is torch.float64,
+        x.dtype is torch.float64,
         x.data_ptr(),
         x.stride(0),
         rows,
@@ -356,11 +360,24 @@ def _run_kernel(x: Tensor, codebook: Tensor, mask: Tensor | None, statistics: st
         0 if sums is None else sums.data_ptr(),
         torch.get_num_threads(),
     )
-    if dtype != wide:
-        quantized = quantized.to(dtype)
     if counts is None or sums is None:
         return index, quantized, distance
     return index, quantized, distance, counts, sums
+
+
+def _run_in_parts(x: Tensor, codebook: Tensor, mask: Tensor | None, statistics: str) -> tuple[Tensor, ...]:
+    """The kernel on narrow rows, widened part by part: never a float32 copy of all of x."""
+    found = _outputs(x, codebook, statistics)
+    for total in found[3:]:
+        total.zero_()
+    for start in range(0, x.shape[0], ROWS_WIDENED):
+        part = slice(start, start + ROWS_WIDENED)
+        results = _run_kernel(x[part].to(codebook.dtype), codebook, None if mask is None else mask[part], statistics)
+        for whole, result in zip(found[:3], results[:3], strict=True):
+            whole[part].copy_(result)
+        for total, result in zip(found[3:], results[3:], strict=True):
+            total.add_(result)
+    return found
 
 
 def _segment_sum_cpu(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> Tensor:
