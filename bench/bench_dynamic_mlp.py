@@ -4,7 +4,7 @@ Validates every contestant against float64 first. GFLOP/s count the nominal work
 and layer and backward three times that; the kernel's backward does less (2.5 times), so its fraction of sgemm may
 exceed one.
 
-    python bench/bench_dynamic_mlp.py [--json] [--quick] [--threads N ..] [--batches B ..]
+    python bench/bench_dynamic_mlp.py [--json] [--quick] [--seconds S] [--threads N ..] [--batches B ..]
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def overhead(size: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="write bench/results/dynamic_mlp.json")
-    parser.add_argument("--quick", action="store_true", help="the headline cases only, a second each")
+    parser.add_argument("--quick", action="store_true", help="the headline cases only")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each comparison")
     parser.add_argument("--threads", type=int, nargs="*", default=thread_counts())
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 1024, 8192, 65536])
     options = parser.parse_args()
@@ -151,7 +152,6 @@ def main() -> None:
                     raise SystemExit(f"{case}: expected errors below {limit}, got {error}")
             passes = {name: steps(m, arguments) for name, m in
                       [("native", native), ("eager", reference), ("compile", compiled)]}  # fmt: skip
-            seconds = 1.0 if options.quick else 6.0
             work = flops(batch, size, size, 2)
             for at, (kind, times) in enumerate([("forward", 1), ("forward + backward", 4)]):
                 # Calls of microseconds are timed many at once, and without the sgemm, which would empty the caches.
@@ -162,7 +162,7 @@ def main() -> None:
                     threads=threads,
                     flops=work * times if repeats == 1 else None,
                     peak_bytes={name: peak_memory(both[at]) for name, both in passes.items() if name != "compile"},
-                    seconds=seconds,
+                    seconds=options.seconds,
                     rounds=(3, 101),
                 )
     torch.set_num_threads(1)
