@@ -39,6 +39,8 @@ DynamicBranch branch(int64_t codes, Address z, const Addresses& maps, const Addr
   return b;
 }
 
+constexpr int64_t kStackWorkspace = 65536;  // a workspace up to this size needs no allocation
+
 DynamicMlp sized(int type, int64_t batch, int64_t targets, const std::vector<int64_t>& sizes, double delta,
                  bool tanh_last, int threads) {
   DynamicMlp mlp;
@@ -89,7 +91,8 @@ void forward(int type, int64_t batch, int64_t targets, const std::vector<int64_t
   mlp.x = pointer(x);
   mlp.y = pointer(y);
   mlp.hidden = pointer(hidden);
-  mlp.workspace = pointer(scratch);
+  alignas(64) char stack[kStackWorkspace];
+  mlp.workspace = scratch ? pointer(scratch) : stack;
   py::gil_scoped_release release;
   check(at_level([&](auto*, auto* run, auto*) { return run(mlp); }));
 }
@@ -115,7 +118,8 @@ void backward(int type, int64_t batch, int64_t targets, const std::vector<int64_
   mlp.item.doffsets = outputs(item_doffsets);
   mlp.semantic.dmaps = outputs(semantic_dmaps);
   mlp.semantic.doffsets = outputs(semantic_doffsets);
-  mlp.workspace = pointer(scratch);
+  alignas(64) char stack[kStackWorkspace];
+  mlp.workspace = scratch ? pointer(scratch) : stack;
   py::gil_scoped_release release;
   check(at_level([&](auto*, auto*, auto* run) { return run(mlp); }));
 }
@@ -123,6 +127,7 @@ void backward(int type, int64_t batch, int64_t targets, const std::vector<int64_
 }  // namespace
 
 void bind_dynamic_linear(py::module_& m) {
+  m.attr("STACK_WORKSPACE") = kStackWorkspace;
   m.def("dynamic_workspace", &workspace);
   m.def("dynamic_forward", &forward);
   m.def("dynamic_backward", &backward);

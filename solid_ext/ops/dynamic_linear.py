@@ -137,7 +137,7 @@ def _run(
 ) -> Tensor:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: expected x a tensor, got {type(x).__name__}")
-    if torch.is_autocast_enabled(x.device.type):
+    if torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
         x, z_item, z_semantic = _in_dtype_of((*item_maps, *semantic_maps), x, z_item, z_semantic)
     if z_item is None:
         item_maps = item_offsets = ()
@@ -195,7 +195,7 @@ def _check(
 def _check_branch(
     name: str, branch: str, x: Tensor, z: Tensor, maps: Sequence[Tensor], offsets: Sequence[Tensor]
 ) -> None:
-    dtype, device, inputs = x.dtype, x.device, x.shape[-1]
+    dtype, inputs = x.dtype, x.shape[-1]
     if not isinstance(z, Tensor):
         raise TypeError(f"{name}: expected z_{branch} a tensor, got {type(z).__name__}")
     if z.dim() != 2 or z.shape[0] != x.shape[0] or z.shape[1] == 0:
@@ -216,11 +216,12 @@ def _check_branch(
                 f"{name}: expected {branch} offset [D + 1={inputs + 1}, O={shape[2]}], got {list(offset.shape)}"
             )
         inputs = shape[2]
+    on_cpu = x.is_cpu
     for tensor in (z, *maps, *offsets):
         if tensor.dtype != dtype:
             raise TypeError(f"{name}: expected {branch} tensors of x's dtype {dtype}, got {tensor.dtype}")
-        if tensor.device != device:
-            raise ValueError(f"{name}: expected {branch} tensors on x's device {device}, got {tensor.device}")
+        if not (on_cpu and tensor.is_cpu) and tensor.device != x.device:
+            raise ValueError(f"{name}: expected {branch} tensors on x's device {x.device}, got {tensor.device}")
 
 
 # ---- Autograd ------------------------------------------------------------------------------------------------------
@@ -245,7 +246,9 @@ def _native(
             if tensor is not None and tensor.requires_grad:
                 x, z_item, z_semantic, *rest = _distinct(x, z_item, z_semantic, *parameters)
                 return _DynamicMlp.apply(x, z_item, z_semantic, delta, tanh_last, *rest)
-    return _forward(x, z_item, z_semantic, parameters, delta, tanh_last, False)[0]
+    if _plain(x):
+        return _launch_forward(x, z_item, z_semantic, parameters, delta, tanh_last, False)[0]
+    return forward_operator(x, z_item, z_semantic, parameters, delta, tanh_last, False)[0]
 
 
 def _distinct(*tensors: Tensor | None) -> Sequence[Any]:
@@ -259,17 +262,13 @@ def _distinct(*tensors: Tensor | None) -> Sequence[Any]:
 
 
 def _plain(x: Tensor) -> bool:
-    """Whether nothing watches the call, so that it may go to the kernel past torch's dispatcher (8 us a call)."""
+    """Whether nothing watches the call, so that it may go to the kernel past torch's dispatcher (7 us a call)."""
     return (
-        not torch.compiler.is_compiling()
-        and x.device.type == "cpu"
-        and type(x) in (Tensor, torch.nn.Parameter)
+        type(x) is Tensor
+        and x.is_cpu
+        and not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
     )
-
-
-def _forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    return _forward_cpu(x, *arguments) if _plain(x) else forward_operator(x, *arguments)
 
 
 class _DynamicMlp(torch.autograd.Function):
@@ -285,7 +284,8 @@ class _DynamicMlp(torch.autograd.Function):
         tanh_last: bool,
         *parameters: Tensor,
     ) -> Tensor:
-        y, hidden = _forward(x, z_item, z_semantic, parameters, delta, tanh_last, True)
+        run = _launch_forward if _plain(x) else forward_operator
+        y, hidden = run(x, z_item, z_semantic, parameters, delta, tanh_last, True)
         ctx.save_for_backward(x, z_item, z_semantic, y if tanh_last else None, hidden, *parameters)
         ctx.delta = delta
         ctx.tanh_last = tanh_last
@@ -343,7 +343,7 @@ class _Lowered:
         if dtype == torch.float16 or dtype == torch.bfloat16:
             kept = 0 if dtype == torch.float16 else 3
             inputs = [t if t is None or at < kept else t.float() for at, t in enumerate(inputs)]
-        self.inputs = [None if t is None else t.contiguous() for t in inputs]
+        self.inputs = [t if t is None or t.is_contiguous() else t.contiguous() for t in inputs]
         self.dtype = torch.float32 if dtype == torch.float16 else dtype  # of what the kernel reads and writes
         self.sizes = _sizes(x, z_item, z_semantic, parameters)
         layers = len(self.sizes) - 1
@@ -385,11 +385,13 @@ class _Lowered:
         b = 2 * a + self.semantic_layers
         return of_parameters[:a], of_parameters[a : 2 * a], of_parameters[2 * a : b], of_parameters[b:]
 
-    def workspace(self, backward: bool) -> Tensor:
-        return torch.empty(_workspace_bytes(*self.shape, backward), dtype=torch.uint8)
+    def workspace(self, backward: bool) -> Tensor | None:
+        """None: small enough that the compiled side takes it from its stack."""
+        size = _workspace_bytes(*self.shape, backward)
+        return None if size <= kernels.STACK_WORKSPACE else torch.empty(size, dtype=torch.uint8)
 
 
-def _forward_cpu(
+def _launch_forward(
     x: Tensor,
     z_item: Tensor | None,
     z_semantic: Tensor | None,
@@ -397,13 +399,22 @@ def _forward_cpu(
     delta: float,
     tanh_last: bool,
     keep: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     call = _Lowered(x, z_item, z_semantic, parameters, delta, tanh_last)
-    y = x.new_empty((*x.shape[:-1], call.sizes[-1]), dtype=call.dtype)
-    hidden = _empty_hidden(x, call.sizes, keep)
+    y = torch.empty((*x.shape[:-1], call.sizes[-1]), dtype=call.dtype)
+    hidden = _empty_hidden(x, call.sizes, keep) if keep or x.dim() == 3 else None
     scratch = call.workspace(False)
-    kernels.dynamic_forward(*call.arguments, y.data_ptr(), hidden.data_ptr(), scratch.data_ptr())
+    kernels.dynamic_forward(*call.arguments, y.data_ptr(), _address(hidden), _address(scratch))
     return y if y.dtype == x.dtype else y.to(x.dtype), hidden
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _forward_cpu(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    y, hidden = _launch_forward(x, *arguments)
+    return y, _empty_hidden(x, (), False) if hidden is None else hidden
 
 
 def _forward_fake(
@@ -437,16 +448,16 @@ def _backward_cpu(
     gradients = [
         None if t is None or not want else torch.empty_like(t) for t, want in zip(call.inputs, wanted, strict=True)
     ]
-    addresses = [0 if t is None else t.data_ptr() for t in gradients]
+    addresses = [_address(t) for t in gradients]
     scratch = call.workspace(True)
     kernels.dynamic_backward(
         *call.arguments,
-        0 if y is None else y.data_ptr(),
+        _address(y),
         hidden.data_ptr(),
         dy.data_ptr(),
         *addresses[:3],
         *call.divided(addresses[3:]),
-        scratch.data_ptr(),
+        _address(scratch),
     )
     return [g if g.dtype == x.dtype else g.to(x.dtype) for g in gradients if g is not None]
 
