@@ -11,6 +11,7 @@
 #include "common/isa.h"
 #include "common/status.h"
 #include "dynamic_linear/bind.h"
+#include "gru/bind.h"
 #include "nearest_code/nearest_code.h"
 
 namespace py = pybind11;
@@ -92,4 +93,5 @@ PYBIND11_MODULE(_solid_ext, m) {
   m.def("segment_sum", &segment_sum, Release());
   m.def("nearest_code_workspace", &solid::nearest_code_workspace);
   solid::bind_dynamic_linear(m);
+  solid::bind_gru(m);
 }

@@ -25,5 +25,20 @@ void for_each_block(int64_t count, int threads, const Body& body) {
   for (int64_t block = 0; block < count; ++block) body(block);
 }
 
+// body(worker, block): blocks are taken by the workers 0 .. threads - 1 as they come free; which worker has which must
+// change no result.
+template <class Body>
+void for_each_worker(int64_t blocks, int threads, const Body& body) {
+  int64_t next = 0;
+  const int64_t team = threads < blocks ? threads : blocks;
+  for_each_block(team, threads, [&](int64_t worker) {
+    for (;;) {
+      const int64_t block = __atomic_fetch_add(&next, int64_t(1), __ATOMIC_RELAXED);
+      if (block >= blocks) return;
+      body(worker, block);
+    }
+  });
+}
+
 }  // namespace
 }  // namespace solid

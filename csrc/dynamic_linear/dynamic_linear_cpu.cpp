@@ -16,7 +16,7 @@
 #include "dynamic_linear/dynamic_linear.h"
 
 #include "common/parallel.h"
-#include "dynamic_linear/tiles.h"
+#include "common/tiles.h"
 
 #if defined(__AVX512BF16__)
 
@@ -162,20 +162,6 @@ int64_t widest(const DynamicMlp& mlp) {
   int64_t m = 0;
   for (int64_t l = 0; l <= mlp.layers; ++l) m = mlp.sizes[l] > m ? mlp.sizes[l] : m;
   return m;
-}
-
-// Blocks are taken by the threads as they come free; which thread has which changes no result.
-template <class Body>
-void for_each_worker(int64_t blocks, int threads, const Body& body) {
-  int64_t next = 0;
-  const int64_t team = least(threads, blocks);
-  for_each_block(team, threads, [&](int64_t worker) {
-    for (;;) {
-      const int64_t block = __atomic_fetch_add(&next, int64_t(1), __ATOMIC_RELAXED);
-      if (block >= blocks) return;
-      body(worker, block);
-    }
-  });
 }
 
 // ---- Forward, T = 1 ------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ class GRU4Rec(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.dropout = nn.Dropout(config.dropout)
-        self.gru = LastState(config.dim)
+        self.gru = LastState(config.dim, config.backend)
 
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
         return self.gru(self.dropout(embedded), mask)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from solid_ext.models.gru import LastState
+from solid_ext.ops.gru import Backend
 
 
 def valid_mask(sequences: Tensor) -> Tensor:
@@ -67,9 +68,9 @@ class SequenceCode(nn.Module):
     Source: design, solid, Module 2.
     """
 
-    def __init__(self, dim: int, layers: int) -> None:
+    def __init__(self, dim: int, layers: int, backend: Backend = "native") -> None:
         super().__init__()
-        self.gru = LastState(dim)
+        self.gru = LastState(dim, backend)
         steps: list[nn.Module] = []
         for layer in range(layers):
             steps += ([nn.Tanh()] if layer else []) + [nn.Linear(dim, dim)]

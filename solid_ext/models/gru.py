@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
+
+from solid_ext.ops.gru import Backend, gru_last_state
 
 
 class LastState(nn.Module):
     """State of a GRU at the last valid position: it steps over valid positions and stays at padding.
 
-    Shapes: x [B, L, d], mask [B, L] bool, right-padded -> [B, d]; zeros for a sequence that is all padding.
+    Shapes: x [B, L, d], mask [B, L] bool -> [B, d]; zeros for a sequence that is all padding.
 
-    One cell call a position: on a CPU nearly three times as fast, forward and backward, as `nn.GRU` at B = 1024,
-    L = 10, d = 32, which also keeps the states that nobody reads and stops `torch.compile(fullgraph=True)`.
+    Args:
+        dim: d. backend: "native" (the kernel of `gru_last_state`) or "reference" (a cell call a position).
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, backend: Backend = "native") -> None:
         super().__init__()
-        self.cell = nn.GRUCell(dim, dim)
+        self.cell = nn.GRUCell(dim, dim)  # holds the parameters
+        self.backend: Backend = backend
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        state = x.new_zeros(x.shape[0], x.shape[2])
-        for position in range(x.shape[1]):
-            state = torch.where(mask[:, position, None], self.cell(x[:, position], state), state)
-        return state
+        cell = self.cell
+        return gru_last_state(
+            x, mask, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh, backend=self.backend
+        )

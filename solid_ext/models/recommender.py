@@ -46,7 +46,7 @@ class ItemBranch(nn.Module):
             )
             hidden = config.codebook_hidden
             self.decoder = nn.Sequential(nn.Linear(dim, hidden), nn.LeakyReLU(0.1), nn.Linear(hidden, dim))
-        self.encode = SequenceCode(dim, config.adaptive_layers)
+        self.encode = SequenceCode(dim, config.adaptive_layers, config.backend)
 
     def forward(self, sequences: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         mask = valid_mask(sequences)
@@ -97,7 +97,7 @@ class DynamicRecommender(nn.Module):
         self.target = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, dim))
         if config.semantic_trunk:
             self.semantic_embedding = SymbolEmbedding(self.num_semantics, config.length, dim)
-            self.semantic_code = SequenceCode(dim, config.adaptive_layers)
+            self.semantic_code = SequenceCode(dim, config.adaptive_layers, config.backend)
         if config.item_branch:
             self.item = ItemBranch(config, num_items, self.num_semantics)
         self.adaptive = self._adaptive_layers()

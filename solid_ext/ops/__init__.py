@@ -1,6 +1,7 @@
 """The operations: checked, differentiable, on the compiled kernels or in plain torch."""
 
 from solid_ext.ops.dynamic_linear import dynamic_linear, dynamic_mlp
+from solid_ext.ops.gru import gru_last_state
 from solid_ext.ops.nearest_code import NearestCode, nearest_code
 
-__all__ = ["NearestCode", "dynamic_linear", "dynamic_mlp", "nearest_code"]
+__all__ = ["NearestCode", "dynamic_linear", "dynamic_mlp", "gru_last_state", "nearest_code"]

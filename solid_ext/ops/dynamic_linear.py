@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from solid_ext._native import kernels
 from solid_ext.ops import reference
-from solid_ext.ops._library import define_operator
+from solid_ext.ops._library import define_operator, plain
 
 Activation = Literal["none", "tanh"]
 Backend = Literal["native", "reference"]
@@ -261,14 +261,8 @@ def _distinct(*tensors: Tensor | None) -> Sequence[Any]:
     ]
 
 
-def _plain(x: Tensor) -> bool:
-    """Whether nothing watches the call, so that it may go to the kernel past torch's dispatcher (7 us a call)."""
-    return (
-        type(x) is Tensor
-        and x.is_cpu
-        and not torch.compiler.is_compiling()
-        and torch._C._len_torch_dispatch_stack() == 0
-    )
+def _forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    return _forward_cpu(x, *arguments) if plain(x) else forward_operator(x, *arguments)
 
 
 class _DynamicMlp(torch.autograd.Function):
@@ -296,7 +290,7 @@ class _DynamicMlp(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, z_item, z_semantic, y, hidden, *parameters = ctx.saved_tensors
         wanted = [*ctx.needs_input_grad[:3], *ctx.needs_input_grad[5:]]
-        run = _backward_cpu if _plain(x) else backward_operator
+        run = _backward_cpu if plain(x) else backward_operator
         found = run(dy, x, z_item, z_semantic, parameters, y, hidden, ctx.delta, ctx.tanh_last, wanted)
         gradients = iter(found)
         dx, dz_item, dz_semantic, *rest = [next(gradients) if want else None for want in wanted]

@@ -160,3 +160,23 @@ def dynamic_mlp(
             activation="none" if layer == layers - 1 else "tanh",
         )
     return x
+
+
+def gru_last_state(
+    x: Tensor, mask: Tensor, weight_input: Tensor, weight_hidden: Tensor, bias_input: Tensor, bias_hidden: Tensor
+) -> Tensor:
+    """The state of a GRU after the last position whose mask is True: one cell call a position, from zeros.
+
+    Args:
+        x: [B, L, D]. mask: [B, L] bool. weight_input: [3H, D]. weight_hidden: [3H, H]. biases: [3H]. Gates r, z, n.
+
+    Returns:
+        [B, H].
+
+    Source: design, solid, Module 2.
+    """
+    state = x.new_zeros(x.shape[0], weight_hidden.shape[1])
+    for position in range(x.shape[1]):
+        stepped = torch.gru_cell(x[:, position], state, weight_input, weight_hidden, bias_input, bias_hidden)
+        state = torch.where(mask[:, position, None], stepped, state)
+    return state

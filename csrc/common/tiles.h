@@ -1,7 +1,7 @@
 // Tiles of a block of sequences, [feature][lanes], and the rows of tensors that they come from and go to.
 #pragma once
 
-#include "dynamic_linear/vectors.h"
+#include "common/vectors.h"
 
 namespace solid::SOLID_ISA {
 namespace {

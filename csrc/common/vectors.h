@@ -78,38 +78,48 @@ SOLID_INLINE Vector<double> tanh(Vector<double> x) {
   return x;
 }
 
-// tanh in float to 3 units in the last place: x + x^3 p(x^2) below 0.625 (p: Chebyshev fit of degree 4, relative
-// error 2e-8), 1 - 2 / (exp(2|x|) + 1) above, exp by powers of two and a Taylor series.
-SOLID_INLINE Vector<float> tanh(Vector<float> x) {
+SOLID_INLINE Vector<double> sigmoid(Vector<double> x) {
+  for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = 1 / (1 + __builtin_exp(-x[lane]));
+  return x;
+}
+
+// exp(x) = 2^n (1 + p): n as a power of two in `scale`, p = expm1(r) for r = x - n ln 2, |r| <= ln 2 / 2 (Taylor's
+// series). For |x| <= 88; NaN gives NaN in p.
+struct Exponential {
+  Vector<float> scale, p;
+};
+
+SOLID_INLINE Exponential exponential(Vector<float> x) {
   using V = Vector<float>;
-  using I = Mask<float>;
-  const V magnitude = x < 0 ? -x : x;
-  const V square = x * x;
-  V p = -0.006104918662458658f * square + 0.021003615111112595f;
-  p = p * square - 0.053852491080760956f;
-  p = p * square + 0.13332782685756683f;
-  p = p * square - 0.333333283662796f;
-  const V small = x + x * square * p;
-  // 2|x| = n ln 2 + r, |r| <= ln 2 / 2; tanh is 1 in float from 9.02 on.
-  const V doubled = 2 * (magnitude > 9.02f ? splat(9.02f) : magnitude);
-  const V shifted = doubled * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: n in the low bits, rounded to nearest
+  const V shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: n in the low bits, rounded to nearest
   const V n = shifted - 12582912.0f;
-  const V r = (doubled - n * 0.693359375f) + n * 2.12194440e-4f;
-  V e = 1.9841270e-4f * r + 1.3888889e-3f;
-  e = e * r + 8.3333333e-3f;
-  e = e * r + 4.1666667e-2f;
-  e = e * r + 1.6666667e-1f;
-  e = e * r + 0.5f;
-  e = e * r + 1.0f;
-  e = e * r + 1.0f;
-  I exponent;
+  const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  V p = 1.9841270e-4f * r + 1.3888889e-3f;
+  p = p * r + 8.3333333e-3f;
+  p = p * r + 4.1666667e-2f;
+  p = p * r + 1.6666667e-1f;
+  p = p * r + 0.5f;
+  p = p * (r * r) + r;
+  Mask<float> exponent;
   __builtin_memcpy(&exponent, &shifted, sizeof exponent);
   exponent = (exponent - 0x4B400000 + 127) << 23;
   V scale;
   __builtin_memcpy(&scale, &exponent, sizeof scale);
-  const V large = 1 - 2 / (e * scale + 1);
-  const V curved = magnitude < 0.625f ? small : (x < 0 ? -large : large);
-  return x == x ? curved : x;
+  return {scale, p};
+}
+
+// tanh in float to 4 units in the last place: q / (q + 2) with q = exp(2x) - 1, which loses nothing near 0. tanh is 1 in
+// float from 9.02 on.
+SOLID_INLINE Vector<float> tanh(Vector<float> x) {
+  const Exponential e = exponential(2 * clip(x, splat(9.02f)));
+  const Vector<float> q = e.p * e.scale + (e.scale - 1);
+  return q / (q + 2);
+}
+
+// 1 / (1 + exp(-x)) in float to 4 units in the last place for x >= -87; below it stays at its value there, 2e-38.
+SOLID_INLINE Vector<float> sigmoid(Vector<float> x) {
+  const Exponential e = exponential(-clip(x, splat(87.0f)));
+  return 1 / (1 + (e.p * e.scale + e.scale));
 }
 
 }  // namespace

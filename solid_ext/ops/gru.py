@@ -1,0 +1,246 @@
+"""The last state of a GRU over masked sequences, its gates never kept: checks, allocation, autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from solid_ext._native import kernels
+from solid_ext.ops import reference
+from solid_ext.ops._library import define_operator, plain
+
+Backend = Literal["native", "reference"]
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def gru_last_state(
+    x: Tensor,
+    mask: Tensor,
+    weight_input: Tensor,
+    weight_hidden: Tensor,
+    bias_input: Tensor,
+    bias_hidden: Tensor,
+    *,
+    backend: Backend = "native",
+) -> Tensor:
+    """The state of a GRU after the last position whose mask is True.
+
+    From `h = 0`, at each position with mask True, `h <- n + z (h - n)` with `r, z = sigmoid(W_i x + b_i + W_h h + b_h)`
+    and `n = tanh(W_in x + b_in + r (W_hn h + b_hn))`; h stays where the mask is False.
+
+    Args:
+        x: [B, L, D] float32, float64, bfloat16 or float16, of any strides; all tensors but the mask share its dtype.
+        mask: [B, L] bool. A position with mask False costs nothing and is not read: right-pad or not.
+        weight_input: [3H, D]. weight_hidden: [3H, H]. bias_input, bias_hidden: [3H]. Gates in the order r, z, n, as in
+            `torch.nn.GRUCell`.
+        backend: "native" (kernel) or "reference" (plain torch).
+
+    Returns:
+        [B, H], dtype of x; zeros for a sequence without a True.
+
+    Errors:
+        ValueError or TypeError for a shape, dtype or option that does not fit; NotImplementedError for the native
+        backend inside a transform of `torch.func` (fold the mapped dimension into B).
+
+    Gradient: to x and the parameters, once; zero for x where the mask is False. Under autocast x is taken in the dtype
+    of the parameters.
+
+    Source: design, solid, Module 2 (the encoder's GRU); the cell is that of Cho et al. 2014 as torch has it.
+    """
+    name = "gru_last_state"
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected x a tensor, got {type(x).__name__}")
+    parameters = (weight_input, weight_hidden, bias_input, bias_hidden)
+    if torch.is_autocast_enabled(x.device.type) and isinstance(weight_input, Tensor):
+        x = x.to(weight_input.dtype)
+    _check(name, x, mask, *parameters)
+    if backend == "native":
+        return _native(name, x, mask, *parameters)
+    if backend != "reference":
+        raise ValueError(f"{name}: expected backend 'native' or 'reference', got {backend!r}")
+    return reference.gru_last_state(x, mask, *parameters)
+
+
+def _check(
+    name: str,
+    x: Tensor,
+    mask: Tensor,
+    weight_input: Tensor,
+    weight_hidden: Tensor,
+    bias_input: Tensor,
+    bias_hidden: Tensor,
+) -> None:
+    """Refuse what does not fit together."""
+    if x.dim() != 3 or x.shape[2] == 0:
+        raise ValueError(f"{name}: expected x [B, L, D >= 1], got {list(x.shape)}")
+    if x.dtype not in DTYPES:
+        raise TypeError(f"{name}: expected x of a floating dtype, got {x.dtype}")
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise TypeError(f"{name}: expected mask a bool tensor, got {getattr(mask, 'dtype', type(mask).__name__)}")
+    if mask.shape != x.shape[:2]:
+        raise ValueError(f"{name}: expected mask [B={x.shape[0]}, L={x.shape[1]}], got {list(mask.shape)}")
+    if mask.device != x.device:
+        raise ValueError(f"{name}: expected mask on x's device {x.device}, got {mask.device}")
+    named = {
+        "weight_input": weight_input,
+        "weight_hidden": weight_hidden,
+        "bias_input": bias_input,
+        "bias_hidden": bias_hidden,
+    }
+    for key, tensor in named.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: expected {key} a tensor, got {type(tensor).__name__}")
+        if tensor.dtype != x.dtype:
+            raise TypeError(f"{name}: expected {key} of x's dtype {x.dtype}, got {tensor.dtype}")
+        if tensor.device != x.device:
+            raise ValueError(f"{name}: expected {key} on x's device {x.device}, got {tensor.device}")
+    if weight_hidden.dim() != 2 or weight_hidden.shape[1] == 0:
+        raise ValueError(f"{name}: expected weight_hidden [3H, H >= 1], got {list(weight_hidden.shape)}")
+    units, inputs = weight_hidden.shape[1], x.shape[2]
+    shapes = {
+        "weight_input": ((3 * units, inputs), f"[3H={3 * units}, D={inputs}]"),
+        "weight_hidden": ((3 * units, units), f"[3H={3 * units}, H={units}]"),
+        "bias_input": ((3 * units,), f"[3H={3 * units}]"),
+        "bias_hidden": ((3 * units,), f"[3H={3 * units}]"),
+    }
+    for key, (shape, text) in shapes.items():
+        if named[key].shape != shape:
+            raise ValueError(f"{name}: expected {key} {text}, got {list(named[key].shape)}")
+
+
+# ---- Autograd ------------------------------------------------------------------------------------------------------
+
+
+def _native(name: str, x: Tensor, mask: Tensor, *parameters: Tensor) -> Tensor:
+    """Run the kernel, under autograd only where a gradient is wanted."""
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        raise NotImplementedError(
+            f"{name}: expected a plain call, got one inside torch.func; fold the mapped dimension into B"
+        )
+    if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters)):
+        return _GruLastState.apply(x, mask, *parameters)
+    return _forward(x, mask, parameters, False)[0]
+
+
+def _forward(x: Tensor, mask: Tensor, parameters: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
+    return (_forward_cpu if plain(x) else forward_operator)(x, mask, parameters, keep)
+
+
+class _GruLastState(torch.autograd.Function):
+    """All positions in one call forward and one backward; states are kept, gates are not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor, *parameters: Tensor) -> Tensor:
+        h, states = _forward(x, mask, parameters, True)
+        ctx.save_for_backward(x, mask, states, *parameters)
+        return h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:
+        x, mask, states, *parameters = ctx.saved_tensors
+        wanted = [ctx.needs_input_grad[0], *ctx.needs_input_grad[2:]]
+        run = _backward_cpu if plain(x) else backward_operator
+        found = iter(run(dh, x, mask, parameters, states, wanted))
+        dx, *rest = [next(found) if want else None for want in wanted]
+        return dx, None, *rest
+
+
+# ---- Operators: allocation -----------------------------------------------------------------------------------------
+
+
+def _kernel_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _empty_states(x: Tensor, units: int, keep: bool) -> Tensor:
+    """Room for the state before each position, [L, B, H]."""
+    shape = (x.shape[1], x.shape[0], units) if keep else (0,)
+    return x.new_empty(shape, dtype=_kernel_dtype(x))
+
+
+@lru_cache(maxsize=64)
+def _workspace_bytes(*arguments: Any) -> int:
+    return kernels.gru_workspace(*arguments)
+
+
+class _Lowered:
+    """Inputs of a dtype and layout that the kernel reads, and its arguments."""
+
+    def __init__(self, x: Tensor, mask: Tensor, parameters: Sequence[Tensor], backward: bool) -> None:
+        self.dtype = _kernel_dtype(x)
+        x = x.to(self.dtype)
+        self.x = x if x.stride(2) == 1 else x.contiguous()
+        self.mask = mask.contiguous()
+        self.parameters = [p.to(self.dtype).contiguous() for p in parameters]
+        batch, length, inputs = x.shape
+        self.units = parameters[1].shape[1]
+        threads = torch.get_num_threads()
+        sizes = (self.dtype == torch.float64, batch, length, inputs, self.units, threads)
+        self.workspace = torch.empty(_workspace_bytes(*sizes, backward), dtype=torch.uint8)
+        self.arguments = (
+            *sizes,
+            self.x.data_ptr(),
+            self.x.stride(0),
+            self.x.stride(1),
+            self.mask.data_ptr(),
+            *(p.data_ptr() for p in self.parameters),
+        )
+
+
+def _forward_cpu(x: Tensor, mask: Tensor, parameters: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
+    call = _Lowered(x, mask, parameters, False)
+    h = x.new_empty((x.shape[0], call.units), dtype=call.dtype)
+    states = _empty_states(x, call.units, keep)
+    kernels.gru_forward(
+        *call.arguments, states.data_ptr() if keep else 0, call.workspace.data_ptr(), h.data_ptr()
+    )
+    return h if h.dtype == x.dtype else h.to(x.dtype), states
+
+
+def _forward_fake(x: Tensor, mask: Tensor, parameters: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
+    units = parameters[1].shape[1]
+    return x.new_empty((x.shape[0], units)), _empty_states(x, units, keep)
+
+
+def _backward_cpu(
+    dh: Tensor, x: Tensor, mask: Tensor, parameters: Sequence[Tensor], states: Tensor, wanted: Sequence[bool]
+) -> list[Tensor]:
+    call = _Lowered(x, mask, parameters, True)
+    dh = dh.to(call.dtype).contiguous()
+    gradients = [
+        torch.empty(t.shape, dtype=call.dtype) if want else None
+        for t, want in zip((x, *parameters), wanted, strict=True)
+    ]
+    kernels.gru_backward(
+        *call.arguments,
+        states.data_ptr(),
+        call.workspace.data_ptr(),
+        dh.data_ptr(),
+        *(0 if g is None else g.data_ptr() for g in gradients),
+    )
+    return [g if g.dtype == x.dtype else g.to(x.dtype) for g in gradients if g is not None]
+
+
+def _backward_fake(
+    dh: Tensor, x: Tensor, mask: Tensor, parameters: Sequence[Tensor], states: Tensor, wanted: Sequence[bool]
+) -> list[Tensor]:
+    return [x.new_empty(t.shape) for t, want in zip((x, *parameters), wanted, strict=True) if want]
+
+
+forward_operator = define_operator(
+    "gru_last_state_forward(Tensor x, Tensor mask, Tensor[] parameters, bool keep) -> (Tensor h, Tensor states)",
+    cpu=_forward_cpu,
+    fake=_forward_fake,
+)
+backward_operator = define_operator(
+    "gru_last_state_backward(Tensor dh, Tensor x, Tensor mask, Tensor[] parameters, Tensor states, bool[] wanted) "
+    "-> Tensor[]",
+    cpu=_backward_cpu,
+    fake=_backward_fake,
+)
