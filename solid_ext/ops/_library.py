@@ -29,11 +29,13 @@ def define_operator(
     return getattr(torch.ops.solid_ext, name).default
 
 
-def plain(x: torch.Tensor) -> bool:
+def plain(*tensors: torch.Tensor | None) -> bool:
     """Whether nothing watches the call, so that it may go to the kernel past torch's dispatcher (8 us a call)."""
     return (
         not torch.compiler.is_compiling()
-        and x.device.type == "cpu"
-        and type(x) in (torch.Tensor, torch.nn.Parameter)
+        and all(
+            tensor is None or (type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.is_cpu)
+            for tensor in tensors
+        )
         and torch._C._len_torch_dispatch_stack() == 0
     )

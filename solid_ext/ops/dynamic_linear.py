@@ -246,7 +246,7 @@ def _native(
             if tensor is not None and tensor.requires_grad:
                 x, z_item, z_semantic, *rest = _distinct(x, z_item, z_semantic, *parameters)
                 return _DynamicMlp.apply(x, z_item, z_semantic, delta, tanh_last, *rest)
-    if _plain(x):
+    if plain(x):
         return _launch_forward(x, z_item, z_semantic, parameters, delta, tanh_last, False)[0]
     return forward_operator(x, z_item, z_semantic, parameters, delta, tanh_last, False)[0]
 
@@ -278,7 +278,7 @@ class _DynamicMlp(torch.autograd.Function):
         tanh_last: bool,
         *parameters: Tensor,
     ) -> Tensor:
-        run = _launch_forward if _plain(x) else forward_operator
+        run = _launch_forward if plain(x) else forward_operator
         y, hidden = run(x, z_item, z_semantic, parameters, delta, tanh_last, True)
         ctx.save_for_backward(x, z_item, z_semantic, y if tanh_last else None, hidden, *parameters)
         ctx.delta = delta
