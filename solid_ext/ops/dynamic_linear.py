@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from solid_ext._native import kernels
 from solid_ext.ops import reference
-from solid_ext.ops._library import define_operator, plain
+from solid_ext.ops._library import define_operator, unobserved
 
 Activation = Literal["none", "tanh"]
 Backend = Literal["native", "reference"]
@@ -246,7 +246,7 @@ def _native(
             if tensor is not None and tensor.requires_grad:
                 x, z_item, z_semantic, *rest = _distinct(x, z_item, z_semantic, *parameters)
                 return _DynamicMlp.apply(x, z_item, z_semantic, delta, tanh_last, *rest)
-    if plain(x):
+    if unobserved(x):
         return _launch_forward(x, z_item, z_semantic, parameters, delta, tanh_last, False)[0]
     return forward_operator(x, z_item, z_semantic, parameters, delta, tanh_last, False)[0]
 
@@ -262,7 +262,7 @@ def _distinct(*tensors: Tensor | None) -> Sequence[Any]:
 
 
 def _forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    return _forward_cpu(x, *arguments) if plain(x) else forward_operator(x, *arguments)
+    return _forward_cpu(x, *arguments) if unobserved(x) else forward_operator(x, *arguments)
 
 
 class _DynamicMlp(torch.autograd.Function):
@@ -278,7 +278,7 @@ class _DynamicMlp(torch.autograd.Function):
         tanh_last: bool,
         *parameters: Tensor,
     ) -> Tensor:
-        run = _launch_forward if plain(x) else forward_operator
+        run = _launch_forward if unobserved(x) else forward_operator
         y, hidden = run(x, z_item, z_semantic, parameters, delta, tanh_last, True)
         ctx.save_for_backward(x, z_item, z_semantic, y if tanh_last else None, hidden, *parameters)
         ctx.delta = delta
@@ -290,7 +290,7 @@ class _DynamicMlp(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, z_item, z_semantic, y, hidden, *parameters = ctx.saved_tensors
         wanted = [*ctx.needs_input_grad[:3], *ctx.needs_input_grad[5:]]
-        run = _backward_cpu if plain(x) else backward_operator
+        run = _backward_cpu if unobserved(x) else backward_operator
         found = run(dy, x, z_item, z_semantic, parameters, y, hidden, ctx.delta, ctx.tanh_last, wanted)
         gradients = iter(found)
         dx, dz_item, dz_semantic, *rest = [next(gradients) if want else None for want in wanted]

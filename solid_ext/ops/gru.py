@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from solid_ext._native import kernels
 from solid_ext.ops import reference
-from solid_ext.ops._library import define_operator, plain
+from solid_ext.ops._library import define_operator, unobserved
 
 Backend = Literal["native", "reference"]
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -128,7 +128,7 @@ def _native(name: str, x: Tensor, mask: Tensor, *parameters: Tensor) -> Tensor:
 
 
 def _forward(x: Tensor, mask: Tensor, parameters: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
-    return (_forward_cpu if plain(x) else forward_operator)(x, mask, parameters, keep)
+    return (_forward_cpu if unobserved(x) else forward_operator)(x, mask, parameters, keep)
 
 
 class _GruLastState(torch.autograd.Function):
@@ -145,7 +145,7 @@ class _GruLastState(torch.autograd.Function):
     def backward(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:
         x, mask, states, *parameters = ctx.saved_tensors
         wanted = [ctx.needs_input_grad[0], *ctx.needs_input_grad[2:]]
-        run = _backward_cpu if plain(x) else backward_operator
+        run = _backward_cpu if unobserved(x) else backward_operator
         found = iter(run(dh, x, mask, parameters, states, wanted))
         dx, *rest = [next(found) if want else None for want in wanted]
         return dx, None, *rest

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from solid_ext._native import kernels
 from solid_ext.ops import reference
-from solid_ext.ops._library import define_operator, plain
+from solid_ext.ops._library import define_operator, unobserved
 
 Gradient = Literal["straight_through", "none", "rotation"]
 Metric = Literal["l2", "cosine"]
@@ -193,7 +193,7 @@ def _check(x: Tensor, codebook: Tensor, mask: Tensor | None, gradient: str, metr
 def _search(x: Tensor, codebook: Tensor, mask: Tensor | None, backend: str, statistics: str) -> tuple[Tensor, ...]:
     if backend == "reference":
         return _search_reference(x, codebook, mask, statistics)
-    if plain(x, codebook, mask):
+    if unobserved(x, codebook, mask):
         return _run_kernel(x, codebook, mask, statistics)
     if statistics == "none":
         return _search_operator(x, codebook, mask)
