@@ -252,6 +252,15 @@ def test_one_target_is_no_target(backend: str) -> None:
     assert torch.equal(native(0.1, backend)(deep), y.unsqueeze(1))
 
 
+@pytest.mark.parametrize(("batch", "targets"), [(1, 60), (3, 35), (2, 37)])
+def test_few_sequences_with_many_targets(batch: int, targets: int) -> None:
+    """They are computed as more sequences with fewer targets, where the number of targets can be divided."""
+    case = make((6, 7, 5), 4, batch, targets)
+    expected = with_gradients(lambda c: truth(c, 0.1), case.to(torch.float64))
+    assert_close(with_gradients(native(0.1), case), expected, 2e-5)
+    assert_close([native(0.1)(case)], expected[:1], 2e-5)
+
+
 def test_integers_are_exact_and_the_clip_is_closed(backend: str) -> None:
     """Small integers have exact sums in float32, with many weights exactly on the bound."""
     generator = torch.Generator().manual_seed(5)
