@@ -174,6 +174,24 @@ def test_every_instruction_set_is_in_the_list() -> None:
     assert {"reference", *(f"native-{isa}" for isa in build_info()["isa_usable"])} == set(IMPLEMENTATIONS)
 
 
+def test_every_instruction_set_asks_for_the_same_workspace() -> None:
+    """Sizes are remembered across a change of the instruction set."""
+    before = build_info()["isa"]
+    found = {}
+    try:
+        for isa in build_info()["isa_usable"]:
+            kernels.set_isa(isa)
+            found[isa] = [
+                kernels.dynamic_workspace(dtype, batch, targets, [5, 33, 7], 9, 4, threads, backward)
+                for dtype, batch, targets, threads, backward in itertools.product(
+                    (0, 1, 2), (0, 1, 70, 5000), (0, 1, 3, 100), (1, 3), (False, True)
+                )
+            ]
+    finally:
+        kernels.set_isa(before)
+    assert all(sizes == found[before] for sizes in found.values())
+
+
 # ---- Against truth -------------------------------------------------------------------------------------------------
 
 
