@@ -174,6 +174,24 @@ def test_every_instruction_set_is_in_the_list() -> None:
     assert {"reference", *(f"native-{isa}" for isa in build_info()["isa_usable"])} == set(IMPLEMENTATIONS)
 
 
+def test_every_instruction_set_asks_for_the_same_workspace() -> None:
+    """Sizes are remembered across a change of the instruction set."""
+    before = build_info()["isa"]
+    found = {}
+    try:
+        for isa in build_info()["isa_usable"]:
+            kernels.set_isa(isa)
+            found[isa] = [
+                kernels.dynamic_workspace(dtype, batch, targets, [5, 33, 7], 9, 4, threads, backward)
+                for dtype, batch, targets, threads, backward in itertools.product(
+                    (0, 1, 2), (0, 1, 70, 5000), (0, 1, 3, 100), (1, 3), (False, True)
+                )
+            ]
+    finally:
+        kernels.set_isa(before)
+    assert all(sizes == found[before] for sizes in found.values())
+
+
 # ---- Against truth -------------------------------------------------------------------------------------------------
 
 
@@ -250,6 +268,15 @@ def test_one_target_is_no_target(backend: str) -> None:
     deep = replace(flat, x=flat.x.unsqueeze(1))
     y = native(0.1, backend)(flat)
     assert torch.equal(native(0.1, backend)(deep), y.unsqueeze(1))
+
+
+@pytest.mark.parametrize(("batch", "targets"), [(1, 60), (3, 35), (2, 37)])
+def test_few_sequences_with_many_targets(batch: int, targets: int) -> None:
+    """They are computed as more sequences with fewer targets, where the number of targets can be divided."""
+    case = make((6, 7, 5), 4, batch, targets)
+    expected = with_gradients(lambda c: truth(c, 0.1), case.to(torch.float64))
+    assert_close(with_gradients(native(0.1), case), expected, 2e-5)
+    assert_close([native(0.1)(case)], expected[:1], 2e-5)
 
 
 def test_integers_are_exact_and_the_clip_is_closed(backend: str) -> None:

@@ -20,6 +20,8 @@ Backend = Literal["native", "reference"]
 # The kernel's number for each dtype of x. bfloat16 is read and written as it is, float16 is converted to float32.
 KERNEL_TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 0}
 
+LANES = 16  # sequences that the kernel takes at once in float32 with the widest vectors
+
 
 def dynamic_linear(
     x: Tensor,
@@ -244,11 +246,42 @@ def _native(
     if torch.is_grad_enabled():
         for tensor in (x, z_item, z_semantic, *parameters):
             if tensor is not None and tensor.requires_grad:
-                x, z_item, z_semantic, *rest = _distinct(x, z_item, z_semantic, *parameters)
-                return _DynamicMlp.apply(x, z_item, z_semantic, delta, tanh_last, *rest)
+                parts = _parts(x)
+                y = _DynamicMlp.apply(
+                    *_distinct(_divided(x, parts), _repeated(z_item, parts), _repeated(z_semantic, parts)),
+                    delta,
+                    tanh_last,
+                    *_distinct(*parameters),
+                )
+                return y if parts == 1 else y.unflatten(0, (x.shape[0], parts)).flatten(1, 2)
     if unobserved(x):
+        # Without a backward pass, outputs that fill vectors are computed one sequence at a time at full speed.
+        if x.dim() == 3 and any(t.shape[-1] % LANES for t in parameters):
+            parts = _parts(x)
+            codes = _repeated(z_item, parts), _repeated(z_semantic, parts)
+            y, _ = _launch_forward(_divided(x, parts), *codes, parameters, delta, tanh_last, False)
+            return y.unflatten(0, (x.shape[0], parts)).flatten(1, 2)
         return _launch_forward(x, z_item, z_semantic, parameters, delta, tanh_last, False)[0]
     return forward_operator(x, z_item, z_semantic, parameters, delta, tanh_last, False)[0]
+
+
+def _parts(x: Tensor) -> int:
+    """Into how many sequences of fewer targets each sequence is divided, so that few fill the kernel's lanes too.
+
+    B = 1, T = 1000, forward and backward: 5.1 ms undivided, 1.6 ms in 10 parts.
+    """
+    if x.dim() == 2 or torch.compiler.is_compiling() or x.shape[0] > LANES // 2 or x.shape[1] < LANES:
+        return 1
+    most = LANES // max(x.shape[0], 1)
+    return next(parts for parts in range(most, 0, -1) if x.shape[1] % parts == 0)
+
+
+def _divided(x: Tensor, parts: int) -> Tensor:
+    return x if parts == 1 else x.reshape(x.shape[0] * parts, x.shape[1] // parts, x.shape[2])
+
+
+def _repeated(z: Tensor | None, parts: int) -> Tensor | None:
+    return z if z is None or parts == 1 else z.unsqueeze(1).expand(-1, parts, -1).flatten(0, 1)
 
 
 def _distinct(*tensors: Tensor | None) -> Sequence[Any]:
