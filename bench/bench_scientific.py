@@ -1,6 +1,6 @@
 """SOLID on amazon_scientific at Table 2's settings, once a back end, from the same seed: metrics and how they differ.
 
-    python bench/bench_scientific.py --data FOLDER/amazon_scientific --json
+python bench/bench_scientific.py --data FOLDER/amazon_scientific --json
 """
 
 from __future__ import annotations
