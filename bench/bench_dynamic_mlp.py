@@ -140,6 +140,7 @@ def main() -> None:
             reference = DynamicMLP((size, size, size), size, DELTA, backend="reference")
             reference.load_state_dict(native.state_dict())
             native, reference = native.to(dtype), reference.to(dtype)
+            torch._dynamo.reset()  # else the limit of recompilations turns later cases into eager ones
             compiled = torch.compile(reference, dynamic=False)
             arguments = inputs(batch, size, size, targets, dtype)
             case = f"B = {batch}, " + ("" if targets is None else f"T = {targets}, ") + f"D = O = k = {size}, P = 2"
