@@ -72,7 +72,7 @@ struct Plan {
     rows = round_up(block, kRowStep);
     shared = kGates * (gru.inputs + gru.hidden) * h + kParts * h;
     // Active rows' indices, the block's state, and tiles of x, h and the next h.
-    scratch = padded<T>(2 * rows) + block * h + rows * (d + 2 * h);
+    scratch = padded<T>(2 * rows) + rows * (d + 3 * h);
     partial = 0;
     if (!backward) return;
     shared += kGates * gru.hidden * (d + h);
@@ -275,7 +275,7 @@ struct Block {
   const Call<T>& call;
   int64_t first, count;
   int32_t* active;  // sequences of the block whose mask is set at the position at hand
-  T* state;         // [block][padded H]: h forward, dh backward
+  T* state;         // [rows][padded H]: h forward, dh backward, of every sequence of the block
   T* x;             // tiles of the active rows
   T* h;
   T* next;          // forward: the next state; backward: dh
@@ -287,7 +287,7 @@ struct Block {
     T* at = c.scratches + worker * plan.scratch;
     active = reinterpret_cast<int32_t*>(at);
     state = at + padded<T>(2 * plan.rows);
-    x = state + plan.block * plan.h;
+    x = state + plan.rows * plan.h;
     h = x + plan.rows * plan.d;
     next = h + plan.rows * plan.h;
     dx = next + plan.rows * plan.h;
@@ -306,22 +306,36 @@ struct Block {
 };
 
 template <class T>
-void forward_block(const Block<T>& block) {
+SOLID_INLINE void exchange(T*& a, T*& b) {
+  T* const other = a;
+  a = b;
+  b = other;
+}
+
+template <class T>
+void forward_block(Block<T> block) {
   const Call<T>& call = block.call;
   const Gru& gru = call.gru;
   const int64_t dp = call.plan.d, hp = call.plan.h, units = gru.hidden;
-  zero(block.state, block.count * hp);
+  zero(block.state, call.plan.rows * hp);
   for (int64_t t = 0; t < gru.length; ++t) {
     const int64_t n = block.find_active(t);
     for (int64_t m = 0; m < n; ++m) {
       copy(call.x(block.first + block.active[m], t), gru.inputs, block.x + m * dp);
       if (t + 1 < gru.length) fetch(call.x(block.first + block.active[m], t + 1), gru.inputs);
-      copy(block.state + block.active[m] * hp, units, block.h + m * hp);
     }
     if (gru.states) {
       if (n < block.count) zero(call.state(block.first, t), block.count * units);
-      for (int64_t m = 0; m < n; ++m) copy(block.h + m * hp, units, call.state(block.first + block.active[m], t));
+      for (int64_t m = 0; m < n; ++m) {
+        copy(block.state + block.active[m] * hp, units, call.state(block.first + block.active[m], t));
+      }
     }
+    if (n == block.count) {
+      step_forward(call, n, block.x, block.state, block.next);
+      exchange(block.state, block.next);
+      continue;
+    }
+    for (int64_t m = 0; m < n; ++m) copy(block.state + block.active[m] * hp, units, block.h + m * hp);
     step_forward(call, n, block.x, block.h, block.next);
     for (int64_t m = 0; m < n; ++m) copy(block.next + m * hp, units, block.state + block.active[m] * hp);
   }
@@ -445,11 +459,12 @@ void add_parameters(const Block<T>& block, int64_t n, const Sums<T>& sums) {
 }
 
 template <class T>
-void backward_block(const Block<T>& block, const Sums<T>& sums) {
+void backward_block(Block<T> block, const Sums<T>& sums) {
   const Call<T>& call = block.call;
   const Gru& gru = call.gru;
   const int64_t dp = call.plan.d, hp = call.plan.h, units = gru.hidden, inputs = gru.inputs;
   T* const dx = static_cast<T*>(gru.dx);
+  zero(block.state, call.plan.rows * hp);
   for (int64_t b = 0; b < block.count; ++b) {
     copy(static_cast<const T*>(gru.dh) + (block.first + b) * units, units, block.state + b * hp);
   }
@@ -463,13 +478,15 @@ void backward_block(const Block<T>& block, const Sums<T>& sums) {
         fetch(call.x(b, t - 1), inputs);
         fetch(call.state(b, t - 1), units);
       }
-      copy(block.state + block.active[m] * hp, units, block.next + m * hp);
     }
-    step_gates_backward(call, n, block.x, block.h, block.next, block.gradients);
+    const bool all = n == block.count;
+    T* const dh = all ? block.state : block.next;
+    for (int64_t m = 0; m < n && !all; ++m) copy(block.state + block.active[m] * hp, units, dh + m * hp);
+    step_gates_backward(call, n, block.x, block.h, dh, block.gradients);
     add_parameters(block, n, sums);
     if (dx) {
       through_weights<false>(call, n, block.gradients, 2, call.input, inputs, dp, block.dx);
-      if (n < block.count) {
+      if (!all) {
         for (int64_t b = 0; b < block.count; ++b) zero(dx + ((block.first + b) * gru.length + t) * inputs, inputs);
       }
       for (int64_t m = 0; m < n; ++m) {
@@ -477,8 +494,8 @@ void backward_block(const Block<T>& block, const Sums<T>& sums) {
       }
     }
     if (t == 0) break;
-    through_weights<true>(call, n, block.gradients, 3, call.hidden, units, hp, block.next);
-    for (int64_t m = 0; m < n; ++m) copy(block.next + m * hp, units, block.state + block.active[m] * hp);
+    through_weights<true>(call, n, block.gradients, 3, call.hidden, units, hp, dh);
+    for (int64_t m = 0; m < n && !all; ++m) copy(dh + m * hp, units, block.state + block.active[m] * hp);
   }
 }
 
