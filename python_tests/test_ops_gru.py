@@ -151,9 +151,7 @@ def test_it_is_the_last_state_of_nn_gru(backend: str) -> None:
     states = gru(x)[0]
     length = mask.sum(1)
     expected = states[torch.arange(20), (length - 1).clamp(min=0)] * (length > 0)[:, None]
-    found = gru_last_state(
-        x, mask, gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0, backend=backend
-    )
+    found = gru_last_state(x, mask, gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0, backend=backend)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
 
 
@@ -410,7 +408,11 @@ def test_transforms_of_torch_func_get_a_sentence() -> None:
         (ValueError, r"expected weight_hidden \[3H, H >= 1\], got \[15\]", {3: torch.zeros(15)}),
         (ValueError, r"expected weight_hidden \[3H=15, H=5\], got \[12, 5\]", {3: torch.zeros(12, 5)}),
         (ValueError, r"expected bias_input \[3H=15\], got \[5\]", {4: torch.zeros(5)}),
-        (TypeError, "expected bias_hidden of x's dtype torch.float32, got torch.float64", {5: torch.zeros(15).double()}),
+        (
+            TypeError,
+            "expected bias_hidden of x's dtype torch.float32, got torch.float64",
+            {5: torch.zeros(15).double()},
+        ),
     ],
 )
 def test_what_does_not_fit_gets_a_sentence(error: type[Exception], message: str, changed: dict[int, object]) -> None:

@@ -26,9 +26,10 @@ Gru sized(bool is_double, int64_t batch, int64_t length, int64_t inputs, int64_t
   return gru;
 }
 
-Gru filled(bool is_double, int64_t batch, int64_t length, int64_t inputs, int64_t hidden, int threads, Address x,
-           int64_t x_batch_stride, int64_t x_time_stride, Address mask, Address weight_input, Address weight_hidden,
-           Address bias_input, Address bias_hidden, Address states, Address workspace) {
+Gru filled(bool is_double, int64_t batch, int64_t length, int64_t inputs, int64_t hidden, int threads,
+           Address x, int64_t x_batch_stride, int64_t x_time_stride, Address mask, Address weight_input,
+           Address weight_hidden, Address bias_input, Address bias_hidden, Address states,
+           Address workspace) {
   Gru gru = sized(is_double, batch, length, inputs, hidden, threads);
   gru.x = pointer(x);
   gru.x_batch_stride = x_batch_stride;
@@ -44,7 +45,8 @@ Gru filled(bool is_double, int64_t batch, int64_t length, int64_t inputs, int64_
 }
 
 void check(Status status) {
-  if (status != Status::kOk) throw py::value_error("gru_last_state: expected arguments that a kernel can use");
+  if (status != Status::kOk)
+    throw py::value_error("gru_last_state: expected arguments that a kernel can use");
 }
 
 int64_t workspace(bool is_double, int64_t batch, int64_t length, int64_t inputs, int64_t hidden, int threads,
@@ -52,20 +54,21 @@ int64_t workspace(bool is_double, int64_t batch, int64_t length, int64_t inputs,
   return SOLID_IN_USE(gru_workspace)(sized(is_double, batch, length, inputs, hidden, threads), backward);
 }
 
-void forward(bool is_double, int64_t batch, int64_t length, int64_t inputs, int64_t hidden, int threads, Address x,
-             int64_t x_batch_stride, int64_t x_time_stride, Address mask, Address weight_input, Address weight_hidden,
-             Address bias_input, Address bias_hidden, Address states, Address workspace, Address h) {
+void forward(bool is_double, int64_t batch, int64_t length, int64_t inputs, int64_t hidden, int threads,
+             Address x, int64_t x_batch_stride, int64_t x_time_stride, Address mask, Address weight_input,
+             Address weight_hidden, Address bias_input, Address bias_hidden, Address states,
+             Address workspace, Address h) {
   Gru gru = filled(is_double, batch, length, inputs, hidden, threads, x, x_batch_stride, x_time_stride, mask,
                    weight_input, weight_hidden, bias_input, bias_hidden, states, workspace);
   gru.h = pointer(h);
   check(SOLID_IN_USE(gru_forward)(gru));
 }
 
-void backward(bool is_double, int64_t batch, int64_t length, int64_t inputs, int64_t hidden, int threads, Address x,
-              int64_t x_batch_stride, int64_t x_time_stride, Address mask, Address weight_input,
-              Address weight_hidden, Address bias_input, Address bias_hidden, Address states, Address workspace,
-              Address dh, Address dx, Address dweight_input, Address dweight_hidden, Address dbias_input,
-              Address dbias_hidden) {
+void backward(bool is_double, int64_t batch, int64_t length, int64_t inputs, int64_t hidden, int threads,
+              Address x, int64_t x_batch_stride, int64_t x_time_stride, Address mask, Address weight_input,
+              Address weight_hidden, Address bias_input, Address bias_hidden, Address states,
+              Address workspace, Address dh, Address dx, Address dweight_input, Address dweight_hidden,
+              Address dbias_input, Address dbias_hidden) {
   Gru gru = filled(is_double, batch, length, inputs, hidden, threads, x, x_batch_stride, x_time_stride, mask,
                    weight_input, weight_hidden, bias_input, bias_hidden, states, workspace);
   gru.dh = pointer(dh);

@@ -4,17 +4,19 @@
 //     r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)      z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
 //     n = tanh(W_in x + b_in + r (W_hn h + b_hn))     h <- n + z (h - n)
 //
-// Shapes: B sequences of L positions, D inputs, H states; the gates r, z, n lie one after the other in each parameter.
+// Shapes: B sequences of L positions, D inputs, H states; the gates r, z, n lie one after the other in each
+// parameter.
 //   x [B, L, D] with strides for B and L, mask [B, L], weight_input [3H, D], weight_hidden [3H, H],
 //   bias_input, bias_hidden [3H], h [B, H], states [L, B, H]. All but x are dense and row-major.
 // A position with mask False costs nothing: x is not read there, and its gradient is zero.
 //
-// Kept for the backward: the state before each position (zeros where the mask is False); the gates are computed again.
-// tanh and sigmoid are within 4 units in the last place, sigmoid for arguments above -87; below it is under 2e-38.
+// Kept for the backward: the state before each position (zeros where the mask is False); the gates are
+// computed again. tanh and sigmoid are within 4 units in the last place, sigmoid for arguments above -87;
+// below it is under 2e-38.
 //
-// Parameter gradients: the batch is cut into strips whose number and length depend on B alone; each strip adds its
-// sequences in a fixed order, and the strips are added in the order of B. Results are bitwise equal for any number of
-// threads. No array of B L H or more values is written but x's gradient and the states.
+// Parameter gradients: the batch is cut into strips whose number and length depend on B alone; each strip
+// adds its sequences in a fixed order, and the strips are added in the order of B. Results are bitwise equal
+// for any number of threads. No array of B L H or more values is written but x's gradient and the states.
 #pragma once
 
 #include <cstdint>
@@ -38,8 +40,8 @@ struct Gru {
   const void* weight_hidden = nullptr;
   const void* bias_input = nullptr;
   const void* bias_hidden = nullptr;
-  void* h = nullptr;       // written forward
-  void* states = nullptr;  // written forward unless null, read backward
+  void* h = nullptr;          // written forward
+  void* states = nullptr;     // written forward unless null, read backward
   void* workspace = nullptr;  // gru_workspace bytes
   // Backward; null: not wanted.
   const void* dh = nullptr;  // [B, H]
@@ -50,12 +52,13 @@ struct Gru {
   void* dbias_hidden = nullptr;
 };
 
-// gru_workspace: bytes, from the sizes, B through the number of strips (16 at most); every level gives the same answer.
-#define SOLID_DECLARE(level)                        \
-  namespace level {                                 \
+// gru_workspace: bytes, from the sizes, B through the number of strips (16 at most); every level gives the
+// same answer.
+#define SOLID_DECLARE(level)                            \
+  namespace level {                                     \
   int64_t gru_workspace(const Gru& gru, bool backward); \
-  Status gru_forward(const Gru& gru);               \
-  Status gru_backward(const Gru& gru);              \
+  Status gru_forward(const Gru& gru);                   \
+  Status gru_backward(const Gru& gru);                  \
   }
 SOLID_FOR_EACH_ISA(SOLID_DECLARE)
 #undef SOLID_DECLARE

@@ -1,17 +1,16 @@
 // CPU kernel of gru_last_state; the contract is in gru.h.
 //
-// A vector's lanes are hidden units (or inputs, for x's gradient). At each position the rows of a block of sequences
-// whose mask is set are gathered into dense tiles, so that everything is a product of such a tile with the weights, at
-// full speed whatever the mask. A tile of kRows rows accumulates r, z and both parts of n for one vector of hidden
-// units in registers and goes through the gates there.
+// A vector's lanes are hidden units (or inputs, for x's gradient). At each position the rows of a block of
+// sequences whose mask is set are gathered into dense tiles, so that everything is a product of such a tile
+// with the weights, at full speed whatever the mask. A tile of kRows rows accumulates r, z and both parts of
+// n for one vector of hidden units in registers and goes through the gates there.
 //
 // Backward, from the last position to the first, with dh the gradient of the state after it and
 //   dn = dh (1 - z) (1 - n^2),  dz = dh (h - n) z (1 - z),  dr = dn (W_hn h + b_hn) r (1 - r):
 //   dx = [dr dz dn] W_i,  dh <- dh z + [dr dz r.dn] W_h,  dW_i += [dr dz dn]^T x,  dW_h += [dr dz r.dn]^T h.
-#include "gru/gru.h"
-
 #include "common/parallel.h"
 #include "common/tiles.h"
+#include "gru/gru.h"
 
 #if defined(__AVX512BF16__)
 
@@ -29,24 +28,27 @@ int64_t gru_workspace(const Gru& gru, bool backward) { return avx512::gru_worksp
 namespace solid::SOLID_ISA {
 namespace {
 
-// ---- Sizes and workspace -------------------------------------------------------------------------------------------
+// ---- Sizes and workspace
+// -------------------------------------------------------------------------------------------
 
-#if defined(__AVX512F__)
+#  if defined(__AVX512F__)
 constexpr int kRows = 6;  // 6 x 4 accumulators, 3 weights and a broadcast of 32 registers
-#else
+#  else
 constexpr int kRows = 3;  // 3 x 4 accumulators, 3 weights and a broadcast of 16 registers
-#endif
+#  endif
 constexpr int kOuterRows = kAccumulators / 2;  // rows of a weight's gradient taken at a time, 2 vectors each
-constexpr int64_t kRowStep = 6;    // blocks are a multiple of it, whatever the instruction set
-constexpr int64_t kBlock = 72;     // sequences of a block: its gate gradients stay below 48 KB at H = 32
-constexpr int64_t kStrips = 16;    // partial sums of the parameters' gradients
+constexpr int64_t kRowStep = 6;                // blocks are a multiple of it, whatever the instruction set
+constexpr int64_t kBlock = 72;   // sequences of a block: its gate gradients stay below 48 KB at H = 32
+constexpr int64_t kStrips = 16;  // partial sums of the parameters' gradients
 constexpr int64_t kLeastStrip = 24;
 constexpr int64_t kGates = 3;
 constexpr int64_t kParts = 4;  // r, z, n's part of the input, n's part of the state
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
-int64_t limited(int64_t value, int64_t low, int64_t high) { return value < low ? low : value > high ? high : value; }
+int64_t limited(int64_t value, int64_t low, int64_t high) {
+  return value < low ? low : value > high ? high : value;
+}
 
 // Rows of tiles are padded for the widest instruction set, so that sizes do not depend on it.
 template <class T>
@@ -57,15 +59,16 @@ int64_t padded(int64_t columns) {
 // Workspace: what all workers read, then a scratch per worker, then a partial gradient per strip.
 template <class T>
 struct Plan {
-  int64_t d, h;          // padded D and H
-  int64_t strip;         // sequences per strip
+  int64_t d, h;   // padded D and H
+  int64_t strip;  // sequences per strip
   int64_t strips;
-  int64_t block;         // sequences per block
-  int64_t rows;          // of a tile
+  int64_t block;                     // sequences per block
+  int64_t rows;                      // of a tile
   int64_t shared, scratch, partial;  // elements
 
   Plan(const Gru& gru, bool backward) : d(padded<T>(gru.inputs)), h(padded<T>(gru.hidden)) {
-    strip = limited(round_up((gru.batch + kStrips - 1) / kStrips, kRowStep), backward ? kLeastStrip : kRowStep, gru.batch);
+    strip = limited(round_up((gru.batch + kStrips - 1) / kStrips, kRowStep),
+                    backward ? kLeastStrip : kRowStep, gru.batch);
     if (strip < 1) strip = 1;
     strips = (gru.batch + strip - 1) / strip;
     block = least(kBlock, strip);
@@ -89,9 +92,9 @@ template <class T>
 struct Call {
   const Gru& gru;
   Plan<T> plan;
-  T* panels;   // per vector of hidden units: gate weights [3][D][lanes], then [3][H][lanes]
-  T* biases;   // [4][padded H]: r and z of both inputs, n of x, n of h
-  T* input;    // backward: weight_input [3H, padded D] and weight_hidden [3H, padded H]
+  T* panels;  // per vector of hidden units: gate weights [3][D][lanes], then [3][H][lanes]
+  T* biases;  // [4][padded H]: r and z of both inputs, n of x, n of h
+  T* input;   // backward: weight_input [3H, padded D] and weight_hidden [3H, padded H]
   T* hidden;
   T* scratches;
   T* partials;
@@ -109,7 +112,9 @@ struct Call {
   const T* x(int64_t b, int64_t t) const {
     return static_cast<const T*>(gru.x) + b * gru.x_batch_stride + t * gru.x_time_stride;
   }
-  T* state(int64_t b, int64_t t) const { return static_cast<T*>(gru.states) + (t * gru.batch + b) * gru.hidden; }
+  T* state(int64_t b, int64_t t) const {
+    return static_cast<T*>(gru.states) + (t * gru.batch + b) * gru.hidden;
+  }
 };
 
 template <class T>
@@ -119,8 +124,8 @@ SOLID_INLINE void copy(const T* from, int64_t count, T* to) {
   for (; i < count; ++i) to[i] = from[i];
 }
 
-// Fetches a row of the next position while this one is computed: its start is too far from the last row's for the
-// processor to guess (forward 2.0 -> 1.6 ms, backward 5.1 -> 4.3 ms at B = 1024, L = 10, D = H = 32).
+// Fetches a row of the next position while this one is computed: its start is too far from the last row's for
+// the processor to guess (forward 2.0 -> 1.6 ms, backward 5.1 -> 4.3 ms at B = 1024, L = 10, D = H = 32).
 template <class T>
 SOLID_INLINE void fetch(const T* row, int64_t count) {
   for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + i);
@@ -160,9 +165,11 @@ void pack_weights(const Call<T>& call, bool backward) {
   }
 }
 
-// ---- Gates ---------------------------------------------------------------------------------------------------------
+// ---- Gates
+// ---------------------------------------------------------------------------------------------------------
 
-// f(Width<n>, first row): tiles of kRows rows, then the least that covers the rest. Rows past `rows` hold anything.
+// f(Width<n>, first row): tiles of kRows rows, then the least that covers the rest. Rows past `rows` hold
+// anything.
 template <class F>
 SOLID_INLINE void for_tiles(int64_t rows, const F& f) {
   int64_t m = 0;
@@ -196,7 +203,8 @@ SOLID_INLINE Gates<M, T> gates(const Call<T>& call, int64_t v, const T* x, const
   }
   const T* w = call.panel(v);
   for (int64_t k = 0; k < inputs; ++k) {
-    const Vector<T> wr = load(w + k * L), wz = load(w + (inputs + k) * L), wn = load(w + (2 * inputs + k) * L);
+    const Vector<T> wr = load(w + k * L), wz = load(w + (inputs + k) * L),
+                    wn = load(w + (2 * inputs + k) * L);
     for (int m = 0; m < M; ++m) {
       const T value = x[m * dp + k];
       r[m] += value * wr;
@@ -244,7 +252,8 @@ SOLID_APART void step_forward(const Call<T>& call, int64_t rows, const T* x, con
 
 // gradients [rows][4][padded H] <- dr, dz, dn, r dn;  dh <- dh z.
 template <class T>
-SOLID_APART void step_gates_backward(const Call<T>& call, int64_t rows, const T* x, const T* h, T* dh, T* gradients) {
+SOLID_APART void step_gates_backward(const Call<T>& call, int64_t rows, const T* x, const T* h, T* dh,
+                                     T* gradients) {
   constexpr int L = kLanes<T>;
   const int64_t dp = call.plan.d, hp = call.plan.h;
   for (int64_t v = 0; v * L < call.gru.hidden; ++v) {
@@ -267,7 +276,8 @@ SOLID_APART void step_gates_backward(const Call<T>& call, int64_t rows, const T*
   }
 }
 
-// ---- Blocks --------------------------------------------------------------------------------------------------------
+// ---- Blocks
+// --------------------------------------------------------------------------------------------------------
 
 // A block of sequences, and a worker's tiles for it.
 template <class T>
@@ -278,7 +288,7 @@ struct Block {
   T* state;         // [rows][padded H]: h forward, dh backward, of every sequence of the block
   T* x;             // tiles of the active rows
   T* h;
-  T* next;          // forward: the next state; backward: dh
+  T* next;  // forward: the next state; backward: dh
   T* dx;
   T* gradients;
 
@@ -343,7 +353,8 @@ void forward_block(Block<T> block) {
   for (int64_t b = 0; b < block.count; ++b) copy(block.state + b * hp, units, h + b * units);
 }
 
-// ---- Backward ------------------------------------------------------------------------------------------------------
+// ---- Backward
+// ------------------------------------------------------------------------------------------------------
 
 // f(Width<n>, first column) over all vectors of a row.
 template <class T, class F>
@@ -359,8 +370,8 @@ SOLID_INLINE void for_columns(int64_t columns, const F& f) {
 
 // out [rows, pitch] (+)= gradients of the gates (r, z, and n's part `last`) times w [3H, pitch].
 template <bool Add, class T>
-SOLID_APART void through_weights(const Call<T>& call, int64_t rows, const T* gradients, int64_t last, const T* w,
-                                 int64_t columns, int64_t pitch, T* out) {
+SOLID_APART void through_weights(const Call<T>& call, int64_t rows, const T* gradients, int64_t last,
+                                 const T* w, int64_t columns, int64_t pitch, T* out) {
   constexpr int L = kLanes<T>;
   const int64_t hp = call.plan.h, units = call.gru.hidden;
   for_columns<T>(columns, [&](auto width, int64_t c) {
@@ -369,7 +380,8 @@ SOLID_APART void through_weights(const Call<T>& call, int64_t rows, const T* gra
       constexpr int M = decltype(tile)::value;
       Vector<T> acc[M][V];
       for (int m = 0; m < M; ++m) {
-        for (int v = 0; v < V; ++v) acc[m][v] = Add ? load(out + (first + m) * pitch + c + v * L) : Vector<T>{};
+        for (int v = 0; v < V; ++v)
+          acc[m][v] = Add ? load(out + (first + m) * pitch + c + v * L) : Vector<T>{};
       }
       for (int64_t gate = 0; gate < kGates; ++gate) {
         const T* g = gradients + first * kParts * hp + (gate == 2 ? last : gate) * hp;
@@ -487,7 +499,8 @@ void backward_block(Block<T> block, const Sums<T>& sums) {
     if (dx) {
       through_weights<false>(call, n, block.gradients, 2, call.input, inputs, dp, block.dx);
       if (!all) {
-        for (int64_t b = 0; b < block.count; ++b) zero(dx + ((block.first + b) * gru.length + t) * inputs, inputs);
+        for (int64_t b = 0; b < block.count; ++b)
+          zero(dx + ((block.first + b) * gru.length + t) * inputs, inputs);
       }
       for (int64_t m = 0; m < n; ++m) {
         copy(block.dx + m * dp, inputs, dx + ((block.first + block.active[m]) * gru.length + t) * inputs);
@@ -516,7 +529,8 @@ void finish_parameters(const Call<T>& call) {
   const int64_t units = gru.hidden, dp = call.plan.d, hp = call.plan.h;
   for_each_block(kGates * units, gru.threads, [&](int64_t row) {
     if (gru.dweight_input) {
-      add_strips(call, sums.input + row * dp, gru.inputs, static_cast<T*>(gru.dweight_input) + row * gru.inputs);
+      add_strips(call, sums.input + row * dp, gru.inputs,
+                 static_cast<T*>(gru.dweight_input) + row * gru.inputs);
     }
     if (gru.dweight_hidden) {
       add_strips(call, sums.hidden + row * hp, units, static_cast<T*>(gru.dweight_hidden) + row * units);

@@ -23,6 +23,4 @@ class LastState(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         cell = self.cell
-        return gru_last_state(
-            x, mask, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh, backend=self.backend
-        )
+        return gru_last_state(x, mask, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh, backend=self.backend)

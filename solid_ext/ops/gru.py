@@ -197,9 +197,7 @@ def _forward_cpu(x: Tensor, mask: Tensor, parameters: Sequence[Tensor], keep: bo
     call = _Lowered(x, mask, parameters, False)
     h = x.new_empty((x.shape[0], call.units), dtype=call.dtype)
     states = _empty_states(x, call.units, keep)
-    kernels.gru_forward(
-        *call.arguments, states.data_ptr() if keep else 0, call.workspace.data_ptr(), h.data_ptr()
-    )
+    kernels.gru_forward(*call.arguments, states.data_ptr() if keep else 0, call.workspace.data_ptr(), h.data_ptr())
     return h if h.dtype == x.dtype else h.to(x.dtype), states
 
 
