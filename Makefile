@@ -14,9 +14,12 @@ demo: .venv/native $(if $(filter movielens-100k,$(DATASET)),.venv/recbole)
 test: .venv/test
 	$(BIN)/python -m pytest
 
+# Peers with an OpenMP of their own take part from another Python: FAISS=PYTHON (faiss-cpu), VQ=FOLDER (vector-quantize-pytorch).
 bench: .venv/test
-	$(BIN)/python bench/bench_nearest_code.py --json
+	$(BIN)/python bench/bench_nearest_code.py --json $(FAISS:%=--faiss-python %) $(VQ:%=--quantize-path %)
 	$(BIN)/python bench/bench_dynamic_mlp.py --json
+	$(BIN)/python bench/bench_gru.py --json
+	$(BIN)/python bench/bench_train_step.py --json
 
 lint: .venv/lint
 	$(BIN)/ruff check .

@@ -48,9 +48,7 @@ def test_loss_and_its_gradients(backend: str, update: str, masked: bool) -> None
     loss = codebook(x, mask if masked else None).loss
     torch.testing.assert_close(loss, expected)
     wanted = (x, codebook.weight) if update == "gradient" else (x,)
-    for part, truth in zip(
-        torch.autograd.grad(loss, wanted), torch.autograd.grad(expected, wanted), strict=True
-    ):
+    for part, truth in zip(torch.autograd.grad(loss, wanted), torch.autograd.grad(expected, wanted), strict=True):
         torch.testing.assert_close(part, truth)
 
 
@@ -233,9 +231,7 @@ def test_perplexity_counts_codes_in_even_use() -> None:
     assert float(perplexity(torch.zeros(3, dtype=torch.int64))) == 0
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.*should not be instantiated:DeprecationWarning"
-)  # by torch.compile itself
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch.compile itself
 @pytest.mark.parametrize("update", ["ema", "gradient"])
 def test_a_compiled_training_step_is_the_eager_one(backend: str, update: str) -> None:
     eager = make(update=update, revive_after=2, backend=backend)
@@ -283,9 +279,7 @@ def test_half_precision_vectors(backend: str) -> None:
         ((4, 4), {"revive_after": 5}, "0 for update 'frozen', got 5"),
     ],
 )
-def test_bad_options_get_a_sentence(
-    arguments: tuple[int, int], options: dict[str, Any], message: str
-) -> None:
+def test_bad_options_get_a_sentence(arguments: tuple[int, int], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Codebook(*arguments, **options)
 

@@ -25,8 +25,8 @@ void for_each_block(int64_t count, int threads, const Body& body) {
   for (int64_t block = 0; block < count; ++block) body(block);
 }
 
-// body(worker, block): blocks are taken by the workers 0 .. threads - 1 as they come free; which worker has which must
-// change no result.
+// body(worker, block): blocks are taken by the workers 0 .. threads - 1 as they come free; which worker has
+// which must change no result.
 template <class Body>
 void for_each_worker(int64_t blocks, int threads, const Body& body) {
   int64_t next = 0;

@@ -50,9 +50,12 @@ struct Rows {
 
   Rows(const void* at, bool is_narrow) : base(static_cast<char*>(const_cast<void*>(at))), narrow(is_narrow) {}
   explicit operator bool() const { return base != nullptr; }
-  Rows operator+(int64_t elements) const { return {base + elements * (narrow ? 2 : int64_t(sizeof(T))), narrow}; }
+  Rows operator+(int64_t elements) const {
+    return {base + elements * (narrow ? 2 : int64_t(sizeof(T))), narrow};
+  }
   T read(int64_t at) const {
-    return narrow ? T(widened(reinterpret_cast<const uint16_t*>(base)[at])) : reinterpret_cast<const T*>(base)[at];
+    return narrow ? T(widened(reinterpret_cast<const uint16_t*>(base)[at]))
+                  : reinterpret_cast<const T*>(base)[at];
   }
 };
 
@@ -81,7 +84,8 @@ SOLID_INLINE void transpose(Vector<T> (&a)[kLanes<T>]) {
   transpose_steps<kLanes<T> / 2, T>(a);
 }
 
-// `count` rows, `stride` elements apart, into the first lanes of a tile [columns][lanes]; the other lanes are zero.
+// `count` rows, `stride` elements apart, into the first lanes of a tile [columns][lanes]; the other lanes are
+// zero.
 template <class T>
 void pack(const Rows<T>& from, int64_t stride, int64_t count, int64_t columns, int64_t lanes, T* tile) {
   constexpr int L = kLanes<T>;

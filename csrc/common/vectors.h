@@ -10,7 +10,8 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
-constexpr int kAccumulators = 16;  // of 32 registers: covers 4 cycles of latency on two units with room to spare
+constexpr int kAccumulators =
+    16;  // of 32 registers: covers 4 cycles of latency on two units with room to spare
 #elif defined(__AVX2__)
 constexpr int kVectorBytes = 32;
 constexpr int kAccumulators = 8;  // of 16 registers
@@ -83,8 +84,8 @@ SOLID_INLINE Vector<double> sigmoid(Vector<double> x) {
   return x;
 }
 
-// exp(x) = 2^n (1 + p): n as a power of two in `scale`, p = expm1(r) for r = x - n ln 2, |r| <= ln 2 / 2 (Taylor's
-// series). For |x| <= 88; NaN gives NaN in p.
+// exp(x) = 2^n (1 + p): n as a power of two in `scale`, p = expm1(r) for r = x - n ln 2, |r| <= ln 2 / 2
+// (Taylor's series). For |x| <= 88; NaN gives NaN in p.
 struct Exponential {
   Vector<float> scale, p;
 };
@@ -108,15 +109,16 @@ SOLID_INLINE Exponential exponential(Vector<float> x) {
   return {scale, p};
 }
 
-// tanh in float to 4 units in the last place: q / (q + 2) with q = exp(2x) - 1, which loses nothing near 0. tanh is 1 in
-// float from 9.02 on.
+// tanh in float to 4 units in the last place: q / (q + 2) with q = exp(2x) - 1, which loses nothing near 0.
+// tanh is 1 in float from 9.02 on.
 SOLID_INLINE Vector<float> tanh(Vector<float> x) {
   const Exponential e = exponential(2 * clip(x, splat(9.02f)));
   const Vector<float> q = e.p * e.scale + (e.scale - 1);
   return q / (q + 2);
 }
 
-// 1 / (1 + exp(-x)) in float to 4 units in the last place for x >= -87; below it stays at its value there, 2e-38.
+// 1 / (1 + exp(-x)) in float to 4 units in the last place for x >= -87; below it stays at its value there,
+// 2e-38.
 SOLID_INLINE Vector<float> sigmoid(Vector<float> x) {
   const Exponential e = exponential(-clip(x, splat(87.0f)));
   return 1 / (1 + (e.p * e.scale + e.scale));

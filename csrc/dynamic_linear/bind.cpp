@@ -72,8 +72,8 @@ void check(Status status) {
   if (status != Status::kOk) throw std::invalid_argument("dynamic_mlp: expected a known dtype, got another");
 }
 
-int64_t workspace(int type, int64_t batch, int64_t targets, const std::vector<int64_t>& sizes, int64_t item_codes,
-                  int64_t semantic_codes, int threads, bool backward) {
+int64_t workspace(int type, int64_t batch, int64_t targets, const std::vector<int64_t>& sizes,
+                  int64_t item_codes, int64_t semantic_codes, int threads, bool backward) {
   DynamicMlp mlp = sized(type, batch, targets, sizes, 0, false, threads);
   mlp.item = branch(item_codes, 0, {}, {});
   mlp.semantic = branch(semantic_codes, 0, {}, {});
@@ -81,10 +81,10 @@ int64_t workspace(int type, int64_t batch, int64_t targets, const std::vector<in
 }
 
 void forward(int type, int64_t batch, int64_t targets, const std::vector<int64_t>& sizes, double delta,
-             bool tanh_last, int threads, Address x, int64_t item_codes, Address z_item, int64_t semantic_codes,
-             Address z_semantic, const Addresses& item_maps, const Addresses& item_offsets,
-             const Addresses& semantic_maps, const Addresses& semantic_offsets, Address y, Address hidden,
-             Address scratch) {
+             bool tanh_last, int threads, Address x, int64_t item_codes, Address z_item,
+             int64_t semantic_codes, Address z_semantic, const Addresses& item_maps,
+             const Addresses& item_offsets, const Addresses& semantic_maps, const Addresses& semantic_offsets,
+             Address y, Address hidden, Address scratch) {
   DynamicMlp mlp = sized(type, batch, targets, sizes, delta, tanh_last, threads);
   mlp.item = branch(item_codes, z_item, item_maps, item_offsets);
   mlp.semantic = branch(semantic_codes, z_semantic, semantic_maps, semantic_offsets);
@@ -98,12 +98,13 @@ void forward(int type, int64_t batch, int64_t targets, const std::vector<int64_t
 }
 
 void backward(int type, int64_t batch, int64_t targets, const std::vector<int64_t>& sizes, double delta,
-              bool tanh_last, int threads, Address x, int64_t item_codes, Address z_item, int64_t semantic_codes,
-              Address z_semantic, const Addresses& item_maps, const Addresses& item_offsets,
-              const Addresses& semantic_maps, const Addresses& semantic_offsets, Address y, Address hidden,
-              Address dy, Address dx, Address dz_item, Address dz_semantic, const Addresses& item_dmaps,
-              const Addresses& item_doffsets, const Addresses& semantic_dmaps, const Addresses& semantic_doffsets,
-              Address scratch) {
+              bool tanh_last, int threads, Address x, int64_t item_codes, Address z_item,
+              int64_t semantic_codes, Address z_semantic, const Addresses& item_maps,
+              const Addresses& item_offsets, const Addresses& semantic_maps,
+              const Addresses& semantic_offsets, Address y, Address hidden, Address dy, Address dx,
+              Address dz_item, Address dz_semantic, const Addresses& item_dmaps,
+              const Addresses& item_doffsets, const Addresses& semantic_dmaps,
+              const Addresses& semantic_doffsets, Address scratch) {
   DynamicMlp mlp = sized(type, batch, targets, sizes, delta, tanh_last, threads);
   mlp.item = branch(item_codes, z_item, item_maps, item_offsets);
   mlp.semantic = branch(semantic_codes, z_semantic, semantic_maps, semantic_offsets);

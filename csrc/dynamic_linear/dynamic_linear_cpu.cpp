@@ -1,22 +1,22 @@
 // CPU kernel of dynamic_mlp; the contract is in dynamic_linear.h.
 //
-// A vector's lanes are sequences. A block of R vectors of sequences is turned into tiles [feature][R vectors], and
-// everything is then a product of map values (scalars, broadcast) with tile rows: no tails in D, O or k, no sums
-// across lanes, and the map is read in the order in which it lies. R rows times N features accumulate in registers.
+// A vector's lanes are sequences. A block of R vectors of sequences is turned into tiles [feature][R
+// vectors], and everything is then a product of map values (scalars, broadcast) with tile rows: no tails in
+// D, O or k, no sums across lanes, and the map is read in the order in which it lies. R rows times N features
+// accumulate in registers.
 //
 // T = 1 backward uses that the generated weight is linear in z. With g the gradient at the layer's output and
 // U_i[k] = sum_o A[i, k, o] m[i, o] g[o] (m: clip mask, 1 for the semantic branch):
 //   dz[k] = sum_i x_i U_i[k],  and for the semantic branch  dx_i = sum_k z_k U_i[k] + sum_o a[i, o] g[o],
-// so only the item branch is generated again, for its mask. T > 1 generates the block's weights once, applies them
-// to all targets, and sums x g^T over the targets before it meets the maps.
+// so only the item branch is generated again, for its mask. T > 1 generates the block's weights once, applies
+// them to all targets, and sums x g^T over the targets before it meets the maps.
 //
-// Parameter gradients: dA[i, k, o] = sum_b z[b, k] M[b, o], M[b, o] = m[b, i, o] sum_t x[b, t, i] g[b, t, o]. They
-// are taken chunk by chunk after the chunk's sequences are done; the mask waits in the workspace as bits. A row i
-// of one layer and branch belongs to one thread and sums in the order of b.
-#include "dynamic_linear/dynamic_linear.h"
-
+// Parameter gradients: dA[i, k, o] = sum_b z[b, k] M[b, o], M[b, o] = m[b, i, o] sum_t x[b, t, i] g[b, t, o].
+// They are taken chunk by chunk after the chunk's sequences are done; the mask waits in the workspace as
+// bits. A row i of one layer and branch belongs to one thread and sums in the order of b.
 #include "common/parallel.h"
 #include "common/tiles.h"
+#include "dynamic_linear/dynamic_linear.h"
 
 #if defined(__AVX512BF16__)
 
@@ -36,7 +36,8 @@ int64_t dynamic_workspace(const DynamicMlp& mlp, bool backward) {
 namespace solid::SOLID_ISA {
 namespace {
 
-// ---- Sizes -----------------------------------------------------------------------------------------------------
+// ---- Sizes
+// -----------------------------------------------------------------------------------------------------
 
 template <class T>
 struct Branch {
@@ -68,10 +69,12 @@ Layer<T> layer_of(const DynamicMlp& mlp, int64_t l) {
           branch(mlp.semantic, false)};
 }
 
-// ---- Weights ------------------------------------------------------------------------------------------------------
+// ---- Weights
+// ------------------------------------------------------------------------------------------------------
 
-// acc[n] += sum_j s[j * step + n * stride] tile[j]. With `ahead`, the values that far on are fetched for later: for
-// maps that overflow the inner caches (D = O = k = 64: backward +15 %, 128: +25 %; 32: nothing lost).
+// acc[n] += sum_j s[j * step + n * stride] tile[j]. With `ahead`, the values that far on are fetched for
+// later: for maps that overflow the inner caches (D = O = k = 64: backward +15 %, 128: +25 %; 32: nothing
+// lost).
 template <int N, int R, class T>
 SOLID_INLINE void contract(const T* s, int64_t step, int64_t stride, int64_t count, const T* tile,
                            Vector<T> (&acc)[N][R], int64_t ahead = 0) {
@@ -88,8 +91,8 @@ SOLID_INLINE void contract(const T* s, int64_t step, int64_t stride, int64_t cou
 
 // Generated weights of row i, outputs o .. o + N - 1, of one branch; added to acc if `add`.
 template <int N, int R, class T>
-SOLID_INLINE void generate(const Branch<T>& branch, int64_t outputs, int64_t i, int64_t o, const T* z, bool add,
-                           Vector<T> (&acc)[N][R]) {
+SOLID_INLINE void generate(const Branch<T>& branch, int64_t outputs, int64_t i, int64_t o, const T* z,
+                           bool add, Vector<T> (&acc)[N][R]) {
   const T* offset = branch.offset + i * outputs + o;
   for (int n = 0; n < N; ++n) {
     for (int r = 0; r < R; ++r) acc[n][r] = add ? acc[n][r] + offset[n] : splat(offset[n]);
@@ -113,15 +116,17 @@ SOLID_INLINE void generate_clipped(const Layer<T>& layer, int64_t i, int64_t o, 
   }
 }
 
-// ---- One call ----------------------------------------------------------------------------------------------------
+// ---- One call
+// ----------------------------------------------------------------------------------------------------
 
 template <class T>
 constexpr int kBlockVectors = sizeof(T) == 4 ? 2 : 1;  // R of a full block, T = 1; float64 is for checking
-constexpr int64_t kTileBytes = 128;    // of one feature of a full block at the widest instruction set
-constexpr int kTargetRun = 4;          // targets applied at a time, T > 1
-constexpr int64_t kFewSequences = 6;   // B = 6 one by one: 35 us, as a block of 16 lanes: 55 us (D = 32, P = 2)
-constexpr int64_t kManyTargets = 64;   // T = 1000 one by one: 71 us a sequence, in blocks: 109 us
-constexpr int64_t kMapRows = 64;       // sequences whose M is expanded at a time: 64 x 32 floats stay in L1
+constexpr int64_t kTileBytes = 128;  // of one feature of a full block at the widest instruction set
+constexpr int kTargetRun = 4;        // targets applied at a time, T > 1
+constexpr int64_t kFewSequences =
+    6;  // B = 6 one by one: 35 us, as a block of 16 lanes: 55 us (D = 32, P = 2)
+constexpr int64_t kManyTargets = 64;  // T = 1000 one by one: 71 us a sequence, in blocks: 109 us
+constexpr int64_t kMapRows = 64;      // sequences whose M is expanded at a time: 64 x 32 floats stay in L1
 
 template <class T>
 struct Call {
@@ -164,7 +169,8 @@ int64_t widest(const DynamicMlp& mlp) {
   return m;
 }
 
-// ---- Forward, T = 1 ------------------------------------------------------------------------------------------------
+// ---- Forward, T = 1
+// ------------------------------------------------------------------------------------------------
 
 template <int R, class T>
 void forward_block(const Call<T>& call, int64_t first, int64_t count, T* scratch) {
@@ -209,7 +215,8 @@ void forward_block(const Call<T>& call, int64_t first, int64_t count, T* scratch
   }
 }
 
-// ---- Forward, one by one: lanes are outputs ----------------------------------------------------------------------------
+// ---- Forward, one by one: lanes are outputs
+// ----------------------------------------------------------------------------
 
 // w[i .. i + N - 1][o ..] of one branch, V vectors of outputs; z [k] is one sequence's.
 template <int N, int V, class T>
@@ -272,8 +279,8 @@ SOLID_INLINE void apply_rows(const T* in, int64_t inputs, const T* w, int64_t ou
   }
 }
 
-// One sequence after the other, with outputs as lanes: for fewer sequences than lanes, and for many targets each,
-// whose rows are then read as they lie. Needs outputs that fill vectors.
+// One sequence after the other, with outputs as lanes: for fewer sequences than lanes, and for many targets
+// each, whose rows are then read as they lie. Needs outputs that fill vectors.
 template <class T>
 bool one_by_one(const DynamicMlp& mlp) {
   for (int64_t l = 1; l <= mlp.layers; ++l) {
@@ -319,7 +326,8 @@ void forward_one(const Call<T>& call, int64_t b, T* scratch) {
   }
 }
 
-// ---- Forward, T > 1 ------------------------------------------------------------------------------------------------
+// ---- Forward, T > 1
+// ------------------------------------------------------------------------------------------------
 
 // out[t][o] = sum_i in[t][i] w[i][o] + w[D][o] for n targets.
 template <int NT, class T>
@@ -358,8 +366,8 @@ void generate_all(const Layer<T>& layer, const T* z_item, const T* z_semantic, T
 }
 
 template <class T>
-void apply_all(const Layer<T>& layer, int64_t targets, const Rows<T>& in, int64_t count, const T* w, T* in_tile,
-               T* out_tile, const Rows<T>& out) {
+void apply_all(const Layer<T>& layer, int64_t targets, const Rows<T>& in, int64_t count, const T* w,
+               T* in_tile, T* out_tile, const Rows<T>& out) {
   constexpr int L = kLanes<T>;
   const int64_t inputs = layer.inputs, outputs = layer.outputs;
   for_runs<kTargetRun>(0, targets, [&](auto run, int64_t t) {
@@ -393,8 +401,8 @@ void forward_block_targets(const Call<T>& call, int64_t first, int64_t count, T*
 int64_t scratch_forward(const DynamicMlp& mlp) {
   const int64_t codes = mlp.item.codes + mlp.semantic.codes, m = widest(mlp);
   const int64_t one = (2 * m + (m + 1) * m) * int64_t(sizeof(double));
-  const int64_t block = mlp.targets == 1 ? (codes + 2 * m) * kTileBytes
-                                         : (codes + 2 * kTargetRun * m + (m + 1) * m) * 64;
+  const int64_t block =
+      mlp.targets == 1 ? (codes + 2 * m) * kTileBytes : (codes + 2 * kTargetRun * m + (m + 1) * m) * 64;
   return one > block ? one : block;
 }
 
@@ -417,7 +425,7 @@ Status forward(const DynamicMlp& mlp) {
     if (mlp.targets != 1) {
       forward_block_targets(call, first, count, scratch);
     } else if (count > L) {
-      forward_block<kBlockVectors<T>>(call, first, count, scratch);
+      forward_block<kBlockVectors<T> >(call, first, count, scratch);
     } else {
       forward_block<1>(call, first, count, scratch);
     }
@@ -425,14 +433,15 @@ Status forward(const DynamicMlp& mlp) {
   return Status::kOk;
 }
 
-// ---- Backward: the chunk's workspace -------------------------------------------------------------------------------
+// ---- Backward: the chunk's workspace
+// -------------------------------------------------------------------------------
 
 constexpr int64_t kChunkStep = 32;  // a multiple of every block
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
-// Sequences per chunk, from B alone: few enough that the workspace stays far below B D O values, enough that a
-// chunk occupies many threads.
+// Sequences per chunk, from B alone: few enough that the workspace stays far below B D O values, enough that
+// a chunk occupies many threads.
 int64_t chunk_of(const DynamicMlp& mlp) {
   const bool single = mlp.targets == 1;
   const int64_t aim = round_up(mlp.batch / (single ? 8 : 32), kChunkStep);
@@ -453,15 +462,15 @@ int64_t mask_words(int64_t outputs) {
 
 template <class T>
 struct Chunk {
-  int64_t size;       // C, capacity in sequences
-  int64_t elements;   // of the whole workspace
-  int64_t scratch;    // elements per worker
+  int64_t size;      // C, capacity in sequences
+  int64_t elements;  // of the whole workspace
+  int64_t scratch;   // elements per worker
   T* scratches;
-  T* z_item;          // [C, k] as T, if x is bfloat16
+  T* z_item;  // [C, k] as T, if x is bfloat16
   T* z_semantic;
-  T* layers;          // per layer (T = 1) or for the layer at hand (T > 1): mask words [D + 1][words][C],
-                      // then T = 1: g [C, padded O]; T > 1: x g^T [D + 1][C][padded O]
-  T* upper;           // T > 1: g of the layer at hand and of the one below, [C, T, m] each
+  T* layers;  // per layer (T = 1) or for the layer at hand (T > 1): mask words [D + 1][words][C],
+              // then T = 1: g [C, padded O]; T > 1: x g^T [D + 1][C][padded O]
+  T* upper;   // T > 1: g of the layer at hand and of the one below, [C, T, m] each
   T* lower;
 
   Chunk(const DynamicMlp& mlp, void* workspace) : size(chunk_of(mlp)) {
@@ -508,12 +517,13 @@ struct Chunk {
   }
 };
 
-// ---- Backward, T = 1: inputs and codes -----------------------------------------------------------------------------
+// ---- Backward, T = 1: inputs and codes
+// -----------------------------------------------------------------------------
 
 // The part of a branch that is not clipped: dz += x U_i, dx += <g, W[i, :]>.
 template <int R, class T>
 SOLID_APART void unclipped_row(const Branch<T>& branch, int64_t outputs, int64_t i, const T* g,
-                                const Vector<T> (&x)[R], const T* z, T* dz, Vector<T> (&dx)[R]) {
+                               const Vector<T> (&x)[R], const T* z, T* dz, Vector<T> (&dx)[R]) {
   const T* map = branch.map + i * branch.codes * outputs;
   for_runs<kAccumulators / R>(0, branch.codes, [&](auto run, int64_t k) {
     constexpr int n_max = decltype(run)::value;
@@ -534,10 +544,11 @@ SOLID_APART void unclipped_row(const Branch<T>& branch, int64_t outputs, int64_t
   }
 }
 
-// Weights of row i of the item branch, N at a time: their mask as bits, masked <- mask ? g : 0, dx += g clip(w).
+// Weights of row i of the item branch, N at a time: their mask as bits, masked <- mask ? g : 0, dx += g
+// clip(w).
 template <int R, class T>
-SOLID_APART void clipped_row(const Branch<T>& branch, int64_t outputs, int64_t i, const T* g, const T* z, T delta,
-                              Word<T>* words, int64_t words_stride, T* masked, Vector<T> (&dx)[R]) {
+SOLID_APART void clipped_row(const Branch<T>& branch, int64_t outputs, int64_t i, const T* g, const T* z,
+                             T delta, Word<T>* words, int64_t words_stride, T* masked, Vector<T> (&dx)[R]) {
   constexpr int64_t kBits = 8 * sizeof(T);
   const Vector<T> bound = splat(delta);
   for (int64_t begin = 0; begin < outputs; begin += kBits) {
@@ -566,7 +577,7 @@ SOLID_APART void clipped_row(const Branch<T>& branch, int64_t outputs, int64_t i
 // dz += x U_i for an already masked g.
 template <int R, class T>
 SOLID_APART void codes_row(const Branch<T>& branch, int64_t outputs, int64_t i, const T* g,
-                            const Vector<T> (&x)[R], T* dz) {
+                           const Vector<T> (&x)[R], T* dz) {
   const T* map = branch.map + i * branch.codes * outputs;
   for_runs<kAccumulators / R>(0, branch.codes, [&](auto run, int64_t k) {
     constexpr int n_max = decltype(run)::value;
@@ -616,8 +627,8 @@ void backward_block(const Call<T>& call, const Chunk<T>& chunk, int64_t first, i
       Vector<T> x[R], sum[R] = {};
       for (int r = 0; r < R; ++r) x[r] = i < inputs ? load(in + (i * R + r) * kLanes<T>) : splat(T(1));
       if (layer.item.present && layer.item.clipped) {
-        clipped_row<R>(layer.item, outputs, i, g, z_item, call.delta, mask + i * words * chunk.size, chunk.size,
-                       masked, sum);
+        clipped_row<R>(layer.item, outputs, i, g, z_item, call.delta, mask + i * words * chunk.size,
+                       chunk.size, masked, sum);
         if (mlp.item.dz) codes_row<R>(layer.item, outputs, i, masked, x, dz_item);
       } else if (layer.item.present) {
         unclipped_row<R>(layer.item, outputs, i, g, x, z_item, dz_item, sum);
@@ -642,7 +653,8 @@ void backward_block(const Call<T>& call, const Chunk<T>& chunk, int64_t first, i
   if (mlp.semantic.dz) unpack(dz_semantic, NB, count, ks, call.dz_semantic + first * ks, ks);
 }
 
-// ---- Backward, T > 1: one layer of one block -----------------------------------------------------------------------
+// ---- Backward, T > 1: one layer of one block
+// -----------------------------------------------------------------------
 
 // dx[t][i] = sum_o g[t][o] w[i][o]
 template <int NT, class T>
@@ -704,8 +716,9 @@ void backward_targets(const Call<T>& call, const Chunk<T>& chunk, int64_t l, int
   const Rows<T> y = call.y + first * targets * outputs;
   const Rows<T> dy = top ? call.dy + first * targets * outputs
                          : Rows<T>((even ? chunk.lower : chunk.upper) + slot * targets * outputs, false);
-  const Rows<T> dx = l > 0 ? Rows<T>((even ? chunk.upper : chunk.lower) + slot * targets * inputs, false)
-                           : mlp.dx ? call.dx + first * targets * inputs : call.dx;
+  const Rows<T> dx = l > 0    ? Rows<T>((even ? chunk.upper : chunk.lower) + slot * targets * inputs, false)
+                     : mlp.dx ? call.dx + first * targets * inputs
+                              : call.dx;
   call.pack_codes(first, count, L, z_item, z_semantic);
   if (dx) generate_all(layer, z_item, z_semantic, call.delta, w);
   zero(product, (inputs + 1) * outputs * L);
@@ -742,8 +755,8 @@ void backward_targets(const Call<T>& call, const Chunk<T>& chunk, int64_t l, int
     for (int64_t b = 0; b < count; ++b) zero(to + b * pad + outputs, pad - outputs);
     if (layer.item.present && layer.item.clipped) {
       Vector<T> unused[1] = {};
-      clipped_row<1>(layer.item, outputs, i, row, z_item, call.delta, mask + i * words * chunk.size, chunk.size,
-                     masked, unused);
+      clipped_row<1>(layer.item, outputs, i, row, z_item, call.delta, mask + i * words * chunk.size,
+                     chunk.size, masked, unused);
       codes_row<1>(layer.item, outputs, i, masked, one, dz_item);
     } else if (layer.item.present) {
       codes_row<1>(layer.item, outputs, i, row, one, dz_item);
@@ -754,10 +767,11 @@ void backward_targets(const Call<T>& call, const Chunk<T>& chunk, int64_t l, int
   if (call.dz_semantic) unpack(dz_semantic, L, count, ks, call.dz_semantic + first * ks, ks);
 }
 
-// ---- Backward: maps ------------------------------------------------------------------------------------------------
+// ---- Backward: maps
+// ------------------------------------------------------------------------------------------------
 
-// dmap[n][0 ..] += sum_b z[b][n] m[b][0 ..] for N codes and V vectors of outputs; if not Whole, only `rest` columns
-// of them exist.
+// dmap[n][0 ..] += sum_b z[b][n] m[b][0 ..] for N codes and V vectors of outputs; if not Whole, only `rest`
+// columns of them exist.
 template <int N, int V, bool Whole, class T>
 SOLID_INLINE void add_map(const T* z, int64_t codes, const T* m, int64_t count, int64_t stride, int64_t rest,
                           T* dmap) {
@@ -789,16 +803,17 @@ SOLID_INLINE void add_map(const T* z, int64_t codes, const T* m, int64_t count, 
 template <class T>
 struct MapRow {
   int64_t count, outputs, codes, pad;
-  const T* z;            // [count, k]
-  const T* rows;         // [count, pad]: g, or x g^T
-  const T* factors;      // [count]: x_i; null: 1
-  const Word<T>* mask;   // [words][mask_stride]; null: not clipped
+  const T* z;           // [count, k]
+  const T* rows;        // [count, pad]: g, or x g^T
+  const T* factors;     // [count]: x_i; null: 1
+  const Word<T>* mask;  // [words][mask_stride]; null: not clipped
   int64_t mask_stride;
-  T* dmap;               // null: not wanted
-  T* doffset;            // null: not wanted
+  T* dmap;     // null: not wanted
+  T* doffset;  // null: not wanted
 };
 
-// V vectors of outputs from o on. M is expanded for kMapRows sequences at a time, its sum is the offset's gradient.
+// V vectors of outputs from o on. M is expanded for kMapRows sequences at a time, its sum is the offset's
+// gradient.
 template <int V, bool Whole, class T>
 void add_columns(const MapRow<T>& row, int64_t o, T* scratch) {
   constexpr int L = kLanes<T>;
@@ -826,8 +841,8 @@ void add_columns(const MapRow<T>& row, int64_t o, T* scratch) {
     }
     if (!row.dmap) continue;
     for_runs<kAccumulators / V>(0, row.codes, [&](auto run, int64_t k) {
-      add_map<decltype(run)::value, V, Whole>(row.z + from * row.codes + k, row.codes, scratch, count, row.outputs,
-                                              rest, row.dmap + k * row.outputs + o);
+      add_map<decltype(run)::value, V, Whole>(row.z + from * row.codes + k, row.codes, scratch, count,
+                                              row.outputs, rest, row.dmap + k * row.outputs + o);
     });
   }
   for (int v = 0; v < V && row.doffset; ++v) store_some(row.doffset + o + v * L, sum[v], rest - v * L);
@@ -850,9 +865,8 @@ void map_row(const Call<T>& call, const Chunk<T>& chunk, int64_t l, bool item, i
   if (!call.narrow) row.z = static_cast<const T*>(branch.z) + first * row.codes;
   row.rows = chunk.rows(mlp, l) + (single ? 0 : i * chunk.size * row.pad);
   row.mask_stride = chunk.size;
-  row.mask = item && layer.item.clipped
-                 ? chunk.mask(mlp, l) + i * mask_words<T>(row.outputs) * chunk.size
-                 : nullptr;
+  row.mask =
+      item && layer.item.clipped ? chunk.mask(mlp, l) + i * mask_words<T>(row.outputs) * chunk.size : nullptr;
   T* const dmap = static_cast<T*>(branch.dmaps[l]);
   T* const doffset = static_cast<T*>(branch.doffsets[l]);
   row.dmap = dmap ? dmap + i * row.codes * row.outputs : nullptr;
@@ -905,7 +919,7 @@ Status backward(const DynamicMlp& mlp) {
       for_each_worker(blocks, mlp.threads, [&](int64_t worker, int64_t b) {
         const int64_t slot = b * block, n = least(block, count - slot);
         if (n > L) {
-          backward_block<kBlockVectors<T>>(call, chunk, first + slot, slot, n, scratch_of(worker));
+          backward_block<kBlockVectors<T> >(call, chunk, first + slot, slot, n, scratch_of(worker));
         } else {
           backward_block<1>(call, chunk, first + slot, slot, n, scratch_of(worker));
         }
@@ -945,7 +959,8 @@ Status dynamic_backward(const DynamicMlp& mlp) {
 
 int64_t dynamic_workspace(const DynamicMlp& mlp, bool backward) {
   if (!backward) return mlp.threads * scratch_forward(mlp);
-  if (mlp.type == DynamicType::kFloat64) return Chunk<double>(mlp, nullptr).elements * int64_t(sizeof(double));
+  if (mlp.type == DynamicType::kFloat64)
+    return Chunk<double>(mlp, nullptr).elements * int64_t(sizeof(double));
   return Chunk<float>(mlp, nullptr).elements * int64_t(sizeof(float));
 }
 
