@@ -18,6 +18,7 @@ from torch import Tensor
 
 from solid_ext import Config
 from solid_ext.models import DynamicRecommender, valid_mask
+from solid_ext.train import make_optimizer
 from solid_ext.train.losses import binary_cross_entropy
 
 BATCH, ITEMS, CODES = 1024, 4385, 590
@@ -61,7 +62,7 @@ def generator_step(model: DynamicRecommender) -> Work:
 def training_step(model: DynamicRecommender) -> Work:
     """What the trainer does with a batch: forward, backward, Adam."""
     sequences, candidates = batch()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    optimizer = make_optimizer(model, Config().train)
 
     def step() -> None:
         loss = loss_of(model, sequences, candidates)

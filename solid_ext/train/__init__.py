@@ -3,7 +3,7 @@
 from solid_ext.train.algorithm import build_model, train_solid, train_static
 from solid_ext.train.checkpoint import load_checkpoint, load_model, save_checkpoint
 from solid_ext.train.progress import Epoch, ProgressBar, Reporter, Silent, TensorBoard
-from solid_ext.train.stage import Stage, train_stage
+from solid_ext.train.stage import Stage, make_optimizer, train_stage
 
 __all__ = [
     "Epoch",
@@ -15,6 +15,7 @@ __all__ = [
     "build_model",
     "load_checkpoint",
     "load_model",
+    "make_optimizer",
     "save_checkpoint",
     "train_solid",
     "train_stage",

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from solid_ext.config import TrainConfig
 from solid_ext.data import Dataset, NegativeSampler, Rows, Split, gather_sequences
@@ -48,6 +48,11 @@ class Stage:
         return last >= config.epochs or last - self.best.epoch >= config.patience
 
 
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay, its update fused into one pass over each parameter."""
+    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
 def train_stage(
     name: str,
     model: Trainable,
@@ -73,12 +78,7 @@ def train_stage(
     """
     reporter = reporter or Silent()
     stage = Stage(name)
-    optimizer = torch.optim.Adam(
-        model.parameters(),
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        decoupled_weight_decay=True,
-    )
+    optimizer = make_optimizer(model, config)
     best = _copy(model)
     if folder is not None and (folder / "last.safetensors").exists():
         stage, best = _resume(folder, name, model, optimizer)
