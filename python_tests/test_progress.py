@@ -29,7 +29,7 @@ def test_the_bar_says_the_stage_the_epoch_and_the_best() -> None:
         assert "loss 0.5000" in status
         assert "ndcg@10 0.2500 (best 0.2500 at 1)" in status
         bar.end("stage1", first)
-    assert "converged: best ndcg@10 0.2500 at epoch 1" in text.getvalue()
+    assert "best ndcg@10 0.2500 at epoch 1, 0 s" in text.getvalue()
 
 
 def test_every_step_epoch_and_stage_is_reported(world: tuple[Dataset, SyntheticTruth]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,10 @@ class ProgressBar:
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[status]}"),
-            TimeElapsedColumn(),
             console=console,
         )
         self.task: TaskID | None = None
-        self.steps = 0
+        self.start = 0.0
 
     def __enter__(self) -> ProgressBar:
         self.bar.start()
@@ -70,6 +70,7 @@ class ProgressBar:
         self.bar.stop()
 
     def begin(self, stage: str, steps: int, epochs: int) -> None:
+        self.start = time.perf_counter()
         self.task = self.bar.add_task(stage, total=steps, status=f"epoch 1 of at most {epochs}")
 
     def step(self) -> None:
@@ -91,7 +92,7 @@ class ProgressBar:
             self.bar.update(
                 self.task,
                 completed=task.total,
-                status=f"converged: best {self.metric} {best.valid:.4f} at epoch {best.epoch}",
+                status=f"best {self.metric} {best.valid:.4f} at epoch {best.epoch}, {time.perf_counter() - self.start:.0f} s",
             )
 
 
