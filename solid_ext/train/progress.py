@@ -88,11 +88,11 @@ class ProgressBar:
 
     def end(self, stage: str, best: Epoch) -> None:
         if self.task is not None:
-            task = self.bar.tasks[self.task]
+            task, seconds = self.bar.tasks[self.task], time.perf_counter() - self.start
             self.bar.update(
                 self.task,
                 completed=task.total,
-                status=f"best {self.metric} {best.valid:.4f} at epoch {best.epoch}, {time.perf_counter() - self.start:.0f} s",
+                status=f"best {self.metric} {best.valid:.4f} at epoch {best.epoch}, {seconds:.0f} s",
             )
 
 
