@@ -29,13 +29,32 @@ def largest_difference(one: dict[str, Any], other: dict[str, Any]) -> tuple[str,
     return worst, gaps[worst]
 
 
+def finish(name: str, results: dict[str, Any], write: bool) -> None:
+    """Print results, and write them to `bench/results/` if asked."""
+    sys.stdout.write(json.dumps(results, indent=2) + "\n")
+    if write:
+        (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--data", type=Path, required=True, help="folder with interactions and items")
     arguments.add_argument("--json", action="store_true", help="write bench/results/scientific_DTYPE.json")
     arguments.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="of both runs")
+    arguments.add_argument(
+        "--control",
+        action="store_true",
+        help="only the static model given stage 1",
+    )
     options = arguments.parse_args()
     dataset = load_dataset(options.data)
+    if options.control:
+        static = Config().replace(semantic_trunk=False, item_branch=False, semantic_start=True, dtype=options.dtype)
+        with tempfile.TemporaryDirectory() as folder:
+            run = train_run(Path(folder) / "run", static, dataset, baseline=False)
+        metrics = {**run.metrics, "models": {"static, semantic start": run.metrics["models"]["SOLID"]}}
+        finish("scientific_control", {"machine": machine(), **metrics}, options.json)
+        return
     results: dict[str, Any] = {"machine": machine(), "dtype": options.dtype}
     for backend in ("native", "reference"):
         config = Config().replace(backend=backend, dtype=options.dtype)
@@ -44,10 +63,7 @@ def main() -> None:
         results[backend] = run.metrics
     metric, gap = largest_difference(*(results[backend]["models"]["SOLID"] for backend in ("native", "reference")))
     results["largest_difference"] = {"metric": metric, "value": gap}
-    sys.stdout.write(json.dumps(results, indent=2) + "\n")
-    if options.json:
-        path = RESULTS / f"scientific_{options.dtype}.json"
-        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    finish(f"scientific_{options.dtype}", results, options.json)
 
 
 if __name__ == "__main__":

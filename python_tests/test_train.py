@@ -125,6 +125,25 @@ def test_stage_2_starts_as_told(world: tuple[Dataset, SyntheticTruth], start: st
     same("adaptive.layers.0.item_map", fresh["adaptive.layers.0.item_map"])
 
 
+def test_the_control_gives_a_static_model_the_same_start(world: tuple[Dataset, SyntheticTruth]) -> None:
+    dataset, truth = world
+    static = SMALL.replace(semantic_trunk=False, item_branch=False, epochs=1, learning_rate=1e-12)
+    starts: list[dict[str, torch.Tensor]] = []
+
+    def validate(model: Trainable) -> float:
+        starts.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return 0.0
+
+    for semantic_start, stages in ((False, ["stage2"]), (True, ["stage1", "stage2"])):
+        config = static.replace(semantic_start=semantic_start)
+        _, trained = train_solid(config, dataset, leave_one_out(dataset), truth.semantics, validate)
+        assert [stage.name for stage in trained] == stages
+    first, second = starts[-2:]
+    expected = first["network.item_embedding.weight"][torch.from_numpy(truth.semantics)]
+    torch.testing.assert_close(second["item_embedding.weight"], expected, rtol=0, atol=1e-7)
+    torch.testing.assert_close(second["adaptive.0.weight"], first["network.adaptive.0.weight"], rtol=0, atol=1e-7)
+
+
 def test_stage_1_scores_items_of_one_semantic_alike(world: tuple[Dataset, SyntheticTruth]) -> None:
     dataset, truth = world
     torch.manual_seed(0)

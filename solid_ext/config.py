@@ -77,6 +77,8 @@ class TrainConfig:
     stage2_start: Literal["warm", "generator", "cold"] = "warm"
     """warm: stage 2 goes on from all of stage 1, each item from its semantic; generator: from its generator alone;
     cold: from random parameters but for the codebook."""
+    semantic_start: bool = False
+    """Give a model without a semantic trunk a stage 1 too: the control that tells the start from the layers."""
     learning_rate: float = 0.001
     """Adam's."""
     weight_decay: float = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -52,18 +53,21 @@ class SemanticRecommender(nn.Module):
         return self.network.score(state, self.semantics[candidates])
 
 
-def start_from(model: DynamicRecommender, stage1: SemanticRecommender, *, generator_only: bool) -> None:
-    """Fill a stage 2 model from stage 1: the codebook always, then the generator E_c, M_c or all that is shared.
+def start_from(
+    model: DynamicRecommender, stage1: SemanticRecommender, start: Literal["warm", "generator", "cold"]
+) -> None:
+    """Fill a stage 2 model from stage 1: the codebook always, and what `start` says.
 
-    With everything, an item's embedding starts as that of its semantic. Parameters that stage 1 lacks (the item
-    branch) stay as they are.
+    "warm": all that is shared, an item's embedding starting as that of its semantic; "generator": E_c and M_c alone;
+    "cold": nothing. Parameters that stage 1 lacks (the item branch) stay as they are.
     """
     trained = {name: tensor for name, tensor in stage1.network.state_dict().items() if name != "semantics"}
     trained["item_embedding.weight"] = trained["item_embedding.weight"][stage1.semantics]
-    if generator_only:
-        trained = {name: tensor for name, tensor in trained.items() if _generates(name)}
-    model.load_state_dict(trained, strict=False)
-    model.initialise_codebook(stage1.network.semantic_embedding.table.weight.detach()[1:])
+    kept = {name: tensor for name, tensor in trained.items() if start == "warm" or _generates(name)}
+    if start != "cold":
+        model.load_state_dict(kept, strict=False)
+    if stage1.network.config.semantic_trunk:
+        model.initialise_codebook(stage1.network.semantic_embedding.table.weight.detach()[1:])
 
 
 def _generates(name: str) -> bool:

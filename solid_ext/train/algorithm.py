@@ -66,7 +66,7 @@ def train_solid(
 
     Stage 1 minimises Eq. 12 over a complete model of the semantic sequences; the codebook is then its semantic
     embedding table; stage 2 minimises Eq. 13 over the model of the items, which starts from stage 1 as
-    `stage2_start` says. A configuration without a semantic trunk has no stage 1.
+    `stage2_start` says. A configuration without a semantic trunk has a stage 1 only with `semantic_start`.
 
     Args:
         semantics: [V + 1] int64 from Module 1. folder: holds a sub-folder a stage; what is there is resumed.
@@ -79,13 +79,10 @@ def train_solid(
         return train_stage(name, network, dataset, split, config.train, validate, folder=where, reporter=reporter)
 
     model = build_model(config, config.model, dataset.num_items, semantics)
-    if not config.model.semantic_trunk:
+    if not (config.model.semantic_trunk or config.train.semantic_start):
         return model, [train("stage2", model)]
     with seeded(config):
         stage1 = SemanticRecommender(config.model, semantics).to(model.item_embedding.weight.dtype)
     first = train("stage1", stage1)
-    if config.train.stage2_start == "cold":
-        model.initialise_codebook(stage1.network.semantic_embedding.table.weight.detach()[1:])
-    else:
-        start_from(model, stage1, generator_only=config.train.stage2_start == "generator")
+    start_from(model, stage1, config.train.stage2_start)
     return model, [first, train("stage2", model)]
