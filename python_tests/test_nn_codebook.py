@@ -231,7 +231,6 @@ def test_perplexity_counts_codes_in_even_use() -> None:
     assert float(perplexity(torch.zeros(3, dtype=torch.int64))) == 0
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch.compile itself
 @pytest.mark.parametrize("update", ["ema", "gradient"])
 def test_a_compiled_training_step_is_the_eager_one(backend: str, update: str) -> None:
     eager = make(update=update, revive_after=2, backend=backend)

@@ -512,7 +512,6 @@ def test_opcheck(targets: int | None, branches: str) -> None:
     )
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile
 def test_compile_without_breaks_for_any_batch() -> None:
     case = make((4, 5, 3), 3, 6)
 
@@ -533,7 +532,6 @@ def test_compile_without_breaks_for_any_batch() -> None:
         )
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile
 def test_compile_with_one_code_for_both_branches() -> None:
     case = make((4, 3), 3, 6)
     parameters = case.tensors()[3:]

@@ -369,7 +369,6 @@ def test_opcheck() -> None:
         torch.library.opcheck(operators.gru_last_state_backward.default, arguments)
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile
 def test_compile_without_breaks_for_any_batch() -> None:
     def step(*case: Tensor) -> Tensor:
         return gru_last_state(*case).square()

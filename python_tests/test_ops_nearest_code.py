@@ -389,7 +389,6 @@ def test_opcheck(dtype: torch.dtype) -> None:
             torch.library.opcheck(operators.segment_sum.default, (x, index, valid, 6))
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch.compile itself
 @pytest.mark.parametrize("backend", ["native", "reference"])
 def test_compiles_as_one_graph_with_dynamic_shapes(backend: str) -> None:
     def loss(x: Tensor, codebook: Tensor, mask: Tensor) -> Tensor:

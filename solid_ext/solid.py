@@ -27,6 +27,7 @@ from solid_ext.data import (
     text_features,
 )
 from solid_ext.evaluate import Scorer, evaluate_full, evaluate_sampled, sampled_candidates
+from solid_ext.evaluate.scorer import inference
 from solid_ext.models import DynamicRecommender, valid_mask
 from solid_ext.serve.recommend import Recommendation, recommend
 from solid_ext.train import (
@@ -160,7 +161,6 @@ class SOLID:
         """The k best items for each history of raw item ids; see `solid_ext.serve.recommend`."""
         model = self._fitted()
         assert self.catalogue is not None
-        model.eval()
         return recommend(model, self.catalogue, histories, k, exclude_history=exclude_history, unknown=unknown)
 
     def code_usage(self, data: Any = None) -> np.ndarray | None:
@@ -171,8 +171,7 @@ class SOLID:
             return None
         usage = torch.zeros(model.num_semantics, dtype=torch.int64)
         rows = np.arange(len(split.test.users))
-        model.eval()
-        with torch.inference_mode():
+        with inference(model):
             for batch in np.array_split(rows, -(-len(rows) // self.config.train.batch_size)):
                 sequences = torch.from_numpy(gather_sequences(dataset, split.test.take(batch), model.length))
                 code = model(sequences.to(model.device)).code

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from solid_ext.data import Catalogue
 from solid_ext.evaluate import Scorer
+from solid_ext.evaluate.scorer import inference, scorer_device
 
 
 class Recommendation(NamedTuple):
@@ -20,7 +21,6 @@ class Recommendation(NamedTuple):
     score: float  # logit
 
 
-@torch.inference_mode()
 def top_items(
     scorer: Scorer, num_items: int, histories: list[Tensor], k: int, exclude: bool, item_block: int = 65536
 ) -> tuple[Tensor, Tensor]:
@@ -41,19 +41,20 @@ def top_items(
     sizes = torch.tensor([len(history) for history in histories], dtype=torch.int64)
     owner = torch.repeat_interleave(torch.arange(len(histories)), sizes)
     owned = torch.cat(histories) if histories else torch.zeros(0, dtype=torch.int64)
-    device = getattr(scorer, "device", torch.device("cpu"))
-    state = scorer.encode(sequences.to(device))
+    device = scorer_device(scorer)
     best = torch.full((len(histories), k), -torch.inf)
     items = torch.zeros(len(histories), k, dtype=torch.int64)
-    for first in range(1, num_items + 1, item_block):
-        block = torch.arange(first, min(first + item_block, num_items + 1))
-        scores = scorer.score(state, block.to(device)).float().cpu()
-        if exclude:
-            inside = (owned >= first) & (owned < first + len(block))
-            scores[owner[inside], owned[inside] - first] = -torch.inf
-        merged = torch.cat([best, scores], dim=1)
-        best, column = merged.topk(k, dim=1)
-        items = torch.cat([items, block.expand(len(histories), -1)], dim=1).gather(1, column)
+    with inference(scorer):
+        state = scorer.encode(sequences.to(device))
+        for first in range(1, num_items + 1, item_block):
+            block = torch.arange(first, min(first + item_block, num_items + 1))
+            scores = scorer.score(state, block.to(device)).float().cpu()
+            if exclude:
+                inside = (owned >= first) & (owned < first + len(block))
+                scores[owner[inside], owned[inside] - first] = -torch.inf
+            merged = torch.cat([best, scores], dim=1)
+            best, column = merged.topk(k, dim=1)
+            items = torch.cat([items, block.expand(len(histories), -1)], dim=1).gather(1, column)
     return best, items
 
 
