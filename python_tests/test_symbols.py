@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from solid_ext import Config
+from solid_ext import Config, build_info
+from solid_ext._native import kernels
 from solid_ext.models.backbone import TransformerBlock
 from solid_ext.models.decoder import CodebookDecoder
 from solid_ext.models.symbols import Lookup, SymbolEmbedding
 from solid_ext.nn import Codebook
+from solid_ext.ops import reference
+from solid_ext.ops.symbols import embed_symbols
 
 from test_models import make_model  # isort: skip
 
@@ -152,3 +157,35 @@ def _peak(backend: str) -> int:
         held += event.nbytes()
         most = max(most, held)
     return most
+
+
+@pytest.fixture(params=build_info()["isa_usable"])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = build_info()["isa"]
+    kernels.set_isa(request.param)
+    yield request.param
+    kernels.set_isa(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("looked_up", [False, True])
+@pytest.mark.parametrize("dim", [1, 7, 16, 33])
+def test_embed_symbols_is_its_reference(isa: str, dim: int, looked_up: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    for sequences in (SEQUENCES, torch.randint(0, 9, (130, 10)), torch.zeros(0, 3, dtype=torch.int64)):
+        batch, length = sequences.shape
+        symbol = torch.randn(batch * length if looked_up else 9, dim, dtype=dtype) * 3
+        age = torch.randn(length, dim, dtype=dtype)
+        expected = reference.embed_symbols(sequences, symbol.double(), age.double(), looked_up)
+        found = embed_symbols(sequences, symbol, age, looked_up)
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-12 if dtype == torch.float64 else 5e-7)
+        torch.set_num_threads(3)
+        again = embed_symbols(sequences, symbol, age, looked_up)
+        torch.set_num_threads(1)
+        assert torch.equal(again, found)
+
+
+def test_embed_symbols_is_a_sound_operator() -> None:
+    torch.library.opcheck(
+        torch.ops.solid_ext.embed_symbols.default, (SEQUENCES, torch.randn(9, 4), torch.randn(4, 4), False)
+    )

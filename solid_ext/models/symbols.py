@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from solid_ext.models.encoder import recency, valid_mask
 from solid_ext.ops.gru import Backend
 from solid_ext.ops.nearest_code import segment_sum
+from solid_ext.ops.symbols import embed_symbols
 
 
 class Lookup(nn.Embedding):
@@ -96,13 +97,9 @@ class _Symbols(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
     ) -> Tensor:
-        mask, symbols = valid_mask(sequences), sequences.flatten()
-        if len(table) <= len(symbols):
-            h = (table @ weight.T).index_select(0, symbols)
-        else:
-            h = table.index_select(0, symbols) @ weight.T
-        h += torch.addmm(bias, position, weight.T).index_select(0, recency(mask).flatten())
-        h = h.tanh_().mul_(mask.flatten().unsqueeze(1)).view(*sequences.shape, len(weight))
+        few = len(table) <= sequences.numel()
+        rows = table if few else table.index_select(0, sequences.flatten())
+        h = embed_symbols(sequences, rows @ weight.T, torch.addmm(bias, position, weight.T), not few)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(sequences, table, position, weight, h)
         return h
