@@ -63,8 +63,8 @@ class TransformerBlock(nn.Module):
         return attended.transpose(1, 2).flatten(2)
 
     def _attend_one(self, query: Tensor, normed: Tensor, allowed: Tensor) -> Tensor:
-        """The same for one query a sequence: the projections of keys and values are applied to the query and to the
-        weighted mean, so that no key or value is ever made. The keys' bias adds the same to every score and drops out."""
+        """The same for one query a sequence, without keys and values: their projections are applied to the query and
+        to the weighted mean. The keys' bias adds the same to every score and drops out."""
         width = query.shape[2] // self.heads
         key, value = self.key_value.weight.unflatten(0, (2, self.heads, width))  # [heads, width, d]
         query = query.view(-1, self.heads, width).transpose(0, 1) * width**-0.5

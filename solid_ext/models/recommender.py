@@ -193,9 +193,9 @@ class DynamicRecommender(nn.Module):
         The target tower's last layer is applied to u: `<u, W h + b> = <W' u, h> + <u, b>`, one product a sequence
         in place of one a candidate.
         """
-        first, tanh, last = self.target
-        hidden = tanh(first(self.item_embedding(candidates)))
-        query, constant = state @ last.weight, state @ last.bias.unsqueeze(1)
+        hidden = self.target[1](self.target[0](self.item_embedding(candidates)))
+        last = self.target[2]
+        query, constant = state @ last.weight, (state @ last.bias).unsqueeze(1)
         if candidates.dim() == 1:
             return query @ hidden.T + constant
         return torch.bmm(hidden, query.unsqueeze(2)).squeeze(2) + constant
