@@ -194,8 +194,8 @@ class DynamicRecommender(nn.Module):
         in place of one a candidate.
         """
         hidden = self.target[1](self.target[0](self.item_embedding(candidates)))
-        last = self.target[2]
-        query, constant = state @ last.weight, (state @ last.bias).unsqueeze(1)
+        weight, bias = self.target[2].parameters()
+        query, constant = state @ weight, (state @ bias).unsqueeze(1)
         if candidates.dim() == 1:
             return query @ hidden.T + constant
         return torch.bmm(hidden, query.unsqueeze(2)).squeeze(2) + constant
