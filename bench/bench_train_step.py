@@ -18,7 +18,7 @@ from torch import Tensor
 
 from solid_ext import Config
 from solid_ext.models import DynamicRecommender, valid_mask
-from solid_ext.train import make_optimizer
+from solid_ext.train import Step, make_optimizer
 from solid_ext.train.losses import binary_cross_entropy
 
 BATCH, ITEMS, CODES = 1024, 4385, 590
@@ -62,15 +62,9 @@ def generator_step(model: DynamicRecommender) -> Work:
 def training_step(model: DynamicRecommender) -> Work:
     """What the trainer does with a batch: forward, backward, Adam."""
     sequences, candidates = batch()
-    optimizer = make_optimizer(model, Config().train)
-
-    def step() -> None:
-        loss = loss_of(model, sequences, candidates)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
-    return step
+    train = Config().train
+    step = Step(model, make_optimizer(model, train), train)
+    return lambda: step(sequences, candidates)
 
 
 def validate() -> float:

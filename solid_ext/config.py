@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -108,6 +109,12 @@ class TrainConfig:
     """Seed of everything: initial parameters, order, negatives, clustering."""
     dtype: Literal["float32", "float64"] = "float32"
     """Of all parameters; float64 is for comparing back ends without rounding."""
+    device: str = "cpu"
+    """Where the model is trained: cpu, cuda or cuda:N."""
+    amp: bool = False
+    """Mixed precision: matrix products in bfloat16; the kernels, parameters and Adam stay in float32."""
+    cuda_graph: bool = False
+    """Record the training step once and replay it (CUDA)."""
     threads: int = 0
     """CPU threads; 0 leaves torch's choice."""
     tensorboard: bool = False
@@ -172,6 +179,10 @@ class Config:
             raise ValueError(f"heads: expected a divisor of dim={model.dim}, got {model.heads}")
         if self.train.validation == "full" and self.train.monitor == "user_auc":
             raise ValueError("monitor: expected ndcg@10 with validation full, got user_auc")
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", train.device):
+            raise ValueError(f"device: expected cpu, cuda or cuda:N, got {train.device!r}")
+        if train.cuda_graph and train.device == "cpu":
+            raise ValueError("cuda_graph: expected device cuda, got cpu")
         if model.finetune_steps and (model.semantic_trunk or model.item_branch):
             raise ValueError("finetune_steps: expected 0 with generated layers (only static ones are fine-tuned)")
         if train.loss == "full_softmax" and model.backbone == "din":

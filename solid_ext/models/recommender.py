@@ -173,7 +173,9 @@ class DynamicRecommender(nn.Module):
     def forward(self, sequences: Tensor) -> UserState:
         """The user states of item sequences [B, L] int64, right-padded with 0."""
         # What is computed last is freed first on the way back: the backbone's states before the generators'.
-        z_item, z_semantic, alignment, code = self._codes(sequences)
+        # Under autocast the generators keep their parameters' precision; it is for the backbone and the targets.
+        with torch.autocast(sequences.device.type, enabled=False):
+            z_item, z_semantic, alignment, code = self._codes(sequences)
         layers: Layers = self.adaptive
         if z_item is not None or z_semantic is not None:
             layers = partial(self.adaptive, z_item=z_item, z_semantic=z_semantic)
