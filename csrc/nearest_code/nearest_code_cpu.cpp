@@ -6,78 +6,26 @@
 // cost of a code is thereby always the same chain of operations, whatever the tile. Each row keeps, per lane,
 // the least cost so far and its code; lanes are compared once at the end.
 #include "common/parallel.h"
+#include "common/tiles.h"
 #include "nearest_code/nearest_code.h"
 
 namespace solid::SOLID_ISA {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
+#if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kPanelVectors = 4;  // 6 x 4 accumulators, 4 codes and 1 broadcast of 32 registers
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32;
-constexpr int kPanelVectors = 2;  // 6 x 2 accumulators, 2 codes and 1 broadcast of 16 registers
-#elif defined(__aarch64__)
-constexpr int kVectorBytes = 16;
-constexpr int kPanelVectors = 4;  // as AVX-512: 32 registers
 #else
-constexpr int kVectorBytes = 16;
-constexpr int kPanelVectors = 2;
+constexpr int kPanelVectors = 2;  // 6 x 2 accumulators, 2 codes and 1 broadcast of 16 registers
 #endif
 constexpr int kTileRows = 6;
 constexpr int kBlockRows =
     96;  // rows and their state (2 vectors each) stay in the first-level cache beside a panel
 
-template <class T>
-struct Types;
-template <>
-struct Types<float> {
-  typedef float Vector __attribute__((vector_size(kVectorBytes)));
-  typedef int32_t Word;
-  typedef int32_t Words __attribute__((vector_size(kVectorBytes)));
-};
-template <>
-struct Types<double> {
-  typedef double Vector __attribute__((vector_size(kVectorBytes)));
-  typedef int64_t Word;
-  typedef int64_t Words __attribute__((vector_size(kVectorBytes)));
-};
-
-template <class T>
-using Vector = typename Types<T>::Vector;
-template <class T>
-using Word = typename Types<T>::Word;
-template <class T>
-using Words = typename Types<T>::Words;
-template <class T>
-constexpr int kLanes = kVectorBytes / int(sizeof(T));
-
-#define SOLID_INLINE inline __attribute__((always_inline))
-
-template <class T>
-SOLID_INLINE Vector<T> load(const T* from) {
-  Vector<T> v;
-  __builtin_memcpy(&v, from, sizeof v);
-  return v;
-}
-
-template <class T>
-SOLID_INLINE void store(T* to, Vector<T> v) {
-  __builtin_memcpy(to, &v, sizeof v);
-}
-
-template <class T>
-SOLID_INLINE Words<T> lane_numbers() {
-  Words<T> lanes;
-  for (int lane = 0; lane < kLanes<T>; ++lane) lanes[lane] = lane;
-  return lanes;
-}
-
 // The least cost so far of one row, lane by lane, and its code.
 template <class T>
 struct Best {
   Vector<T> cost;
-  Words<T> code;
+  Mask<T> code;
 };
 
 struct Screen;
@@ -118,12 +66,12 @@ __attribute__((noinline)) void tile(const T* const* rows, const T* panel, int64_
       for (int p = 0; p < P; ++p) cost[r][p] -= code[p] * component;
     }
   }
-  Words<T> number = lane_numbers<T>() + Word<T>(first_code);
+  Mask<T> number = lane_numbers<T>() + Word<T>(first_code);
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p, number += Word<T>(kLanes<T>)) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const Words<T> less = cost[r][p] < best[r].cost;
+      const Mask<T> less = cost[r][p] < best[r].cost;
       best[r].cost = less ? cost[r][p] : best[r].cost;
       best[r].code = less ? number : best[r].code;
     }
@@ -156,25 +104,14 @@ void sweep(int count, const T* const* rows, const T* panel, int64_t dim, int64_t
     tile_of<T, P>(count - at, rows + at, panel, dim, first_code, best + at);
 }
 
-// Lane i of the result is lane (i + distance) mod the number of lanes.
-template <class T, class V>
-SOLID_INLINE V rotate(V v, int distance) {
-#if defined(__clang__)
-  V rotated;
-  for (int lane = 0; lane < kLanes<T>; ++lane) rotated[lane] = v[(lane + distance) % kLanes<T>];
-  return rotated;
-#else
-  return __builtin_shuffle(v, lane_numbers<T>() + Word<T>(distance));
-#endif
-}
-
 // The least cost of all lanes, the lowest code on a tie.
 template <class T>
 SOLID_INLINE int64_t best_code(Best<T> best) {
 #pragma GCC unroll 8
   for (int distance = kLanes<T> / 2; distance > 0; distance /= 2) {
-    const Best<T> other{rotate<T>(best.cost, distance), rotate<T>(best.code, distance)};
-    const Words<T> better = (other.cost < best.cost) | ((other.cost == best.cost) & (other.code < best.code));
+    const Mask<T> turned = (lane_numbers<T>() + Word<T>(distance)) % Word<T>(kLanes<T>);
+    const Best<T> other{shuffle(best.cost, best.cost, turned), shuffle(best.code, best.code, turned)};
+    const Mask<T> better = (other.cost < best.cost) | ((other.cost == best.cost) & (other.code < best.code));
     best.cost = better ? other.cost : best.cost;
     best.code = better ? other.code : best.code;
   }
@@ -221,7 +158,7 @@ void search_rows(const Problem<T>& p, int count, const T* const* rows, int64_t* 
   Best<T> best[kBlockRows];
   for (int i = 0; i < count; ++i) {
     best[i].cost = Vector<T>{} + T(__builtin_inf());
-    best[i].code = Words<T>{};
+    best[i].code = Mask<T>{};
   }
   constexpr int kWidth = kPanelVectors * kLanes<T>;
   int64_t code = 0;
@@ -308,39 +245,6 @@ void search_block(const Problem<T>& p, const bool* mask, int64_t first, int64_t 
   }
 }
 
-// The lanes of a and b in turns: a0 b0 a1 b1 .. of their first halves, or of their second.
-template <class T>
-SOLID_INLINE Vector<T> interleave(Vector<T> a, Vector<T> b, bool second) {
-  const int from = second ? kLanes<T> / 2 : 0;
-#if defined(__clang__)
-  Vector<T> mixed;
-  for (int lane = 0; lane < kLanes<T>; ++lane) mixed[lane] = (lane % 2 == 0 ? a : b)[from + lane / 2];
-  return mixed;
-#else
-  Words<T> order;
-  for (int lane = 0; lane < kLanes<T>; ++lane) order[lane] = from + lane / 2 + lane % 2 * kLanes<T>;
-  return __builtin_shuffle(a, b, order);
-#endif
-}
-
-// A square of codes x components, transposed by log2(lanes) rounds of perfect shuffles.
-template <class T>
-SOLID_INLINE void transpose(const T* from, int64_t from_stride, T* to, int64_t to_stride) {
-  constexpr int kSize = kLanes<T>;
-  Vector<T> row[kSize], mixed[kSize];
-#pragma GCC unroll 16
-  for (int i = 0; i < kSize; ++i) row[i] = load(from + i * from_stride);
-#pragma GCC unroll 4
-  for (int round = 1; round < kSize; round *= 2) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kSize; ++i) mixed[i] = interleave<T>(row[i / 2], row[i / 2 + kSize / 2], i % 2 != 0);
-#pragma GCC unroll 16
-    for (int i = 0; i < kSize; ++i) row[i] = mixed[i];
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < kSize; ++i) store(to + i * to_stride, row[i]);
-}
-
 // One panel of codes: row 0 their half squared norms, +infinity for the lanes past the last code.
 template <class T>
 void pack_panel(const T* codebook, int64_t codes, int64_t dim, int64_t first, int64_t width, T* panel) {
@@ -350,7 +254,12 @@ void pack_panel(const T* codebook, int64_t codes, int64_t dim, int64_t first, in
     const T* c = codebook + (first + j) * dim;
     T* to = panel + width + j;
     const bool whole = j + kLanes<T> <= present;
-    for (int64_t d = 0; whole && d < squares; d += kLanes<T>) transpose(c + d, dim, to + d * width, width);
+    for (int64_t d = 0; whole && d < squares; d += kLanes<T>) {
+      Vector<T> square[kLanes<T>];
+      for (int i = 0; i < kLanes<T>; ++i) square[i] = load(c + i * dim + d);
+      transpose<T>(square);
+      for (int i = 0; i < kLanes<T>; ++i) store(to + (d + i) * width, square[i]);
+    }
     for (int64_t d = whole ? squares : 0; d < dim; ++d)
       for (int lane = 0; lane < kLanes<T>; ++lane)
         to[d * width + lane] = j + lane < present ? c[lane * dim + d] : 0;

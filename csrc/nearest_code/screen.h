@@ -152,7 +152,7 @@ SOLID_INLINE bool screen_row(const float* x, int64_t dim, int32_t* to) {
   const float length = __builtin_sqrtf(squared) * 1.01f + kFloor;
   const float error = __builtin_sqrtf(sum_of(lost)) * 1.01f + kFloor;
   const __m512i pair = to_words(_mm512_set1_ps(error), _mm512_set1_ps(length));
-  to[words] = ((Words<float>)pair)[0];
+  to[words] = ((Mask<float>)pair)[0];
   return squared <= kHugeNorm * kHugeNorm;
 }
 
