@@ -129,14 +129,15 @@ def world(name: str, rows: int, codes: int, dim: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(
     ("rows", "codes", "dim"),
     [
-        (191, 128, 16),
-        (192, 128, 16),
-        (201, 129, 17),
+        (95, 128, 16),
+        (96, 128, 16),
+        (105, 129, 17),
         (250, 590, 32),
         (197, 1000, 33),
         (200, 2500, 64),
         (193, 5000, 20),
-        (192, 140, 3000),
+        (100, 140, 1500),
+        (96, 140, 3000),
     ],
 )
 def test_screening_changes_no_result(name: str, rows: int, codes: int, dim: int) -> None:

@@ -42,6 +42,7 @@ struct Problem {
   T* distance;
   int64_t x_stride, dim, codes, padded;  // padded: codes, to whole vectors
   const Screen* screen;                  // null: every code is compared exactly
+  int* unscreened;                       // blocks to come that go without screening; it changes no result
 };
 
 // Costs of R rows against P vectors of packed codes; the rows' states take them in.
@@ -197,20 +198,24 @@ SOLID_INLINE void find_codes(const Problem<T>& p, int count, const T* const* row
 }
 
 #if defined(__AVX512BF16__)
-// Screens the rows chunk by chunk; if a chunk gives up often, so would the next, and the rest goes without.
+// Screens the rows chunk by chunk; if a chunk gives up often, so would the next, and the rest goes without,
+// as do the next kUnscreened blocks.
 void search_screened(const Screen& screen, const Problem<float>& p, int count, const float* const* rows,
                      int64_t* codes) {
   const float* left_rows[kBlockRows];
   int left[kBlockRows];
   int left_count = 0;
   int at = 0;
-  while (count - at > kFewestLanes) {
+  bool hopeless = __atomic_load_n(p.unscreened, __ATOMIC_RELAXED) > 0;
+  if (hopeless) __atomic_fetch_sub(p.unscreened, 1, __ATOMIC_RELAXED);
+  while (!hopeless && count - at > kFewestLanes) {
     const int size = int(least(count - at, screen.vectors * 16));
     const int missing = screen_chunk(screen, size, rows + at, codes + at, left + left_count);
     for (int i = 0; i < missing; ++i) left[left_count + i] += at;
     left_count += missing;
     at += size;
-    if (2 * missing > size) break;
+    hopeless = 2 * missing > size;
+    if (hopeless) __atomic_store_n(p.unscreened, kUnscreened, __ATOMIC_RELAXED);
   }
   for (; at < count; ++at) left[left_count++] = at;
   if (left_count == 0) return;
@@ -333,6 +338,8 @@ Status nearest_code(const NearestCode& args) {
   problem.dim = dim, problem.codes = args.codes, problem.padded = padded;
 #if defined(__AVX512BF16__)
   Screen screen;
+  int unscreened = 0;
+  problem.unscreened = &unscreened;
   int32_t* pairs = nullptr;
   if constexpr (sizeof(T) == 4) {
     pairs = reinterpret_cast<int32_t*>(packed + padded * (dim + 1));

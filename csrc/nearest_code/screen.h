@@ -24,10 +24,12 @@ constexpr int kGroup = 8;       // codes of a tile: 8 x 3 accumulators, 3 rows a
 constexpr int kRowVectors = 3;  // vectors of rows screened together
 constexpr int kScreenSlots = 256;        // per row; their bounds take at most 48 KB
 constexpr int kScreenWords = 16 * 1152;  // pairs of components of all rows: fewer vectors if D > 766
-constexpr int64_t kFewestRows = 192;     // packing the pairs takes as long as is saved on about 120 rows
+constexpr int64_t kFewestRows = 96;      // packing the pairs takes as long as is saved on about 60 rows
 constexpr int kFewestLanes = 8;          // of 16 in use, or the float32 search is faster
-constexpr int64_t kMostCodes =
-    32;  // exact costs a row, and a quarter of all: screening has saved half of a sweep
+constexpr int kUnscreened = 15;          // blocks: a chunk screened in vain costs a quarter of a block
+// Exact costs a row, and an eighth of all: they take four times as long as in a sweep, half of which is
+// saved.
+constexpr int64_t kMostCodes = 32;
 constexpr float kHugeNorm = 1e18f;  // products of longer rows could overflow: those are searched exactly
 constexpr float kLargestBound = 1e38f;
 constexpr float kFloor = 0x1p-50f;  // above what underflow can hide in the norms
@@ -284,7 +286,7 @@ SOLID_APART bool select_codes(const Screen& s, const float* const* rows, __mmask
   }
   Nearest found = run_checks(s, rows, places, 16);
   const int count = open_slots(s, bounds, stride, usable, found.cost, places);
-  if (count * s.slot_codes > 16 * (kMostCodes + s.padded / 4)) return false;
+  if (count * s.slot_codes > 16 * (kMostCodes + s.padded / 8)) return false;
   for (int at = 0; at < count; at += 16) {
     const int size = int(least(count - at, 16));
     const Nearest other = run_checks(s, rows, places + at, size);
