@@ -148,3 +148,14 @@ def test_a_broken_model_folder_gets_a_sentence(fitted: SOLID, tmp_path: Path) ->
     config.write_text(config.read_text().replace("dim: 16", "dim: 32"), encoding="utf-8")
     with pytest.raises(ValueError, match=r"checkpoint: expected .* got .* in"):
         SOLID.load(tmp_path / "model")
+
+
+def test_an_unknown_backbone_is_refused_before_any_work(
+    world: tuple[Dataset, SyntheticTruth], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*_: object) -> None:
+        raise AssertionError("worked before the check")
+
+    monkeypatch.setattr("solid_ext.solid.make_split", work)
+    with pytest.raises(ValueError, match=r"backbone: expected one of din, .* got 'nope'"):
+        SOLID(backbone="nope").fit(world[0])

@@ -84,6 +84,8 @@ class TrainConfig:
     """bce: cross-entropy of one positive and sampled negatives, the paper's; softmax over them, or over all items."""
     negatives: int = 4
     """Sampled negatives per positive (bce, sampled_softmax)."""
+    log_q: bool = False
+    """Let the negatives of sampled_softmax stand for the whole catalogue (log-Q correction)."""
     alignment: float = 0.1
     """lambda, the weight of the alignment loss (Eq. 13)."""
     stage2_start: Literal["warm", "generator", "cold"] = "warm"
@@ -185,6 +187,8 @@ class Config:
             raise ValueError("cuda_graph: expected device cuda, got cpu")
         if model.finetune_steps and (model.semantic_trunk or model.item_branch):
             raise ValueError("finetune_steps: expected 0 with generated layers (only static ones are fine-tuned)")
+        if train.log_q and train.loss != "sampled_softmax":
+            raise ValueError(f"log_q: expected False with loss {train.loss}, got True (it corrects sampled_softmax)")
         if train.loss == "full_softmax" and model.backbone == "din":
             raise ValueError(
                 "loss: expected bce or sampled_softmax with backbone din, got full_softmax (a state a pair)"

@@ -29,6 +29,7 @@ from solid_ext.data import (
 from solid_ext.evaluate import Scorer, evaluate_full, evaluate_sampled, sampled_candidates
 from solid_ext.evaluate.scorer import inference
 from solid_ext.models import DynamicRecommender, valid_mask
+from solid_ext.models.backbones import check_backbone
 from solid_ext.serve.recommend import Recommendation, recommend
 from solid_ext.train import (
     Reporter,
@@ -111,6 +112,7 @@ class SOLID:
         dataset = data if isinstance(data, Dataset) else load_dataset(data)
         config, folder = self.config, None if folder is None else Path(folder)
         check_device(config.train.device)
+        check_backbone(config.model.backbone)
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
         split = make_split(config, dataset)
