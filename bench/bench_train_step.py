@@ -52,7 +52,7 @@ def generator_step(model: DynamicRecommender) -> Work:
 
     def step() -> object:
         z_semantic = model.semantic_code(model.semantic_embedding(model.semantics[sequences]), mask)
-        z_item, _, _ = model.item(sequences)
+        z_item = model.item(sequences)
         total = model.adaptive(state, z_item, z_semantic).sum()
         return torch.autograd.grad(total, [state, *parameters])
 

@@ -13,6 +13,7 @@
 #include "dynamic_linear/bind.h"
 #include "gru/bind.h"
 #include "nearest_code/nearest_code.h"
+#include "symbols/symbols.h"
 
 namespace py = pybind11;
 
@@ -82,6 +83,22 @@ void segment_sum(bool is_double, uintptr_t values, int64_t stride, int64_t rows,
   check(kernel(args));
 }
 
+void symbols(bool is_double, int64_t batch, int64_t length, int64_t dim, bool looked_up, uintptr_t sequences,
+             uintptr_t symbol, uintptr_t age, uintptr_t h, int threads) {
+  solid::Symbols s;
+  s.batch = batch;
+  s.length = length;
+  s.dim = dim;
+  s.looked_up = looked_up;
+  s.sequences = reinterpret_cast<const int64_t*>(sequences);
+  s.symbol = reinterpret_cast<const void*>(symbol);
+  s.age = reinterpret_cast<const void*>(age);
+  s.h = reinterpret_cast<void*>(h);
+  s.threads = threads;
+  const auto kernel = is_double ? SOLID_IN_USE(symbols_double) : SOLID_IN_USE(symbols_float);
+  if (kernel(s) != solid::Status::kOk) throw py::value_error("symbols: expected sizes that a kernel can use");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_solid_ext, m) {
@@ -91,6 +108,7 @@ PYBIND11_MODULE(_solid_ext, m) {
   using Release = py::call_guard<py::gil_scoped_release>;
   m.def("nearest_code", &nearest_code, Release());
   m.def("segment_sum", &segment_sum, Release());
+  m.def("symbols", &symbols, Release());
   m.def("nearest_code_workspace", &solid::nearest_code_workspace);
   solid::bind_dynamic_linear(m);
   solid::bind_gru(m);

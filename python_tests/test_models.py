@@ -10,7 +10,8 @@ from torch import Tensor
 from solid_ext.config import Config, ModelConfig
 from solid_ext.models import DynamicRecommender
 from solid_ext.models.backbone import make_backbone
-from solid_ext.models.encoder import SequenceCode, SymbolEmbedding, last_valid, recency, valid_mask
+from solid_ext.models.encoder import SequenceCode, last_valid, recency, valid_mask
+from solid_ext.models.symbols import SymbolEmbedding
 
 ITEMS, SEMANTICS = 40, 5
 SEQUENCES = torch.tensor([[3, 9, 4, 0, 0], [7, 0, 0, 0, 0], [1, 2, 3, 4, 5], [0, 0, 0, 0, 0]])

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from solid_ext.config import ModelConfig
 from solid_ext.models.encoder import last_valid, recency
 from solid_ext.models.gru import LastState
+from solid_ext.models.symbols import Lookup
 
 
 class GRU4Rec(nn.Module):
@@ -50,11 +51,28 @@ class TransformerBlock(nn.Module):
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
     def forward(self, queries: Tensor, states: Tensor, allowed: Tensor) -> Tensor:
-        query = self._split(self.query(self.norm_attention(queries)))
-        key, value = (self._split(part) for part in self.key_value(self.norm_attention(states)).chunk(2, dim=2))
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed.unsqueeze(1))
-        queries = queries + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
+        normed = self.norm_attention(states)
+        query = self.query(self.norm_attention(queries))
+        attend = self._attend_one if queries.shape[1] == 1 else self._attend
+        queries = queries + self.dropout(self.out(attend(query, normed, allowed)))
         return queries + self.dropout(self.feed(self.norm_feed(queries)))
+
+    def _attend(self, query: Tensor, normed: Tensor, allowed: Tensor) -> Tensor:
+        key, value = (self._split(part) for part in self.key_value(normed).chunk(2, dim=2))
+        attended = F.scaled_dot_product_attention(self._split(query), key, value, attn_mask=allowed.unsqueeze(1))
+        return attended.transpose(1, 2).flatten(2)
+
+    def _attend_one(self, query: Tensor, normed: Tensor, allowed: Tensor) -> Tensor:
+        """The same for one query a sequence, without keys and values: their projections are applied to the query and
+        to the weighted mean. The keys' bias adds the same to every score and drops out."""
+        width = query.shape[2] // self.heads
+        key, value = self.key_value.weight.unflatten(0, (2, self.heads, width))  # [heads, width, d]
+        query = query.view(-1, self.heads, width).transpose(0, 1) * width**-0.5
+        scores = torch.bmm((query @ key).transpose(0, 1), normed.transpose(1, 2))  # [B, heads, L]
+        share = scores.masked_fill(~allowed, -torch.inf).softmax(2)
+        mean = torch.bmm(share, normed).transpose(0, 1)  # [heads, B, d]
+        attended = (mean @ value.transpose(1, 2)).transpose(0, 1).flatten(1)
+        return (attended + self.key_value.bias[self.heads * width :]).unsqueeze(1)
 
 
 class SASRec(nn.Module):
@@ -69,7 +87,7 @@ class SASRec(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim = config.dim
-        self.position = nn.Embedding(config.length, dim)
+        self.position = Lookup(config.length, dim, backend=config.backend)
         nn.init.normal_(self.position.weight, std=dim**-0.5)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(TransformerBlock(dim, config.heads, config.dropout) for _ in range(config.blocks))

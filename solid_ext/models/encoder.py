@@ -36,30 +36,6 @@ def last_valid(states: Tensor, mask: Tensor) -> Tensor:
     return state * (length > 0).unsqueeze(1)
 
 
-class SymbolEmbedding(nn.Module):
-    """`H = tanh(linear(table[s] + position))`, zero on padding.
-
-    Shapes: sequences [B, L] int64 with ids 0 .. num_symbols (0 is padding) -> H [B, L, d].
-
-    Source: design, solid, Module 2 (semantic side) and Module 3 (item side).
-    """
-
-    def __init__(self, num_symbols: int, length: int, dim: int) -> None:
-        super().__init__()
-        self.table = nn.Embedding(num_symbols + 1, dim, padding_idx=0)
-        self.position = nn.Embedding(length, dim)
-        self.linear = nn.Linear(dim, dim)
-        nn.init.normal_(self.table.weight, std=dim**-0.5)
-        nn.init.normal_(self.position.weight, std=dim**-0.5)
-        with torch.no_grad():
-            self.table.weight[0].zero_()
-
-    def forward(self, sequences: Tensor) -> Tensor:
-        mask = valid_mask(sequences)
-        embedded = self.table(sequences) + self.position(recency(mask))
-        return self.linear(embedded).tanh() * mask.unsqueeze(2)
-
-
 class SequenceCode(nn.Module):
     """`z`: a GRU over H, its state at the last valid position, then a P-layer MLP with tanh between.
 

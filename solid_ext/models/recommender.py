@@ -7,10 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from solid_ext.config import ModelConfig
 from solid_ext.models.backbone import make_backbone
-from solid_ext.models.encoder import SequenceCode, SymbolEmbedding, valid_mask
+from solid_ext.models.decoder import CodebookDecoder, Remade
+from solid_ext.models.encoder import SequenceCode, valid_mask
+from solid_ext.models.symbols import Lookup, SymbolEmbedding
 from solid_ext.nn import Codebook, DynamicMLP
 
 
@@ -22,10 +25,18 @@ class UserState(NamedTuple):
     code: Tensor | None  # [B, L] int64, the codebook entry of each position; None without a codebook
 
 
+class Looked(NamedTuple):
+    """An item sequence after the codebook."""
+
+    metacode: Remade  # [B, L, d], what the GRU reads
+    quantized: Remade | None  # q [B, L, d], without gradient; None without a codebook
+    code: Tensor | None  # [B, L] int64, the codebook entry of each position; None without a codebook
+
+
 class ItemBranch(nn.Module):
     """Module 4 and the encoder E_v: item sequence -> codebook entries -> decoder -> code z_v.
 
-    Shapes: sequences [B, L] int64 -> z_v [B, d], quantized [B, L, d] and code index [B, L], both None without codebook.
+    Shapes: sequences [B, L] int64 -> z_v [B, d].
 
     Source: design, solid, Modules 3 and 4.
     """
@@ -33,7 +44,7 @@ class ItemBranch(nn.Module):
     def __init__(self, config: ModelConfig, num_items: int, num_semantics: int) -> None:
         super().__init__()
         dim = config.dim
-        self.embedding = SymbolEmbedding(num_items, config.length, dim)
+        self.embedding = SymbolEmbedding(num_items, config.length, dim, config.backend)
         self.codebook = None
         if config.use_codebook:
             self.codebook = Codebook(
@@ -42,19 +53,30 @@ class ItemBranch(nn.Module):
                 gradient=config.gradient,
                 update=config.update,
                 revive_after=config.revive_after,
+                with_loss=False,
                 backend=config.backend,
             )
-            hidden = config.codebook_hidden
-            self.decoder = nn.Sequential(nn.Linear(dim, hidden), nn.LeakyReLU(0.1), nn.Linear(hidden, dim))
-        self.encode = SequenceCode(dim, config.adaptive_layers, config.backend)
+            self.decoder = CodebookDecoder(dim, config.codebook_hidden, config.backend)
+        self.code = SequenceCode(dim, config.adaptive_layers, config.backend)
 
-    def forward(self, sequences: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        mask = valid_mask(sequences)
-        embedded = self.embedding(sequences)
+    def look_up(self, sequences: Tensor) -> Looked:
+        """The sequences through the codebook, where there is one."""
+        embedded, mask = self.embedding(sequences), valid_mask(sequences)
         if self.codebook is None:
-            return self.encode(embedded, mask), None, None
+            return Looked(Remade(embedded), None, None)
+        decoded = self.decoder.decoded(self.codebook) if self.decoder.pays(sequences, self.codebook) else None
         found = self.codebook(embedded, mask)
-        return self.encode(self.decoder(found.quantized), mask), found.quantized.detach(), found.index
+        if decoded is None:
+            return Looked(Remade(self.decoder(found.quantized)), Remade(found.quantized.detach()), found.index)
+        return Looked(*self.decoder.look_up(decoded, found, mask), found.index)
+
+    def encode(self, metacode: Remade, mask: Tensor) -> Tensor:
+        """z_v [B, d] of the sequences that were looked up."""
+        with metacode.unkept():
+            return self.code(metacode.value, mask)
+
+    def forward(self, sequences: Tensor) -> Tensor:
+        return self.encode(self.look_up(sequences).metacode, valid_mask(sequences))
 
 
 class DynamicRecommender(nn.Module):
@@ -89,14 +111,14 @@ class DynamicRecommender(nn.Module):
         self.length = config.length
         dim = config.dim
         self.register_buffer("semantics", torch.from_numpy(table.astype(np.int64)))
-        self.item_embedding = nn.Embedding(num_items + 1, dim, padding_idx=0)
+        self.item_embedding = Lookup(num_items + 1, dim, padding_idx=0, backend=config.backend)
         nn.init.normal_(self.item_embedding.weight, std=dim**-0.5)
         with torch.no_grad():
             self.item_embedding.weight[0].zero_()
         self.backbone = make_backbone(config)
         self.target = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, dim))
         if config.semantic_trunk:
-            self.semantic_embedding = SymbolEmbedding(self.num_semantics, config.length, dim)
+            self.semantic_embedding = SymbolEmbedding(self.num_semantics, config.length, dim, config.backend)
             self.semantic_code = SequenceCode(dim, config.adaptive_layers, config.backend)
         if config.item_branch:
             self.item = ItemBranch(config, num_items, self.num_semantics)
@@ -130,21 +152,32 @@ class DynamicRecommender(nn.Module):
 
     def forward(self, sequences: Tensor) -> UserState:
         """The user states of item sequences [B, L] int64, right-padded with 0."""
+        # What is computed last is freed first on the way back: the backbone's states before the generators'.
+        z_item, z_semantic, alignment, code = self._codes(sequences)
+        state = self.backbone(self.item_embedding(sequences), valid_mask(sequences))
+        if z_item is None and z_semantic is None:
+            return UserState(self.adaptive(state), state.new_zeros(()), None)
+        if alignment is None:
+            alignment = state.new_zeros(())
+        return UserState(self.adaptive(state, z_item, z_semantic), alignment, code)
+
+    def _codes(self, sequences: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        """z_v, z_c, L_align and the codebook index, each where the configuration has it."""
         mask = valid_mask(sequences)
-        state = self.backbone(self.item_embedding(sequences), mask)
-        alignment = state.new_zeros(())
-        if not (self.config.semantic_trunk or self.config.item_branch):
-            return UserState(self.adaptive(state), alignment, None)
-        z_semantic = z_item = quantized = code = None
+        z_item = z_semantic = alignment = looked = None
+        if self.config.item_branch:
+            looked = self.item.look_up(sequences)
         if self.config.semantic_trunk:
             embedded = self.semantic_embedding(self.semantics[sequences])
+            if looked is not None and looked.quantized is not None:
+                with looked.quantized.unkept():
+                    # Both are zero on padding, so that the sum runs over valid positions.
+                    squared = F.mse_loss(embedded, looked.quantized.value, reduction="sum")
+                alignment = squared / mask.sum().clamp(min=1)
             z_semantic = self.semantic_code(embedded, mask)
-        if self.config.item_branch:
-            z_item, quantized, code = self.item(sequences)
-        if z_semantic is not None and quantized is not None:
-            squared = (embedded - quantized).square().sum(2)
-            alignment = (squared * mask).sum() / mask.sum().clamp(min=1)
-        return UserState(self.adaptive(state, z_item, z_semantic), alignment, code)
+        if looked is not None:
+            z_item = self.item.encode(looked.metacode, mask)
+        return z_item, z_semantic, alignment, None if looked is None else looked.code
 
     def encode(self, sequences: Tensor) -> Tensor:
         """u [B, d] of sequences [B, L]."""
@@ -155,8 +188,14 @@ class DynamicRecommender(nn.Module):
         return self.target(self.item_embedding(items))
 
     def score(self, state: Tensor, candidates: Tensor) -> Tensor:
-        """Logits of candidates: u [B, d], ids [B, T] (per sequence) or [T] (shared by all) -> [B, T]."""
-        targets = self.target_vectors(candidates)
+        """Logits of candidates: u [B, d], ids [B, T] (per sequence) or [T] (shared by all) -> [B, T].
+
+        The target tower's last layer is applied to u: `<u, W h + b> = <W' u, h> + <u, b>`, one product a sequence
+        in place of one a candidate.
+        """
+        hidden = self.target[1](self.target[0](self.item_embedding(candidates)))
+        weight, bias = self.target[2].parameters()
+        query, constant = state @ weight, (state @ bias).unsqueeze(1)
         if candidates.dim() == 1:
-            return state @ targets.T
-        return torch.bmm(targets, state.unsqueeze(2)).squeeze(2)
+            return query @ hidden.T + constant
+        return torch.bmm(hidden, query.unsqueeze(2)).squeeze(2) + constant

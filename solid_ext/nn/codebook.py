@@ -55,6 +55,7 @@ class Codebook(nn.Module):
             a resume; 0: never.
         metric: "l2", or "cosine": vectors and entries are compared, and returned, as unit vectors.
         commitment: weight of the pull of x towards its entry.
+        with_loss: False leaves the loss out (it is 0), and keeps nothing for it.
         backend: "native" or "reference".
         seed: of the choice of revived entries.
 
@@ -88,6 +89,7 @@ class Codebook(nn.Module):
         revive_after: int = 0,
         metric: Metric = "l2",
         commitment: float = 0.25,
+        with_loss: bool = True,
         backend: Backend = "native",
         seed: int = 0,
     ) -> None:
@@ -113,6 +115,7 @@ class Codebook(nn.Module):
         self.num_codes, self.dim = num_codes, dim
         self.gradient, self.update, self.metric, self.backend = gradient, update, metric, backend
         self.decay, self.revive_after, self.commitment, self.seed = decay, revive_after, commitment, seed
+        self.with_loss = with_loss
         weight = torch.empty(num_codes, dim)
         if update == "gradient":
             self.weight = nn.Parameter(weight)
@@ -162,10 +165,12 @@ class Codebook(nn.Module):
             metric=self.metric,
             backend=self.backend,
             sums=self.training and self.update == "ema",
-            distance_gradient=(of_x, of_code),
+            distance_gradient=(of_x, of_code) if self.with_loss else (0.0, 0.0),
         )
-        valid = max(distance.numel(), 1) if mask is None else mask.sum().clamp(min=1)
-        loss = distance.sum() * ((self.commitment + learns) / self.dim) / valid
+        loss = distance.new_zeros(())
+        if self.with_loss:
+            valid = max(distance.numel(), 1) if mask is None else mask.sum().clamp(min=1)
+            loss = distance.sum() * ((self.commitment + learns) / self.dim) / valid
         if self.training:
             self._learn(x.detach(), mask, counts, sums)
         return CodebookOutput(quantized, index, loss, counts)

@@ -117,7 +117,8 @@ def codebook_lookup(
 
     Args:
         distance_gradient: factors of the gradient of `distance` to x and to the codebook, so that one
-            distance serves two losses with stopped gradients, `beta (x - sg(c))^2 + (sg(x) - c)^2`.
+            distance serves two losses with stopped gradients, `beta (x - sg(c))^2 + (sg(x) - c)^2`; with
+            (0, 0) it has none, and less is kept for the backward.
     """
     wanted = "sums" if sums else "counts"
     return NearestCodeStatistics(*_lookup(x, codebook, mask, gradient, metric, backend, wanted, distance_gradient))
@@ -238,9 +239,10 @@ class _NearestCode(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         x, codebook, mask, ctx.gradient, ctx.backend, _, ctx.distance_gradient = inputs
         index, quantized = output[:2]
-        ctx.mark_non_differentiable(index, *output[3:])
+        pulled = any(ctx.distance_gradient)
+        ctx.mark_non_differentiable(index, *output[3 if pulled else 2 :])
         ctx.codes, ctx.codebook_dtype = codebook.shape[0], codebook.dtype
-        ctx.save_for_backward(x, index, quantized, mask)
+        ctx.save_for_backward(x, index, quantized if pulled or ctx.gradient == "rotation" else None, mask)
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -252,7 +254,7 @@ class _NearestCode(torch.autograd.Function):
             of_quantized = of_quantized.to(wide)
         to_x, to_code = (2 * factor for factor in ctx.distance_gradient)
         pull = None
-        if of_distance is not None:
+        if of_distance is not None and any(ctx.distance_gradient):
             pull = (x.to(wide) - quantized.to(wide)) * of_distance.unsqueeze(1)
         grad_x = grad_codebook = None
         if ctx.needs_input_grad[0]:
@@ -286,10 +288,18 @@ def _kept(gradient: Tensor | None, mask: Tensor | None, dtype: torch.dtype) -> T
     return gradient.to(dtype)
 
 
+def segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> Tensor:
+    """Sums of the rows of values [N, D] by index [N] in 0 .. codes - 1, where mask [N] is set: [codes, D].
+
+    Rows are added in their order, so that the result is bitwise the same for any number of threads. No gradient.
+    """
+    return _segment_sum_operator(values, index, mask, codes)
+
+
 def _sum_by_code(values: Tensor, index: Tensor, mask: Tensor | None, codes: int, backend: str) -> Tensor:
     if backend == "reference":
         return reference.segment_sum(values, index, mask, codes)[1]
-    return _segment_sum_operator(values, index, mask, codes)
+    return segment_sum(values, index, mask, codes)
 
 
 def _outputs(x: Tensor, codebook: Tensor, statistics: str) -> tuple[Tensor, ...]:

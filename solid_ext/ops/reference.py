@@ -180,3 +180,12 @@ def gru_last_state(
         stepped = torch.gru_cell(x[:, position], state, weight_input, weight_hidden, bias_input, bias_hidden)
         state = torch.where(mask[:, position, None], stepped, state)
     return state
+
+
+def embed_symbols(sequences: Tensor, symbol: Tensor, age: Tensor, looked_up: bool) -> Tensor:
+    """See `solid_ext.ops.symbols.embed_symbols`."""
+    mask = sequences > 0
+    position = mask.sum(1, keepdim=True) - 1 - torch.arange(sequences.shape[1], device=sequences.device)
+    rows = symbol if looked_up else symbol.index_select(0, sequences.flatten())
+    h = rows + age.index_select(0, position.clamp(min=0).flatten())
+    return (h.tanh_() * mask.flatten().unsqueeze(1)).view(*sequences.shape, symbol.shape[1])

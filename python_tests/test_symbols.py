@@ -1,0 +1,191 @@
+"""The lean forms of the network's parts are the plain formulas: values, every gradient, and what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from solid_ext import Config, build_info
+from solid_ext._native import kernels
+from solid_ext.models.backbone import TransformerBlock
+from solid_ext.models.decoder import CodebookDecoder
+from solid_ext.models.symbols import Lookup, SymbolEmbedding
+from solid_ext.nn import Codebook
+from solid_ext.ops import reference
+from solid_ext.ops.symbols import embed_symbols
+
+from test_models import make_model  # isort: skip
+
+SEQUENCES = torch.tensor([[3, 1, 0, 0], [7, 7, 2, 5], [0, 0, 0, 0], [4, 0, 0, 0]])
+MASK = SEQUENCES > 0
+
+
+def gradients_of(output: Tensor, module: nn.Module, *inputs: Tensor) -> list[Tensor]:
+    weights = torch.linspace(-1, 2, output.numel(), dtype=output.dtype).view_as(output)
+    return list(torch.autograd.grad((output * weights).sum(), [*module.parameters(), *inputs]))
+
+
+def assert_all_close(first: list[Tensor], second: list[Tensor]) -> None:
+    for one, other in zip(first, second, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("symbols", [7, 200], ids=["fewer symbols than positions", "more symbols than positions"])
+def test_symbol_embedding_is_its_formula(symbols: int) -> None:
+    torch.manual_seed(0)
+    native = SymbolEmbedding(symbols, 6, 5).double()
+    plain = SymbolEmbedding(symbols, 6, 5, backend="reference").double()
+    plain.load_state_dict(native.state_dict())
+    torch.testing.assert_close(native(SEQUENCES), plain(SEQUENCES), rtol=1e-12, atol=1e-14)
+    assert native(SEQUENCES)[~MASK].eq(0).all()
+    assert_all_close(gradients_of(native(SEQUENCES), native), gradients_of(plain(SEQUENCES), plain))
+
+
+@pytest.mark.parametrize("padding", [None, 0])
+def test_lookup_is_an_embedding(padding: int | None) -> None:
+    torch.manual_seed(0)
+    native = Lookup(8, 3, padding_idx=padding).double()
+    plain = nn.Embedding(8, 3, padding_idx=padding).double()
+    plain.load_state_dict(native.state_dict())
+    assert torch.equal(native(SEQUENCES), plain(SEQUENCES))
+    assert_all_close(gradients_of(native(SEQUENCES), native), gradients_of(plain(SEQUENCES), plain))
+
+
+@pytest.mark.parametrize("update", ["gradient", "ema", "frozen"])
+@pytest.mark.parametrize("gradient", ["straight_through", "rotation"])
+def test_decoding_entries_once_is_decoding_positions(update: str, gradient: str) -> None:
+    torch.manual_seed(0)
+    book = Codebook(6, 5, update=update, gradient=gradient).double()
+    decoder = CodebookDecoder(5, 9).double()
+    x = torch.randn(4, 4, 5, dtype=torch.float64, requires_grad=True)
+    parameters = nn.ModuleList([book, decoder])
+    assert decoder.pays(SEQUENCES, book)
+    decoded = decoder.decoded(book)
+    before = book.weight.detach().clone()
+    found = book(x, MASK)
+    assert torch.equal(before, book.weight) == (update != "ema")
+    metacode, quantized = decoder.look_up(decoded, found, MASK)
+    value = metacode.value
+    assert metacode.again is not None
+    assert quantized.again is not None
+    assert torch.equal(metacode.again(), value)
+    assert torch.equal(quantized.again(), found.quantized)
+    plain = decoder(found.quantized)
+    torch.testing.assert_close(value[MASK], plain[MASK], rtol=1e-12, atol=1e-14)
+    mask = MASK.unsqueeze(2)
+    native, expected = value * mask, plain * mask
+    weights = torch.linspace(-1, 2, native.numel(), dtype=torch.float64).view_as(native)
+    wanted = [x, *parameters.parameters()]
+    assert_all_close(
+        list(torch.autograd.grad((native * weights).sum(), wanted, retain_graph=True)),
+        list(torch.autograd.grad((expected * weights).sum(), wanted)),
+    )
+
+
+def test_a_value_that_is_not_kept_is_made_again() -> None:
+    torch.manual_seed(0)
+    book, decoder = Codebook(6, 5).double(), CodebookDecoder(5, 9).double()
+    x = torch.randn(4, 4, 5, dtype=torch.float64)
+    metacode, _ = decoder.look_up(decoder.decoded(book), book(x, MASK), MASK)
+    kept: list[Tensor] = []
+    with metacode.unkept():
+        product = metacode.value * metacode.value
+    kept = [saved for name in ("_saved_self", "_saved_other") if (saved := getattr(product.grad_fn, name)) is not None]
+    assert len(kept) == 2
+    for saved in kept:
+        assert saved.data_ptr() != metacode.value.data_ptr()
+        assert torch.equal(saved, metacode.value)
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_one_query_attends_like_any_other(heads: int) -> None:
+    torch.manual_seed(0)
+    block = TransformerBlock(8, heads, 0.0).double()
+    states = torch.randn(5, 7, 8, dtype=torch.float64, requires_grad=True)
+    allowed = torch.rand(5, 1, 7) < 0.6
+    allowed[:, :, 0] = True
+    one = block(states[:, 3:4], states, allowed)
+    two = block(states[:, 3:5], states, allowed)[:, :1]
+    torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-13)
+    assert_all_close(gradients_of(one, block, states), gradients_of(two, block, states))
+
+
+def test_a_logit_is_the_product_with_the_target_tower() -> None:
+    model = make_model().double()
+    state = torch.randn(3, 8, dtype=torch.float64)
+    candidates = torch.tensor([[1, 2], [3, 3], [5, 4]])
+    vectors = model.target(model.item_embedding(candidates))
+    expected = torch.einsum("bd,btd->bt", state, vectors)
+    torch.testing.assert_close(model.score(state, candidates), expected, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(model.score(state, candidates[1]), state @ vectors[1].T, rtol=1e-12, atol=1e-13)
+
+
+def test_a_training_step_holds_little() -> None:
+    """Peak of tensors in a step, beyond parameters, in arrays [B, L, d]: the plain formulas hold four times as many."""
+    peaks = {backend: _peak(backend) for backend in ("native", "reference")}
+    assert peaks["native"] * 4 <= peaks["reference"], peaks
+
+
+def _peak(backend: str) -> int:
+    import numpy as np
+
+    from solid_ext.models import DynamicRecommender
+    from solid_ext.train.losses import binary_cross_entropy
+
+    torch.manual_seed(0)
+    items, codes = 4385, 590
+    semantics = np.concatenate([[0], np.arange(items) % codes + 1])
+    model = DynamicRecommender(Config().replace(backend=backend).model, items, semantics)
+    sequences, candidates = torch.randint(1, items + 1, (1024, 10)), torch.randint(1, items + 1, (1024, 5))
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        state = model(sequences)
+        (binary_cross_entropy(model.score(state.vector, candidates)) + 0.1 * state.alignment).backward()
+
+    step()
+    model.zero_grad(set_to_none=True)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    held = most = 0
+    assert profile.profiler is not None
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+@pytest.fixture(params=build_info()["isa_usable"])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = build_info()["isa"]
+    kernels.set_isa(request.param)
+    yield request.param
+    kernels.set_isa(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("looked_up", [False, True])
+@pytest.mark.parametrize("dim", [1, 7, 16, 33])
+def test_embed_symbols_is_its_reference(isa: str, dim: int, looked_up: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    for sequences in (SEQUENCES, torch.randint(0, 9, (130, 10)), torch.zeros(0, 3, dtype=torch.int64)):
+        batch, length = sequences.shape
+        symbol = torch.randn(batch * length if looked_up else 9, dim, dtype=dtype) * 3
+        age = torch.randn(length, dim, dtype=dtype)
+        expected = reference.embed_symbols(sequences, symbol.double(), age.double(), looked_up)
+        found = embed_symbols(sequences, symbol, age, looked_up)
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-12 if dtype == torch.float64 else 5e-7)
+        torch.set_num_threads(3)
+        again = embed_symbols(sequences, symbol, age, looked_up)
+        torch.set_num_threads(1)
+        assert torch.equal(again, found)
+
+
+def test_embed_symbols_is_a_sound_operator() -> None:
+    torch.library.opcheck(
+        torch.ops.solid_ext.embed_symbols.default, (SEQUENCES, torch.randn(9, 4), torch.randn(4, 4), False)
+    )

@@ -1,0 +1,47 @@
+"""The methods that are compared: each is a few fields of the configuration, over any backbone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from solid_ext.config import Config
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method: what it sets in the configuration, and what it is."""
+
+    fields: Mapping[str, Any]
+    description: str
+
+
+_STATIC = {"semantic_trunk": False, "item_branch": False}
+_ITEM_ALONE = {"semantic_trunk": False, "use_codebook": False, "delta": math.inf}
+
+METHODS: dict[str, Method] = {
+    "static": Method(_STATIC, "an MLP in place of the generated layers"),
+    "static-semantic-start": Method(
+        {**_STATIC, "semantic_start": True}, "static, started from SOLID's stage 1: the control for Algorithm 1"
+    ),
+    "duet": Method(_ITEM_ALONE, "layers generated from the item sequence, unbounded, without codebook"),
+    "solid": Method({}, "semantic trunk, bounded item branch, codebook, alignment"),
+    "solid-trunk-only": Method({"item_branch": False}, "Module 2 alone: the semantic trunk"),
+    "solid-item-only": Method({"semantic_trunk": False}, "Modules 3 and 4 without 2: the bounded item branch"),
+    "solid-no-codebook": Method({"use_codebook": False}, "without Module 4: the item branch reads its embeddings"),
+    "solid-no-alignment": Method({"alignment": 0.0}, "without the alignment loss of Eq. 13"),
+    "solid-cold": Method({"stage2_start": "cold"}, "stage 2 from random parameters but for the codebook"),
+}
+
+
+def method_config(config: Config, name: str) -> Config:
+    """The configuration with the method's fields set.
+
+    Raises:
+        ValueError: no such method.
+    """
+    if name not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {name!r}")
+    return config.replace(**METHODS[name].fields)

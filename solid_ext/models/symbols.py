@@ -1,0 +1,125 @@
+"""Symbols of a sequence, items or semantics, to the vectors H that the generators' encoders read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from solid_ext.models.encoder import recency, valid_mask
+from solid_ext.ops.gru import Backend
+from solid_ext.ops.nearest_code import segment_sum
+from solid_ext.ops.symbols import embed_symbols
+
+
+class Lookup(nn.Embedding):
+    """`nn.Embedding` whose gradient is a segment sum: rows in their order, bitwise equal for any number of threads.
+
+    Shapes: index [...] int64 -> [..., d]; `padding_idx` rows get no gradient.
+
+    Args:
+        backend: "native" or "reference", `nn.Embedding`'s own gradient.
+    """
+
+    def __init__(self, num: int, dim: int, *, padding_idx: int | None = None, backend: Backend = "native") -> None:
+        super().__init__(num, dim, padding_idx=padding_idx)
+        self.backend: Backend = backend
+
+    def forward(self, index: Tensor) -> Tensor:
+        if self.backend == "native":
+            return _Lookup.apply(index, self.weight, self.padding_idx)
+        return super().forward(index)
+
+
+class _Lookup(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, index: Tensor, weight: Tensor, padding: int | None) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.rows, ctx.padding = len(weight), padding
+        return weight.index_select(0, index.flatten()).view(*index.shape, weight.shape[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
+        (index,) = ctx.saved_tensors
+        index = index.flatten()
+        mask = None if ctx.padding is None else index != ctx.padding
+        return None, segment_sum(gradient.reshape(len(index), -1), index, mask, ctx.rows), None
+
+
+class SymbolEmbedding(nn.Module):
+    """`H = tanh(linear(table[s] + position[age]))`, zero on padding.
+
+    Shapes: sequences [B, L] int64 with ids 0 .. num_symbols (0 is padding) -> H [B, L, d].
+
+    Args:
+        num_symbols: rows of the table besides padding's. length: L at most. dim: d.
+        backend: "native" projects each symbol once, not each position, and keeps H alone for the backward;
+            "reference" is the formula as it stands.
+
+    Source: design, solid, Module 2 (semantic side) and Module 3 (item side).
+    """
+
+    def __init__(self, num_symbols: int, length: int, dim: int, backend: Backend = "native") -> None:
+        super().__init__()
+        self.table = nn.Embedding(num_symbols + 1, dim, padding_idx=0)
+        self.position = nn.Embedding(length, dim)
+        self.linear = nn.Linear(dim, dim)
+        self.backend: Backend = backend
+        nn.init.normal_(self.table.weight, std=dim**-0.5)
+        nn.init.normal_(self.position.weight, std=dim**-0.5)
+        with torch.no_grad():
+            self.table.weight[0].zero_()
+
+    def forward(self, sequences: Tensor) -> Tensor:
+        if self.backend == "native":
+            weights = (self.table.weight, self.position.weight, self.linear.weight, self.linear.bias)
+            return _Symbols.apply(sequences, *weights)
+        mask = valid_mask(sequences)
+        embedded = self.table(sequences) + self.position(recency(mask))
+        return self.linear(embedded).tanh() * mask.unsqueeze(2)
+
+
+class _Symbols(torch.autograd.Function):
+    """The linear layer commutes with the lookups: `linear(t[s] + p[age]) = (t W')[s] + (p W' + b)[age]`.
+
+    A table with more rows than the batch has positions is looked up first, so that the work is bounded by both.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        sequences: Tensor,
+        table: Tensor,
+        position: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+    ) -> Tensor:
+        few = len(table) <= sequences.numel()
+        rows = table if few else table.index_select(0, sequences.flatten())
+        h = embed_symbols(sequences, rows @ weight.T, torch.addmm(bias, position, weight.T), not few)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(sequences, table, position, weight, h)
+        return h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dh: Tensor | None) -> tuple[Tensor | None, ...]:
+        if dh is None:
+            return (None,) * 5
+        sequences, table, position, weight, h = ctx.saved_tensors
+        mask, symbols = valid_mask(sequences), sequences.flatten()
+        valid = mask.flatten()
+        before = torch.ops.aten.tanh_backward(dh, h).flatten(0, 1)
+        of_age = segment_sum(before, recency(mask).flatten(), valid, len(position))
+        if len(table) <= len(symbols):
+            of_symbol = segment_sum(before, symbols, valid, len(table))
+            dweight = of_symbol.T @ table
+            dtable = of_symbol @ weight
+        else:
+            dweight = (before * valid.unsqueeze(1)).T @ table.index_select(0, symbols)
+            dtable = segment_sum(before @ weight, symbols, valid, len(table))
+        dweight += of_age.T @ position
+        return None, dtable, of_age @ weight, dweight, of_age.sum(0)
