@@ -127,13 +127,15 @@ def _run_all(out: Path, cells: list[Cell], jobs: int) -> Iterator[tuple[Cell, st
                 running[number] = _start(out, number, _log(out, cells[number]))
             ended = [number for number, process in running.items() if process.poll() is not None]
             for number in ended:
-                yield cells[number], _problem(running.pop(number).returncode, _log(out, cells[number]))
+                with running.pop(number) as process:  # closes the pipe
+                    code = process.wait()
+                yield cells[number], _problem(code, _log(out, cells[number]))
             if not ended:
                 time.sleep(0.05)
     finally:
         for process in running.values():
-            process.kill()
-            process.wait()
+            with process:
+                process.kill()
 
 
 def _log(out: Path, cell: Cell) -> Path:

@@ -46,8 +46,8 @@ class Grid:
 
     Attributes:
         datasets: fingerprints by name. backbones, methods, seeds: all combinations are run; peers once, without one.
-        preset: a name of PRESETS. fields: of the configuration, by name, over the preset's. The grid sets backbone, seed
-            and threads, and a method its switches, whatever the fields say.
+        preset: a name of PRESETS. fields: of the configuration, by name, over the preset's. The grid sets backbone,
+            seed and threads, and a method its switches, whatever the fields say.
     """
 
     datasets: dict[str, str]

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 
 class Difference(NamedTuple):
@@ -32,6 +31,8 @@ def paired_differences(one: NDArray[np.float64], others: Mapping[str, NDArray[np
     Raises:
         ValueError: other shapes, or fewer than 2 users.
     """
+    from scipy import stats  # here, because every run of a grid would pay for its import
+
     found = {}
     for name, other in others.items():
         if one.ndim != 1 or one.shape != other.shape or one.size < 2:
@@ -39,12 +40,13 @@ def paired_differences(one: NDArray[np.float64], others: Mapping[str, NDArray[np
                 f"paired_differences: expected [U >= 2] values, got {list(one.shape)}, {list(other.shape)}"
             )
         gap = one - other
-        if np.ptp(gap) == 0:  # no scatter at all: equal for everybody, or better for everybody by the same
-            found[name] = Difference(gap[0], gap[0], gap[0], float(gap[0] == 0))
+        mean = float(gap.mean())
+        if np.ptp(gap) <= 1e-9 * abs(mean):  # no scatter but rounding: the same for everybody
+            found[name] = Difference(mean, mean, mean, float(mean == 0))
             continue
         test = stats.ttest_rel(one, other)
         low, high = test.confidence_interval(0.95)
-        found[name] = Difference(float(gap.mean()), float(low), float(high), float(test.pvalue))
+        found[name] = Difference(mean, float(low), float(high), float(test.pvalue))
     corrected = holm([difference.p for difference in found.values()])
     return {
         name: difference._replace(p=float(p)) for (name, difference), p in zip(found.items(), corrected, strict=True)
