@@ -18,7 +18,7 @@ from torch import Tensor
 
 from solid_ext import Config
 from solid_ext.models import DynamicRecommender, valid_mask
-from solid_ext.train import make_optimizer
+from solid_ext.train import Step, make_optimizer
 from solid_ext.train.losses import binary_cross_entropy
 
 BATCH, ITEMS, CODES = 1024, 4385, 590
@@ -32,10 +32,10 @@ def model_of(backend: str, dtype: torch.dtype = torch.float32) -> DynamicRecomme
     return DynamicRecommender(Config().replace(backend=backend).model, ITEMS, semantics).to(dtype)
 
 
-def batch() -> tuple[Tensor, Tensor]:
+def batch_of(size: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    sequences = torch.randint(1, ITEMS + 1, (BATCH, 10), generator=generator)
-    return sequences, torch.randint(1, ITEMS + 1, (BATCH, 5), generator=generator)
+    sequences = torch.randint(1, ITEMS + 1, (size, 10), generator=generator)
+    return sequences, torch.randint(1, ITEMS + 1, (size, 5), generator=generator)
 
 
 def loss_of(model: DynamicRecommender, sequences: Tensor, candidates: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def loss_of(model: DynamicRecommender, sequences: Tensor, candidates: Tensor) ->
 
 def generator_step(model: DynamicRecommender) -> Work:
     """Forward and backward of both encoders, the lookup and the generated layers, without backbone and targets."""
-    sequences, _ = batch()
+    sequences, _ = batch_of(BATCH)
     mask = valid_mask(sequences)
     state = torch.randn(BATCH, model.config.dim, requires_grad=True)
     parameters = [p for name, p in model.named_parameters() if name.startswith(("semantic_", "item.", "adaptive"))]
@@ -61,16 +61,10 @@ def generator_step(model: DynamicRecommender) -> Work:
 
 def training_step(model: DynamicRecommender) -> Work:
     """What the trainer does with a batch: forward, backward, Adam."""
-    sequences, candidates = batch()
-    optimizer = make_optimizer(model, Config().train)
-
-    def step() -> None:
-        loss = loss_of(model, sequences, candidates)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
-    return step
+    sequences, candidates = batch_of(BATCH)
+    train = Config().train
+    step = Step(model, make_optimizer(model, train), train)
+    return lambda: step(sequences, candidates)
 
 
 def validate() -> float:
@@ -78,7 +72,7 @@ def validate() -> float:
     gradients = []
     for backend in ("native", "reference"):
         model = model_of(backend, torch.float64)
-        gradients.append(torch.autograd.grad(loss_of(model, *batch()), list(model.parameters())))
+        gradients.append(torch.autograd.grad(loss_of(model, *batch_of(BATCH)), list(model.parameters())))
     return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) for a, b in zip(*gradients, strict=True))
 
 

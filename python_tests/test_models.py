@@ -9,7 +9,7 @@ from torch import Tensor
 
 from solid_ext.config import Config, ModelConfig
 from solid_ext.models import DynamicRecommender
-from solid_ext.models.backbone import make_backbone
+from solid_ext.models.backbones import make_backbone
 from solid_ext.models.encoder import SequenceCode, last_valid, recency, valid_mask
 from solid_ext.models.symbols import SymbolEmbedding
 

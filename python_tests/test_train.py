@@ -200,3 +200,41 @@ def test_a_random_world_stays_at_chance() -> None:
     reached, _, items = fit_world(0.0)
     chance = 10 / items
     assert abs(reached - chance) < 4 * math.sqrt(chance * (1 - chance) / 800)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "loss"),
+    [("sasrec", "full_softmax"), ("gru4rec", "bce"), ("bert4rec", "bce"), ("din", "sampled_softmax")],
+)
+def test_mixed_precision_trains_as_well(backbone: str, loss: str, world: tuple[Dataset, SyntheticTruth]) -> None:
+    histories = []
+    for amp in (False, True):
+        config = SMALL.replace(backbone=backbone, loss=loss, amp=amp, candidates=20, epochs=2)
+        solid = SOLID(config).fit(world[0])
+        assert solid.model is not None
+        assert all(parameter.dtype == torch.float32 for parameter in solid.model.parameters())
+        histories.append([epoch.loss for stage in solid.training.stages for epoch in stage.history])
+    np.testing.assert_allclose(histories[1], histories[0], rtol=0.1)
+
+
+def test_a_device_that_is_not_there_is_refused_before_work_starts(world: tuple[Dataset, SyntheticTruth]) -> None:
+    with pytest.raises(ValueError, match="device: expected cpu, cuda or cuda:N, got 'gpu'"):
+        SOLID(device="gpu")
+    with pytest.raises(ValueError, match="cuda_graph: expected device cuda, got cpu"):
+        SOLID(cuda_graph=True)
+    absent = f"cuda:{torch.cuda.device_count()}"
+    with pytest.raises(ValueError, match="device: expected cpu or one of the"):
+        SOLID(device=absent).fit(world[0])
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_a_run_on_the_device_gives_the_metrics_of_the_processor(
+    cuda_graph: bool, world: tuple[Dataset, SyntheticTruth]
+) -> None:
+    on_cpu = SOLID(SMALL.replace(candidates=20)).fit(world[0]).evaluate()
+    on_device = SOLID(SMALL.replace(candidates=20, device="cuda", cuda_graph=cuda_graph)).fit(world[0]).evaluate()
+    for protocol, values in on_cpu.items():
+        for name, value in values.items():
+            assert abs(on_device[protocol][name] - value) < 0.02, name

@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from solid_ext.config import Config
+from solid_ext.methods import method_config
 
 if TYPE_CHECKING:
     from solid_ext import SOLID
@@ -86,6 +87,9 @@ class Train:
     """The run's folder."""
     config: Path | None = None
     """A YAML file with any of the fields below."""
+    method: str = "solid"
+    """What to train: solid, or one of what it is compared with (static, finetune, duet, apg, solid-no-codebook, ..);
+    its fields win over the flags below."""
     resume: bool = False
     """Go on with the run in --out where it stopped."""
     overwrite: bool = False
@@ -98,7 +102,7 @@ class Train:
         from solid_ext.run import example_users, train_run
         from solid_ext.train import ProgressBar
 
-        settings = self.settings.checked()
+        settings = method_config(self.settings, self.method).checked()
         dataset = open_dataset(self.dataset)
         describe(dataset)
         console.print("\n[bold]configuration[/bold]")

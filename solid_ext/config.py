@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -30,8 +31,8 @@ class SemanticsConfig:
 class ModelConfig:
     """Modules 2 to 4 and the backbone; the defaults are the paper's Table 2."""
 
-    backbone: Literal["sasrec", "gru4rec"] = "sasrec"
-    """What reads the item sequence and gives the user state."""
+    backbone: str = "sasrec"
+    """What reads the item sequence and gives the user state: din, gru4rec, sasrec, bert4rec or one's own."""
     length: int = 10
     """L, the most recent items a sequence holds."""
     dim: int = 32
@@ -39,9 +40,9 @@ class ModelConfig:
     adaptive_layers: int = 2
     """P, the number of generated layers."""
     heads: int = 4
-    """Attention heads of SASRec."""
+    """Attention heads of SASRec and BERT4Rec."""
     blocks: int = 1
-    """Transformer blocks of SASRec."""
+    """Transformer blocks of SASRec and BERT4Rec."""
     dropout: float = 0.0
     """Dropout in the backbone."""
     semantic_trunk: bool = True
@@ -50,6 +51,17 @@ class ModelConfig:
     """Module 3: weights generated from the item sequence."""
     use_codebook: bool = True
     """Module 4: the item branch reads codebook entries instead of its own embeddings."""
+    codebook_learns: Literal["alignment", "autoencoder"] = "alignment"
+    """alignment: starts from stage 1's semantics and is tied to them by L_align; autoencoder: starts at random and
+    learns to reconstruct the item embeddings, the plain way."""
+    generator: Literal["full", "low_rank"] = "full"
+    """full: every weight is generated; low_rank: a core of rank by rank between fixed factors (APG)."""
+    rank: int = 8
+    """r of the low-rank generator."""
+    finetune_steps: int = 0
+    """Gradient steps of the last layers on a user's own history before he is scored; static layers only."""
+    finetune_rate: float = 0.1
+    """Size of such a step."""
     delta: float = 0.01
     """Bound of the item branch's weights; inf for none."""
     codebook_hidden: int = 64
@@ -97,6 +109,12 @@ class TrainConfig:
     """Seed of everything: initial parameters, order, negatives, clustering."""
     dtype: Literal["float32", "float64"] = "float32"
     """Of all parameters; float64 is for comparing back ends without rounding."""
+    device: str = "cpu"
+    """Where the model is trained: cpu, cuda or cuda:N."""
+    amp: bool = False
+    """Mixed precision: matrix products in bfloat16; the kernels, parameters and Adam stay in float32."""
+    cuda_graph: bool = False
+    """Record the training step once and replay it (CUDA)."""
     threads: int = 0
     """CPU threads; 0 leaves torch's choice."""
     tensorboard: bool = False
@@ -138,6 +156,7 @@ class Config:
             "heads": model.heads,
             "blocks": model.blocks,
             "codebook_hidden": model.codebook_hidden,
+            "rank": model.rank,
             "negatives": train.negatives,
             "batch_size": train.batch_size,
             "epochs": train.epochs,
@@ -147,7 +166,11 @@ class Config:
         for name, value in at_least_one.items():
             if value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
-        for name, number in {"revive_after": model.revive_after, "threads": train.threads}.items():
+        for name, number in {
+            "revive_after": model.revive_after,
+            "finetune_steps": model.finetune_steps,
+            "threads": train.threads,
+        }.items():
             if number < 0:
                 raise ValueError(f"{name}: expected 0 or more, got {number}")
         if self.semantics.num_semantics < 0 or self.semantics.category_min_items < 0:
@@ -156,13 +179,27 @@ class Config:
             raise ValueError(f"heads: expected a divisor of dim={model.dim}, got {model.heads}")
         if self.train.validation == "full" and self.train.monitor == "user_auc":
             raise ValueError("monitor: expected ndcg@10 with validation full, got user_auc")
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", train.device):
+            raise ValueError(f"device: expected cpu, cuda or cuda:N, got {train.device!r}")
+        if train.cuda_graph and train.device == "cpu":
+            raise ValueError("cuda_graph: expected device cuda, got cpu")
+        if model.finetune_steps and (model.semantic_trunk or model.item_branch):
+            raise ValueError("finetune_steps: expected 0 with generated layers (only static ones are fine-tuned)")
+        if train.loss == "full_softmax" and model.backbone == "din":
+            raise ValueError(
+                "loss: expected bce or sampled_softmax with backbone din, got full_softmax (a state a pair)"
+            )
         if not model.delta > 0:
             raise ValueError(f"delta: expected a positive number or inf, got {model.delta}")
         if not 0 <= model.dropout < 1:
             raise ValueError(f"dropout: expected 0 <= dropout < 1, got {model.dropout}")
         if not (train.learning_rate > 0 and math.isfinite(train.learning_rate)):
             raise ValueError(f"learning_rate: expected a positive number, got {train.learning_rate}")
-        for name, rate in {"alignment": train.alignment, "weight_decay": train.weight_decay}.items():
+        for name, rate in {
+            "alignment": train.alignment,
+            "weight_decay": train.weight_decay,
+            "finetune_rate": model.finetune_rate,
+        }.items():
             if not (rate >= 0 and math.isfinite(rate)):
                 raise ValueError(f"{name}: expected a number of 0 or more, got {rate}")
         return self

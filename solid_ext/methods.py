@@ -26,12 +26,20 @@ METHODS: dict[str, Method] = {
     "static-semantic-start": Method(
         {**_STATIC, "semantic_start": True}, "static, started from SOLID's stage 1: the control for Algorithm 1"
     ),
+    "finetune": Method(
+        {**_STATIC, "finetune_steps": 3}, "static, its last layers fine-tuned on each user's own history"
+    ),
     "duet": Method(_ITEM_ALONE, "layers generated from the item sequence, unbounded, without codebook"),
+    "apg": Method({**_ITEM_ALONE, "generator": "low_rank"}, "a low-rank core generated from the item sequence"),
     "solid": Method({}, "semantic trunk, bounded item branch, codebook, alignment"),
     "solid-trunk-only": Method({"item_branch": False}, "Module 2 alone: the semantic trunk"),
     "solid-item-only": Method({"semantic_trunk": False}, "Modules 3 and 4 without 2: the bounded item branch"),
     "solid-no-codebook": Method({"use_codebook": False}, "without Module 4: the item branch reads its embeddings"),
     "solid-no-alignment": Method({"alignment": 0.0}, "without the alignment loss of Eq. 13"),
+    "solid-autoencoder": Method(
+        {"codebook_learns": "autoencoder"}, "the codebook learns by reconstruction, without stage 1 and alignment"
+    ),
+    "solid-apg": Method({"generator": "low_rank"}, "SOLID on APG's low-rank generator"),
     "solid-cold": Method({"stage2_start": "cold"}, "stage 2 from random parameters but for the codebook"),
 }
 

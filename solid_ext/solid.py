@@ -110,6 +110,7 @@ class SOLID:
         """
         dataset = data if isinstance(data, Dataset) else load_dataset(data)
         config, folder = self.config, None if folder is None else Path(folder)
+        check_device(config.train.device)
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
         split = make_split(config, dataset)
@@ -214,7 +215,8 @@ class SOLID:
         tensors, state = load_checkpoint(folder / "model.safetensors")
         if "semantics" not in tensors:
             raise ValueError(f"load: expected a tensor `semantics` in {folder}, got none")
-        model = build_model(solid.config, solid.config.model, state["num_items"], tensors["semantics"].numpy())
+        on_cpu = solid.config.replace(device="cpu", cuda_graph=False)
+        model = build_model(on_cpu, solid.config.model, state["num_items"], tensors["semantics"].numpy())
         load_model(model, tensors, folder / "model.safetensors")
         solid.model, solid.fingerprint = model.eval(), state["dataset"]
         solid.catalogue = Catalogue.load(folder / "items.parquet")
@@ -257,6 +259,17 @@ class _Validation:
         return metrics.values[self.config.train.monitor]
 
 
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not see.
+
+    Raises:
+        ValueError: no such device.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device != "cpu" and (torch.device(device).index or 0) >= count:
+        raise ValueError(f"device: expected cpu or one of the {count} CUDA devices that torch sees, got {device}")
+
+
 def make_split(config: Config, dataset: Dataset) -> Split:
     """The split that the configuration names."""
     return {"leave_one_out": leave_one_out, "global_time": global_time}[config.evaluate.split](dataset)
@@ -282,7 +295,7 @@ def make_semantics(config: Config, dataset: Dataset, static: DynamicRecommender 
     else:
         if static is None:
             raise ValueError("semantics: expected a trained static model for source id, got none")
-        features = static.item_embedding.weight.detach().float().numpy()
+        features = static.item_embedding.weight.detach().float().cpu().numpy()
     count = config.semantics.num_semantics
     if count == 0:
         different = len(np.unique(features, axis=0))

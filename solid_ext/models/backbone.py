@@ -104,8 +104,3 @@ class SASRec(nn.Module):
         last = last_valid(states, mask).unsqueeze(1)
         state = self.norm(self.blocks[-1](last, states, open_keys.unsqueeze(1))).squeeze(1)
         return state * mask.any(1, keepdim=True)
-
-
-def make_backbone(config: ModelConfig) -> nn.Module:
-    """The backbone that the configuration names."""
-    return {"sasrec": SASRec, "gru4rec": GRU4Rec}[config.backbone](config)

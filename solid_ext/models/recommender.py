@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -10,18 +12,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from solid_ext.config import ModelConfig
-from solid_ext.models.backbone import make_backbone
+from solid_ext.models.backbones import make_backbone
 from solid_ext.models.decoder import CodebookDecoder, Remade
 from solid_ext.models.encoder import SequenceCode, valid_mask
+from solid_ext.models.finetune import NEGATIVES, PREFIXES, finetuned
 from solid_ext.models.symbols import Lookup, SymbolEmbedding
 from solid_ext.nn import Codebook, DynamicMLP
+from solid_ext.nn.dynamic import Branches
+from solid_ext.nn.low_rank import LowRankMLP
+
+Layers = Callable[[Tensor], Tensor]
+PAIRS = 2**19  # positions of pairs (sequence, candidate) that a backbone which reads candidates is given at once
+
+
+class CandidateState(NamedTuple):
+    """A user state that waits for its candidates, of a backbone that reads them."""
+
+    embedded: Tensor  # [B, L, d]
+    mask: Tensor  # [B, L] bool
+    layers: Layers  # the adaptive layers of these sequences
 
 
 class UserState(NamedTuple):
     """What a forward pass knows of a batch of sequences."""
 
-    vector: Tensor  # u [B, d]
-    alignment: Tensor  # L_align, a scalar; 0 without a codebook or a trunk
+    vector: Tensor | CandidateState  # u [B, d], or what makes it for a candidate
+    alignment: Tensor  # L_align, or the autoencoder's loss, a scalar; 0 without a codebook or a trunk
     code: Tensor | None  # [B, L] int64, the codebook entry of each position; None without a codebook
 
 
@@ -31,6 +47,7 @@ class Looked(NamedTuple):
     metacode: Remade  # [B, L, d], what the GRU reads
     quantized: Remade | None  # q [B, L, d], without gradient; None without a codebook
     code: Tensor | None  # [B, L] int64, the codebook entry of each position; None without a codebook
+    reconstruction: Tensor | None = None  # the autoencoder's loss, a scalar
 
 
 class ItemBranch(nn.Module):
@@ -53,7 +70,7 @@ class ItemBranch(nn.Module):
                 gradient=config.gradient,
                 update=config.update,
                 revive_after=config.revive_after,
-                with_loss=False,
+                with_loss=config.codebook_learns == "autoencoder",
                 backend=config.backend,
             )
             self.decoder = CodebookDecoder(dim, config.codebook_hidden, config.backend)
@@ -67,8 +84,13 @@ class ItemBranch(nn.Module):
         decoded = self.decoder.decoded(self.codebook) if self.decoder.pays(sequences, self.codebook) else None
         found = self.codebook(embedded, mask)
         if decoded is None:
-            return Looked(Remade(self.decoder(found.quantized)), Remade(found.quantized.detach()), found.index)
-        return Looked(*self.decoder.look_up(decoded, found, mask), found.index)
+            looked = Looked(Remade(self.decoder(found.quantized)), Remade(found.quantized.detach()), found.index)
+        else:
+            looked = Looked(*self.decoder.look_up(decoded, found, mask), found.index)
+        if not self.codebook.with_loss:
+            return looked
+        error = (looked.metacode.value - embedded.detach()).square().mean(2)
+        return looked._replace(reconstruction=found.loss + (error * mask).sum() / mask.sum().clamp(min=1))
 
     def encode(self, metacode: Remade, mask: Tensor) -> Tensor:
         """z_v [B, d] of the sequences that were looked up."""
@@ -126,24 +148,22 @@ class DynamicRecommender(nn.Module):
 
     def _adaptive_layers(self) -> nn.Module:
         config, dim = self.config, self.config.dim
-        if config.semantic_trunk or config.item_branch:
-            return DynamicMLP(
-                (dim,) * (config.adaptive_layers + 1),
-                code_dim=dim,
-                delta=config.delta,
-                branches="both"
-                if config.semantic_trunk and config.item_branch
-                else ("semantic" if config.semantic_trunk else "item"),
-                backend=config.backend,
-            )
-        steps: list[nn.Module] = []
-        for layer in range(config.adaptive_layers):
-            steps += ([nn.Tanh()] if layer else []) + [nn.Linear(dim, dim)]
-        return nn.Sequential(*steps)
+        sizes = (dim,) * (config.adaptive_layers + 1)
+        if not (config.semantic_trunk or config.item_branch):
+            steps: list[nn.Module] = []
+            for layer in range(config.adaptive_layers):
+                steps += ([nn.Tanh()] if layer else []) + [nn.Linear(dim, dim)]
+            return nn.Sequential(*steps)
+        branches: Branches = "both" if config.item_branch else "semantic"
+        if not config.semantic_trunk:
+            branches = "item"
+        if config.generator == "low_rank":
+            return LowRankMLP(sizes, dim, config.rank, config.delta, branches=branches, backend=config.backend)
+        return DynamicMLP(sizes, dim, config.delta, branches=branches, backend=config.backend)
 
     def initialise_codebook(self, entries: Tensor) -> None:
         """D = the semantic embedding table [C, d], without its padding row (Algorithm 1, between the stages)."""
-        if self.config.item_branch and self.item.codebook is not None:
+        if self.config.item_branch and self.item.codebook is not None and not self.item.codebook.with_loss:
             self.item.codebook.initialise(entries)
 
     @property
@@ -153,13 +173,23 @@ class DynamicRecommender(nn.Module):
     def forward(self, sequences: Tensor) -> UserState:
         """The user states of item sequences [B, L] int64, right-padded with 0."""
         # What is computed last is freed first on the way back: the backbone's states before the generators'.
-        z_item, z_semantic, alignment, code = self._codes(sequences)
-        state = self.backbone(self.item_embedding(sequences), valid_mask(sequences))
-        if z_item is None and z_semantic is None:
-            return UserState(self.adaptive(state), state.new_zeros(()), None)
+        # Under autocast the generators keep their parameters' precision; it is for the backbone and the targets.
+        with torch.autocast(sequences.device.type, enabled=False):
+            z_item, z_semantic, alignment, code = self._codes(sequences)
+        layers: Layers = self.adaptive
+        if z_item is not None or z_semantic is not None:
+            layers = partial(self.adaptive, z_item=z_item, z_semantic=z_semantic)
+        embedded, mask = self.item_embedding(sequences), valid_mask(sequences)
         if alignment is None:
-            alignment = state.new_zeros(())
-        return UserState(self.adaptive(state, z_item, z_semantic), alignment, code)
+            alignment = embedded.new_zeros(())
+        if self.reads_candidates:
+            return UserState(CandidateState(embedded, mask, layers), alignment, code)
+        return UserState(layers(self.backbone(embedded, mask)), alignment, code)
+
+    @property
+    def reads_candidates(self) -> bool:
+        """Whether the user state depends on the candidate."""
+        return bool(getattr(self.backbone, "reads_candidates", False))
 
     def _codes(self, sequences: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
         """z_v, z_c, L_align and the codebook index, each where the configuration has it."""
@@ -169,7 +199,7 @@ class DynamicRecommender(nn.Module):
             looked = self.item.look_up(sequences)
         if self.config.semantic_trunk:
             embedded = self.semantic_embedding(self.semantics[sequences])
-            if looked is not None and looked.quantized is not None:
+            if looked is not None and looked.quantized is not None and looked.reconstruction is None:
                 with looked.quantized.unkept():
                     # Both are zero on padding, so that the sum runs over valid positions.
                     squared = F.mse_loss(embedded, looked.quantized.value, reduction="sum")
@@ -177,25 +207,79 @@ class DynamicRecommender(nn.Module):
             z_semantic = self.semantic_code(embedded, mask)
         if looked is not None:
             z_item = self.item.encode(looked.metacode, mask)
+            if looked.reconstruction is not None:
+                alignment = looked.reconstruction
         return z_item, z_semantic, alignment, None if looked is None else looked.code
 
-    def encode(self, sequences: Tensor) -> Tensor:
-        """u [B, d] of sequences [B, L]."""
-        return self(sequences).vector
+    def encode(self, sequences: Tensor) -> Tensor | CandidateState:
+        """The user state of sequences [B, L], that `score` takes; fine-tuned where the configuration says so."""
+        if self.config.finetune_steps == 0:
+            return self(sequences).vector
+        layers = self._finetuned(sequences)
+        embedded, mask = self.item_embedding(sequences), valid_mask(sequences)
+        if self.reads_candidates:
+            return CandidateState(embedded, mask, layers)
+        return layers(self.backbone(embedded, mask))
+
+    def _finetuned(self, sequences: Tensor) -> Layers:
+        """The static layers, adapted to each sequence on what came next in it."""
+        prefixes, following = [], []
+        rest = sequences.clone()
+        for _ in range(min(PREFIXES, sequences.shape[1] - 1)):
+            last = (rest > 0).sum(1, keepdim=True) - 1
+            following.append(rest.gather(1, last.clamp(min=0)))
+            rest = rest.scatter(1, last.clamp(min=0), 0)
+            prefixes.append(rest)
+        if not prefixes:
+            return self.adaptive
+        others = torch.linspace(1, self.num_items, NEGATIVES, device=sequences.device).round().long()
+        pairs = [torch.cat([item, others.expand(len(item), -1)], dim=1) for item in following]  # [B, 1 + m] a prefix
+        states = []
+        for prefix, candidates in zip(prefixes, pairs, strict=True):
+            given = self.item_embedding(prefix), valid_mask(prefix)
+            if self.reads_candidates:
+                states.append(self.backbone(*given, self.item_embedding(candidates)))
+            else:
+                states.append(self.backbone(*given).unsqueeze(1).expand(-1, 1 + NEGATIVES, -1))
+        label = torch.eye(1, 1 + NEGATIVES, device=sequences.device)
+        valid = torch.cat([(prefix[:, :1] > 0).expand(-1, 1 + NEGATIVES) for prefix in prefixes], dim=1)
+        assert isinstance(self.adaptive, nn.Sequential)
+        return finetuned(
+            self.adaptive,
+            torch.cat(states, dim=1),
+            self.target_vectors(torch.cat(pairs, dim=1)),
+            label.repeat(1, len(prefixes)).squeeze(0).to(states[0].dtype),
+            valid,
+            steps=self.config.finetune_steps,
+            rate=self.config.finetune_rate,
+        )
 
     def target_vectors(self, items: Tensor) -> Tensor:
         """t(v): item ids [...] int64 -> [..., d]."""
         return self.target(self.item_embedding(items))
 
-    def score(self, state: Tensor, candidates: Tensor) -> Tensor:
-        """Logits of candidates: u [B, d], ids [B, T] (per sequence) or [T] (shared by all) -> [B, T].
+    def score(self, state: Tensor | CandidateState, candidates: Tensor) -> Tensor:
+        """Logits of candidates: a user state, ids [B, T] (per sequence) or [T] (shared by all) -> [B, T].
 
         The target tower's last layer is applied to u: `<u, W h + b> = <W' u, h> + <u, b>`, one product a sequence
         in place of one a candidate.
         """
+        if isinstance(state, CandidateState):
+            return self._score_each(state, candidates)
         hidden = self.target[1](self.target[0](self.item_embedding(candidates)))
         weight, bias = self.target[2].parameters()
         query, constant = state @ weight, (state @ bias).unsqueeze(1)
         if candidates.dim() == 1:
             return query @ hidden.T + constant
         return torch.bmm(hidden, query.unsqueeze(2)).squeeze(2) + constant
+
+    def _score_each(self, state: CandidateState, candidates: Tensor) -> Tensor:
+        """Logits where every candidate has a user state of its own, a bounded number of pairs at a time."""
+        batch, length = state.mask.shape
+        some = max(PAIRS // max(batch * length, 1), 1)
+        logits = []
+        for part in candidates.expand(batch, -1).split(some, dim=1):
+            embedded = self.item_embedding(part)
+            vector = state.layers(self.backbone(state.embedded, state.mask, embedded))
+            logits.append((vector * self.target(embedded)).sum(2))
+        return torch.cat(logits, dim=1) if logits else state.embedded.new_zeros(batch, 0)

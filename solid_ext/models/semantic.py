@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from solid_ext.config import ModelConfig
-from solid_ext.models.recommender import DynamicRecommender, UserState
+from solid_ext.models.recommender import CandidateState, DynamicRecommender, UserState
 
 
 class SemanticRecommender(nn.Module):
@@ -44,11 +44,11 @@ class SemanticRecommender(nn.Module):
         """The user states of item sequences [B, L]."""
         return self.network(self.semantics[sequences])
 
-    def encode(self, sequences: Tensor) -> Tensor:
-        """u [B, d] of sequences [B, L]."""
+    def encode(self, sequences: Tensor) -> Tensor | CandidateState:
+        """The user state of sequences [B, L]."""
         return self(sequences).vector
 
-    def score(self, state: Tensor, candidates: Tensor) -> Tensor:
+    def score(self, state: Tensor | CandidateState, candidates: Tensor) -> Tensor:
         """Logits of candidates [B, T] or [T]: those of their semantics."""
         return self.network.score(state, self.semantics[candidates])
 

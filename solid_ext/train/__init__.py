@@ -3,7 +3,8 @@
 from solid_ext.train.algorithm import build_model, train_solid, train_static
 from solid_ext.train.checkpoint import load_checkpoint, load_model, save_checkpoint
 from solid_ext.train.progress import Epoch, ProgressBar, Reporter, Silent, TensorBoard
-from solid_ext.train.stage import Stage, make_optimizer, train_stage
+from solid_ext.train.stage import Stage, train_stage
+from solid_ext.train.step import Step, make_optimizer
 
 __all__ = [
     "Epoch",
@@ -11,6 +12,7 @@ __all__ = [
     "Reporter",
     "Silent",
     "Stage",
+    "Step",
     "TensorBoard",
     "build_model",
     "load_checkpoint",

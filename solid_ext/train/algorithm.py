@@ -26,9 +26,10 @@ def seeded(config: Config) -> Iterator[None]:
 
 
 def build_model(config: Config, model: ModelConfig, num_items: int, semantics: np.ndarray) -> DynamicRecommender:
-    """A network in the configuration's dtype, its parameters drawn from the seed."""
+    """A network in the configuration's dtype and on its device, its parameters drawn from the seed on the CPU."""
     with seeded(config):
-        return DynamicRecommender(model, num_items, semantics).to(getattr(torch, config.train.dtype))
+        network = DynamicRecommender(model, num_items, semantics)
+    return network.to(config.train.device, getattr(torch, config.train.dtype))
 
 
 def static_model(model: ModelConfig) -> ModelConfig:
@@ -82,7 +83,8 @@ def train_solid(
     if not (config.model.semantic_trunk or config.train.semantic_start):
         return model, [train("stage2", model)]
     with seeded(config):
-        stage1 = SemanticRecommender(config.model, semantics).to(model.item_embedding.weight.dtype)
+        stage1 = SemanticRecommender(config.model, semantics)
+    stage1.to(config.train.device, model.item_embedding.weight.dtype)
     first = train("stage1", stage1)
     start_from(model, stage1, config.train.stage2_start)
     return model, [first, train("stage2", model)]

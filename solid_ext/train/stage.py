@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from solid_ext.config import TrainConfig
 from solid_ext.data import Dataset, NegativeSampler, Rows, Split, gather_sequences
@@ -22,8 +22,8 @@ from solid_ext.train.checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
-from solid_ext.train.losses import binary_cross_entropy, full_softmax, sampled_softmax
 from solid_ext.train.progress import Epoch, Reporter, Silent, write_log
+from solid_ext.train.step import Step, make_optimizer
 
 Trainable = DynamicRecommender | SemanticRecommender | SASRecSoftmax
 Validate = Callable[[Trainable], float]
@@ -46,11 +46,6 @@ class Stage:
             return False
         last = self.history[-1].epoch
         return last >= config.epochs or last - self.best.epoch >= config.patience
-
-
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Adam with decoupled weight decay, its update fused into one pass over each parameter."""
-    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def train_stage(
@@ -82,13 +77,14 @@ def train_stage(
     best = _copy(model)
     if folder is not None and (folder / "last.safetensors").exists():
         stage, best = _resume(folder, name, model, optimizer)
+    step = Step(model, optimizer, config)
     sampler = NegativeSampler(dataset, split.train_end) if config.loss != "full_softmax" else None
     steps = -(-len(split.train.positions) // config.batch_size)
     reporter.begin(name, steps, config.epochs)
     while not stage.converged(config):
         number = len(stage.history) + 1
         start = time.perf_counter()
-        loss, alignment = _train_epoch(model, optimizer, dataset, split.train, sampler, config, name, number, reporter)
+        loss, alignment = _train_epoch(model, step, dataset, split.train, sampler, config, name, number, reporter)
         if not np.isfinite(loss):
             raise FloatingPointError(
                 f"{name}: expected a finite loss, got {loss} in epoch {number}; a lower learning_rate may help"
@@ -108,7 +104,7 @@ def train_stage(
 
 def _train_epoch(
     model: Trainable,
-    optimizer: torch.optim.Optimizer,
+    step: Step,
     dataset: Dataset,
     rows: Rows,
     sampler: NegativeSampler | None,
@@ -127,37 +123,22 @@ def _train_epoch(
     alignments = torch.zeros((), dtype=torch.float64, device=model.device)
     for first in range(0, len(order), config.batch_size):
         batch = rows.take(order[first : first + config.batch_size])
-        sequences = torch.from_numpy(gather_sequences(dataset, batch, model.length)).to(model.device)
-        prediction, alignment = _losses(model, sequences, dataset, batch, sampler, config, rng)
-        loss = prediction + config.alignment * alignment
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        losses += loss.detach() * len(batch.positions)
-        alignments += alignment.detach() * len(batch.positions)
+        sequences = _on(model.device, gather_sequences(dataset, batch, model.length))
+        candidates = dataset.items[batch.positions].astype(np.int64)
+        if sampler is not None:
+            negatives = sampler.sample(batch.users, config.negatives, rng)
+            candidates = np.concatenate([candidates[:, None], negatives], axis=1)
+        loss, alignment = step(sequences, _on(model.device, candidates))
+        losses += loss * len(batch.positions)
+        alignments += alignment * len(batch.positions)
         reporter.step()
     return float(losses) / len(order), float(alignments) / len(order)
 
 
-def _losses(
-    model: Trainable,
-    sequences: Tensor,
-    dataset: Dataset,
-    batch: Rows,
-    sampler: NegativeSampler | None,
-    config: TrainConfig,
-    rng: np.random.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Prediction loss and L_align of a batch; one tower pass a sequence, whatever the number of candidates."""
-    state = model(sequences)
-    positives = torch.from_numpy(dataset.items[batch.positions].astype(np.int64)).to(model.device)
-    if sampler is None:
-        catalogue = torch.arange(1, model.num_items + 1, device=model.device)
-        return full_softmax(model.score(state.vector, catalogue), positives), state.alignment
-    negatives = torch.from_numpy(sampler.sample(batch.users, config.negatives, rng)).to(model.device)
-    logits = model.score(state.vector, torch.cat([positives.unsqueeze(1), negatives], dim=1))
-    prediction = {"bce": binary_cross_entropy, "sampled_softmax": sampled_softmax}[config.loss]
-    return prediction(logits), state.alignment
+def _on(device: torch.device, array: np.ndarray) -> Tensor:
+    """The array on the device; to CUDA from pinned memory, so that the copy waits for nothing."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _copy(model: Trainable) -> dict[str, Tensor]:

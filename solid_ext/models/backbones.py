@@ -1,0 +1,32 @@
+"""The backbones by name; one's own is a line more in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from solid_ext.config import ModelConfig
+from solid_ext.models.backbone import GRU4Rec, SASRec
+from solid_ext.models.bert4rec import BERT4Rec
+from solid_ext.models.din import DIN
+
+BACKBONES: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "din": DIN,
+    "gru4rec": GRU4Rec,
+    "sasrec": SASRec,
+    "bert4rec": BERT4Rec,
+}
+"""name -> what makes, from a configuration, a module (embedded [B, L, d], mask [B, L]) -> [B, d]; one with an
+attribute `reads_candidates` is given the candidates' embeddings [B, T, d] too and returns [B, T, d]."""
+
+
+def make_backbone(config: ModelConfig) -> nn.Module:
+    """The backbone that the configuration names.
+
+    Raises:
+        ValueError: no such backbone.
+    """
+    if config.backbone not in BACKBONES:
+        raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {config.backbone!r}")
+    return BACKBONES[config.backbone](config)

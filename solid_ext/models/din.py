@@ -1,0 +1,41 @@
+"""DIN: the user state depends on the candidate, which attends to the history."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from solid_ext.config import ModelConfig
+
+
+class DIN(nn.Module):
+    """Deep interest network: `state(v) = W [sum_l a(e_v, h_l) h_l; e_v] + b`, one state a candidate.
+
+    The activation unit `a(q, k) = w . prelu(W_q q + W_k k + W_p (q k) + c)` weighs each valid position, without a
+    softmax over positions, as in the paper: the intensity of an interest is kept. Candidates never see each other.
+
+    Shapes: embedded [B, L, d], mask [B, L] bool, candidates [B, T, d] -> [B, T, d].
+
+    Source: Zhou et al. 2018, "Deep Interest Network for Click-Through Rate Prediction".
+    """
+
+    reads_candidates = True
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.dropout = nn.Dropout(config.dropout)
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim, bias=False)
+        self.product = nn.Linear(dim, dim, bias=False)
+        self.activation = nn.PReLU()
+        self.weight = nn.Linear(dim, 1)
+        self.out = nn.Linear(2 * dim, dim)
+
+    def forward(self, embedded: Tensor, mask: Tensor, candidates: Tensor) -> Tensor:
+        embedded = self.dropout(embedded)
+        pairs = self.product(candidates.unsqueeze(2) * embedded.unsqueeze(1))  # [B, T, L, d]
+        hidden = pairs + self.query(candidates).unsqueeze(2) + self.key(embedded).unsqueeze(1)
+        share = self.weight(self.activation(hidden)).squeeze(3) * mask.unsqueeze(1)  # [B, T, L]
+        interest = torch.bmm(share, embedded)
+        return self.out(torch.cat([interest, self.dropout(candidates)], dim=2))

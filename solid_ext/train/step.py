@@ -1,0 +1,91 @@
+"""One optimisation step on any device, on CUDA optionally recorded once and replayed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from solid_ext.config import TrainConfig
+from solid_ext.train.losses import binary_cross_entropy, full_softmax, sampled_softmax
+
+WARM_UP = 3  # steps before a recording: allocations and the optimizer's state are made in them
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay, its update fused into one pass over each parameter."""
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=True,
+        capturable=config.cuda_graph,
+    )
+
+
+class Step:
+    """`loss = prediction + lambda * L_align`, its gradient and Adam's update, for one batch.
+
+    A call takes sequences [B, L] and candidates int64 on the model's device: [B, 1 + n], the positive first, or [B],
+    the positives alone, for a softmax over the catalogue. It returns the loss and L_align, detached, and waits for
+    nothing.
+
+    With `amp` the loss is computed under autocast in bfloat16; generators, parameters and Adam stay in float32.
+    With `cuda_graph` the steps of the first full shape are recorded after a warm-up and replayed from then on; a batch
+    of another shape is computed as ever.
+    """
+
+    def __init__(self, model: Any, optimizer: torch.optim.Optimizer, config: TrainConfig) -> None:
+        self.model, self.optimizer, self.config = model, optimizer, config
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: tuple[Tensor, Tensor] | None = None
+        self._outputs: tuple[Tensor, Tensor] | None = None
+        self._calls = 0
+
+    def __call__(self, sequences: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.config.cuda_graph:
+            return self._compute(sequences, candidates)
+        if self._inputs is None:
+            self._inputs = sequences.clone(), candidates.clone()
+        if any(mine.shape != given.shape for mine, given in zip(self._inputs, (sequences, candidates), strict=True)):
+            return self._compute(sequences, candidates)
+        for mine, given in zip(self._inputs, (sequences, candidates), strict=True):
+            mine.copy_(given, non_blocking=True)
+        self._calls += 1
+        if self._calls <= WARM_UP:
+            return self._aside()
+        if self._graph is None:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._outputs = self._compute(*self._inputs)
+        assert self._outputs is not None
+        self._graph.replay()
+        loss, alignment = self._outputs
+        return loss.clone(), alignment.clone()
+
+    def _aside(self) -> tuple[Tensor, Tensor]:
+        """A step on a stream of its own, as the warm-up before a recording has to be."""
+        assert self._inputs is not None
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            found = self._compute(*self._inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        return found
+
+    def _compute(self, sequences: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(sequences.device.type, torch.bfloat16, enabled=self.config.amp):
+            state = self.model(sequences)
+            if candidates.dim() == 1:
+                catalogue = torch.arange(1, self.model.num_items + 1, device=sequences.device)
+                prediction = full_softmax(self.model.score(state.vector, catalogue), candidates)
+            else:
+                logits = self.model.score(state.vector, candidates)
+                losses = {"bce": binary_cross_entropy, "sampled_softmax": sampled_softmax}
+                prediction = losses[self.config.loss](logits)
+            loss = prediction + self.config.alignment * state.alignment
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach(), state.alignment.detach()
