@@ -127,7 +127,7 @@ def test_a_run_that_fails_leaves_the_others_alone(
         (["--methods", "solid,sliod"], "methods: expected some of .*popularity.*, got 'sliod'"),
         (["--methods", ","], "methods: expected at least one, got none"),
         (["--methods", "static,static"], "methods: expected different ones, got 'static' twice"),
-        (["--backbones", "resnet"], "backbones: expected some of sasrec, .*, got 'resnet'"),
+        (["--backbones", "resnet"], "backbones: expected some of .*sasrec.*, got 'resnet'"),
         (["--seeds", "0,x"], "seeds: expected numbers of 0 or more, got '0,x'"),
         (["--seeds", "1,1"], "seeds: expected different ones, got 1 twice"),
         (["--preset", "worst"], "preset: expected one of paper, best, got 'worst'"),
@@ -206,6 +206,17 @@ def test_a_grid_holds_every_combination_once() -> None:
                 "full_softmax",
             )
             assert cell.config.model.semantic_trunk == (cell.method == "solid")
+
+
+def test_a_file_cannot_switch_a_method_off_and_din_has_a_loss_it_can_use() -> None:
+    fields = {"item_branch": False, "finetune_steps": 5, "backbone": "gru4rec", "seed": 3, "delta": 0.5}
+    datasets = [synthetic_dataset(30, 20, 2)[0]]
+    found = make_grid(datasets, ["din"], ["solid", "duet", "finetune"], [0], "best", fields).cells()
+    assert found[0].config.model == Config().replace(backbone="din", delta=0.5).model
+    assert found[1].config.model.delta == np.inf
+    assert {cell.config.train.loss for cell in found} == {"sampled_softmax"}
+    with pytest.raises(ValueError, match="loss: expected bce or sampled_softmax with backbone din"):
+        make_grid(datasets, ["din"], ["solid"], [0], "best", {"loss": "full_softmax"})
 
 
 def test_holm_on_a_worked_example() -> None:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from solid_ext.compare.grid import PRESETS
+from solid_ext.compare.grid import PRESETS, base_config
 from solid_ext.config import Config
 from solid_ext.data import Dataset
 from solid_ext.methods import METHODS, method_config
+from solid_ext.models.backbones import BACKBONES
 from solid_ext.run import open_run, write_json
 from solid_ext.solid import SOLID
 
@@ -83,7 +84,9 @@ def make_search(
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
     if preset not in PRESETS:
         raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
-    base = Config().replace(**{**PRESETS[preset], **fields, "backbone": backbone, "seed": seed})
+    if backbone not in BACKBONES:
+        raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {backbone!r}")
+    base = base_config(preset, backbone, fields).replace(seed=seed)
     return Search(tuple(names), method_config(base, method))
 
 

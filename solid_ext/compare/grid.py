@@ -6,21 +6,32 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from solid_ext.compare.peers import PEERS, peer_config
-from solid_ext.config import Config, ModelConfig
+from solid_ext.config import Config
 from solid_ext.data import Dataset
 from solid_ext.methods import METHODS, method_config
+from solid_ext.models.backbones import BACKBONES
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "best": {"loss": "full_softmax", "validation": "full", "learning_rate": 0.003},
 }
 """paper: Table 2, the configuration's defaults; best: what does best here. Each sets fields by their name."""
+BY_BACKBONE: dict[tuple[str, str], dict[str, Any]] = {
+    ("best", "din"): {"loss": "sampled_softmax", "negatives": 64},  # a state a candidate: no whole catalogue
+}
+"""What a preset sets otherwise for a backbone."""
 
 NO_BACKBONE = "-"
 VERSION = 1
+
+# A method's switches are its own; these two a method may set, and a file may for the methods that do not.
+_TUNED = {"delta", "alignment"}
+_OF_THE_GRID = {"backbone", "seed", "threads"} | {
+    name for method in METHODS.values() for name in method.fields if name not in _TUNED
+}
 
 
 @dataclass(frozen=True)
@@ -63,19 +74,19 @@ class Grid:
         Raises:
             ValueError, TypeError: a combination that the methods or the configuration do not allow.
         """
-        base = Config().replace(**{**PRESETS[self.preset], **self.fields, "threads": 1})
+        peers = [method for method in self.methods if method in PEERS]
+        others = [method for method in self.methods if method not in PEERS]
         cells = []
         for dataset in self.datasets:
             for seed in self.seeds:
-                seeded = base.replace(seed=seed)
-                for peer in self.methods:
-                    if peer in PEERS:
-                        cells.append(Cell(dataset, NO_BACKBONE, peer, seed, peer_config(seeded)))
+                own = {"seed": seed, "threads": 1}
+                for peer in peers:
+                    config = peer_config(base_config(self.preset, "sasrec", self.fields).replace(**own))
+                    cells.append(Cell(dataset, NO_BACKBONE, peer, seed, config))
                 for backbone in self.backbones:
-                    for method in self.methods:
-                        if method not in PEERS:
-                            config = method_config(seeded.replace(backbone=backbone), method)
-                            cells.append(Cell(dataset, backbone, method, seed, config))
+                    base = base_config(self.preset, backbone, self.fields).replace(**own)
+                    for method in others:
+                        cells.append(Cell(dataset, backbone, method, seed, method_config(base, method)))
         return cells
 
     def save(self, path: Path) -> None:
@@ -93,6 +104,14 @@ class Grid:
             return Grid(**lists, **saved)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"out: expected a comparison's grid in {path}, got {error}") from error
+
+
+def base_config(preset: str, backbone: str, fields: Mapping[str, Any]) -> Config:
+    """A preset's configuration for a backbone, with fields over it but those that the grid or a method sets."""
+    free = {name: value for name, value in fields.items() if name not in _OF_THE_GRID}
+    return Config().replace(
+        **{**PRESETS[preset], **BY_BACKBONE.get((preset, backbone), {}), **free, "backbone": backbone}
+    )
 
 
 def make_grid(
@@ -113,8 +132,7 @@ def make_grid(
     for name in names:
         if name in ("", ".", "..") or Path(name).name != name:
             raise ValueError(f"datasets: expected names that can name a folder, got {name!r}")
-    known = get_args(get_type_hints(ModelConfig)["backbone"])
-    _check("backbones", backbones, known)
+    _check("backbones", backbones, list(BACKBONES))
     _check("methods", methods, [*METHODS, *PEERS])
     _check("seeds", seeds, None)
     if preset not in PRESETS:

@@ -47,7 +47,7 @@ def sasrec_softmax(task: Task) -> Built:
     """SASRec at its usual size, its epoch chosen by full ranking of the validation items."""
     config, dataset, split = task.config, task.dataset, task.split
     with seeded(config):
-        model = SASRecSoftmax(dataset.num_items, config.model.length)
+        model = SASRecSoftmax(dataset.num_items, config.model.length).to(config.train.device)
 
     def validate(scorer: Scorer) -> float:
         exclude = config.evaluate.exclude_history
@@ -71,6 +71,11 @@ def peer_config(config: Config) -> Config:
     """What a peer takes from a comparison's configuration; its own settings are fixed, whatever the preset."""
     train, default = config.train, Config()
     shared = replace(
-        default.train, epochs=train.epochs, patience=train.patience, seed=train.seed, threads=train.threads
+        default.train,
+        epochs=train.epochs,
+        patience=train.patience,
+        seed=train.seed,
+        threads=train.threads,
+        device=train.device,
     )
     return Config(model=replace(default.model, length=config.model.length), train=shared, evaluate=config.evaluate)

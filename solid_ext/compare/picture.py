@@ -48,9 +48,8 @@ def draw_comparison(
         for axis, metric in zip(row, metrics, strict=True):
             for line in found:
                 colour, marker = looks.get(line.backbone, _PEER)
-                offset = 0.5 * ((backbones.index(line.backbone) + 0.5) / len(backbones) - 0.5)
-                if line.backbone == no_backbone:
-                    offset = 0.0
+                place = list(looks).index(line.backbone) if line.backbone in looks else (len(looks) - 1) / 2
+                offset = 0.5 * ((place + 0.5) / max(len(looks), 1) - 0.5)
                 values = line.seeds[metric]
                 handles[line.backbone] = axis.errorbar(
                     np.mean(values),
