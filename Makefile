@@ -1,15 +1,26 @@
 # make demo: train SOLID on real data and recommend.  make test: everything that must hold.
+# make compare: the grid DATASETS x BACKBONES x METHODS x SEEDS, with a report; the same command goes on where it stopped.
 PYTHON ?= python3
 DATASET ?= movielens-100k
 OUT ?= runs/demo
+DATASETS ?= movielens-100k
+BACKBONES ?= sasrec
+METHODS ?= popularity,markov,itemknn,sasrec-softmax,static,duet,solid
+SEEDS ?= 0
+PRESET ?= paper
+COMPARE_OUT ?= runs/compare
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install -q -c constraints.txt
 NATIVE := CMakeLists.txt $(wildcard csrc/*.cpp csrc/*/*)
 
-.PHONY: demo test bench lint
+.PHONY: demo compare test bench lint
 
 demo: .venv/native $(if $(filter movielens-100k,$(DATASET)),.venv/recbole)
 	$(BIN)/python -m solid_ext.cli train --dataset $(DATASET) --out $(OUT) --overwrite --config bench/demo.yaml
+
+compare: .venv/native $(if $(findstring movielens-100k,$(DATASETS)),.venv/recbole)
+	$(BIN)/python -m solid_ext.cli compare --datasets $(DATASETS) --backbones $(BACKBONES) --methods $(METHODS) \
+		--seeds $(SEEDS) --preset $(PRESET) --out $(COMPARE_OUT)
 
 test: .venv/test
 	$(BIN)/python -m pytest

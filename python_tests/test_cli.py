@@ -115,7 +115,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     assert (command.settings.train.epochs, command.settings.model.dim) == (7, 8)
 
 
-@pytest.mark.parametrize("command", ["prepare", "train", "evaluate", "recommend", "doctor"])
+@pytest.mark.parametrize("command", ["prepare", "train", "evaluate", "recommend", "compare", "tune", "doctor"])
 def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

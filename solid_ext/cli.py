@@ -1,4 +1,4 @@
-"""The command line: prepare, train, evaluate, recommend, doctor."""
+"""The command line: prepare, train, evaluate, recommend, compare, tune, doctor."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from argparse import ArgumentParser
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -181,6 +182,102 @@ class Recommend:
 
 
 @dataclass(frozen=True)
+class Compare:
+    """Run a grid, datasets x backbones x methods x seeds, and report means, spreads and tests over users.
+
+    Example: solid-ext compare --datasets data/ratings --methods popularity,static,solid --seeds 0,1 --out runs/table
+
+    The same command again goes on where it stopped. The methods popularity, markov, itemknn and sasrec-softmax have
+    no backbone and run once a seed.
+    """
+
+    datasets: str
+    """Named datasets, dataset folders or interactions files, separated by commas."""
+    out: Path
+    """The folder for the runs, runs.csv, costs.csv, report.md and report.png."""
+    backbones: str = "sasrec"
+    """Backbones, separated by commas."""
+    methods: str = "popularity,itemknn,sasrec-softmax,static,solid"
+    """Methods and peers, separated by commas."""
+    seeds: str = "0"
+    """Seeds, separated by commas."""
+    preset: str = "paper"
+    """paper: Table 2 of the paper; best: tuned."""
+    config: Path | None = None
+    """A YAML file of fields over the preset's; backbone, method, seed and threads are the grid's all the same."""
+    jobs: int = 0
+    """Processes at a time, one thread each; 0 for one a processor."""
+
+    def run(self) -> None:
+        from solid_ext.compare import Cell, compare, make_grid
+
+        seeds = separated(self.seeds)
+        if not all(seed.isdecimal() for seed in seeds):
+            raise ValueError(f"seeds: expected numbers of 0 or more, got {self.seeds!r}")
+        datasets = [open_dataset(name) for name in separated(self.datasets)]
+        grid = make_grid(
+            datasets,
+            separated(self.backbones),
+            separated(self.methods),
+            [int(seed) for seed in seeds],
+            self.preset,
+            read_fields(self.config),
+        )
+
+        def told(place: int, count: int, cell: Cell, problem: str | None) -> None:
+            console.print(
+                f"{place}/{count} {cell.name}" + ("" if problem is None else f" [red]failed[/red]: {escape(problem)}")
+            )
+
+        compare(self.out, grid, datasets, jobs=self.jobs, told=told)
+        for file in ("report.md", "report.png", "runs.csv", "costs.csv"):
+            console.print(f"  {self.out / file}")
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Search fields of the configuration for the best validation metric; the test rows are never looked at.
+
+    Example: solid-ext tune --dataset data/ratings --fields learning_rate,dropout,delta --trials 30 --out runs/search
+
+    The same command again goes on where it stopped, with more --trials further. Needs the extra `tune` (Optuna).
+    """
+
+    dataset: Dataset
+    """A named dataset, a dataset folder, or an interactions file."""
+    out: Path
+    """The folder for the trials, journal.log and best.yaml, which `train` and `compare` take as --config."""
+    fields: str = "learning_rate,dropout,weight_decay"
+    """The fields to search, separated by commas."""
+    trials: int = 20
+    """Trials altogether."""
+    backbone: str = "sasrec"
+    """The backbone."""
+    method: str = "solid"
+    """The method."""
+    preset: str = "best"
+    """Where the other fields come from, as in `compare`."""
+    config: Path | None = None
+    """A YAML file of fields over the preset's."""
+    seed: int = 0
+    """Of the search and of every trial."""
+
+    def run(self) -> None:
+        from solid_ext.tune import Trial, make_search, tune
+
+        search = make_search(
+            separated(self.fields), self.method, self.backbone, self.preset, read_fields(self.config), self.seed
+        )
+
+        def told(trial: Trial) -> None:
+            values = ", ".join(f"{name} {value:.4g}" for name, value in trial.values.items())
+            console.print(f"{trial.number + 1}/{self.trials} {trial.metric:.4f}  {values}")
+
+        best = tune(self.out, search, open_dataset(self.dataset), trials=self.trials, told=told)
+        console.print(f"best: {best.metric:.4f}, trial {best.number + 1}\n  {self.out / 'best.yaml'}")
+
+
+@dataclass(frozen=True)
 class Doctor:
     """Versions, how the kernels were built, what they run on."""
 
@@ -218,6 +315,19 @@ def open_dataset(name: str) -> Interactions:
     if not Path(name).exists():
         raise ValueError(f"dataset: expected {', '.join(NAMED_DATASETS)} or a path that exists, got {name}")
     return load_dataset(Path(name))
+
+
+def separated(names: str) -> list[str]:
+    """The words of a list with commas."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def read_fields(path: Path | None) -> dict[str, Any]:
+    """The fields that a YAML file sets, checked; none without a file."""
+    if path is None:
+        return {}
+    Config.from_yaml(path)
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
 
 
 def load_run(folder: Path) -> SOLID:
@@ -263,7 +373,7 @@ def show_metrics(models: dict[str, dict[str, dict[str, float]]], rows: int | Non
         console.print(table)
 
 
-def parse(arguments: list[str]) -> Prepare | Train | Evaluate | Recommend | Doctor:
+def parse(arguments: list[str]) -> Prepare | Train | Evaluate | Recommend | Compare | Tune | Doctor:
     """Read the command line; a `--config FILE` gives the defaults of the flags after it."""
     scan = ArgumentParser(add_help=False, allow_abbrev=False)
     scan.add_argument("--config")
@@ -274,6 +384,8 @@ def parse(arguments: list[str]) -> Prepare | Train | Evaluate | Recommend | Doct
         | Annotated[Train, tyro.conf.subcommand("train", default=training)]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Recommend, tyro.conf.subcommand("recommend")]
+        | Annotated[Compare, tyro.conf.subcommand("compare")]
+        | Annotated[Tune, tyro.conf.subcommand("tune")]
         | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     )
     return tyro.cli(commands, prog="solid-ext", description=__doc__, args=arguments)

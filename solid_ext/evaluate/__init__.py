@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from solid_ext.evaluate.metrics import (
     Metrics,
+    areas_of_first,
     auc,
     auc_per_user,
     hr,
@@ -31,6 +32,7 @@ from solid_ext.evaluate.scorer import Scorer
 __all__ = [
     "Metrics",
     "Scorer",
+    "areas_of_first",
     "auc",
     "auc_per_user",
     "draw_report",

@@ -27,12 +27,14 @@ class Metrics:
         values: metric name to value.
         users: `[R] int64`, the user of each row.
         ranks: `[R] int64`, the 1-based rank of each row's target, ties against it.
+        areas: `[R] float64`, sampled protocol: the area under the curve of each row alone; else None.
     """
 
     protocol: str
     values: dict[str, float]
     users: IntArray
     ranks: IntArray
+    areas: FloatArray | None = None
 
     def __getitem__(self, name: str) -> float:
         """`values[name]`."""
@@ -57,6 +59,23 @@ def ranks_of_first(scores: ArrayLike) -> IntArray:
         raise ValueError(f"ranks_of_first: expected scores [R, T >= 1], got {list(table.shape)}")
     _check_no_nan("ranks_of_first", table)  # a NaN compares as below everything, and would help the model
     return 1 + np.count_nonzero(table[:, 1:] >= table[:, :1], axis=1).astype(np.int64)
+
+
+def areas_of_first(scores: ArrayLike) -> FloatArray:
+    """Area under each row's own curve, `mean_{t > 0} ([s_t < s_0] + [s_t = s_0] / 2)`, the positive in column 0.
+
+    Args:
+        scores: `[R, T >= 2]`.
+
+    Returns:
+        `[R] float64`.
+    """
+    table = np.asarray(scores)
+    if table.ndim != 2 or table.shape[1] < 2:
+        raise ValueError(f"areas_of_first: expected scores [R, T >= 2], got {list(table.shape)}")
+    _check_no_nan("areas_of_first", table)
+    own, others = table[:, :1], table[:, 1:]
+    return (np.count_nonzero(others < own, axis=1) + np.count_nonzero(others == own, axis=1) / 2) / others.shape[1]
 
 
 def auc(scores: ArrayLike, labels: ArrayLike) -> float:

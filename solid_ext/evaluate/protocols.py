@@ -17,6 +17,7 @@ from solid_ext.data import Dataset, NegativeSampler, Rows, gather_sequences
 from solid_ext.evaluate.history import distinct_counts, first_occurrence, history_pairs
 from solid_ext.evaluate.metrics import (
     Metrics,
+    areas_of_first,
     auc,
     log_loss,
     mrr,
@@ -75,7 +76,7 @@ def evaluate_sampled(
         "user_auc": user_auc(scores.ravel(), labels.ravel(), users),
         "log_loss": log_loss(scores.ravel(), labels.ravel()),
     }
-    return Metrics("sampled", values | ranking_metrics(ranks, cutoffs), rows.users, ranks)
+    return Metrics("sampled", values | ranking_metrics(ranks, cutoffs), rows.users, ranks, areas_of_first(scores))
 
 
 def evaluate_full(

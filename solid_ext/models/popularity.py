@@ -10,6 +10,25 @@ from torch import Tensor
 from solid_ext.data import Dataset, Split
 
 
+def counted_interactions(name: str, dataset: Dataset, train_end: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """True where an interaction lies before its user's end: `train_end [U] int64`, flat -> `[N] bool`.
+
+    Raises:
+        ValueError: an end outside the user's history, in the words of the scorer `name`.
+    """
+    end = np.asarray(train_end)
+    if end.shape != (dataset.num_users,):
+        raise ValueError(f"{name}: expected train_end [U={dataset.num_users}], got {list(end.shape)}")
+    outside = (end < dataset.offsets[:-1]) | (end > dataset.offsets[1:])
+    if outside.any():
+        user = int(outside.argmax())
+        raise ValueError(
+            f"{name}: expected train_end of user {user} in "
+            f"{dataset.offsets[user]}..{dataset.offsets[user + 1]}, got {end[user]}"
+        )
+    return np.arange(dataset.items.size) < np.repeat(end, np.diff(dataset.offsets))
+
+
 class Popularity:
     """Scores an item by how often it was interacted with; a `Scorer` that reads nothing of the sequence.
 
@@ -38,19 +57,9 @@ class Popularity:
     """
 
     def __init__(self, dataset: Dataset, train_end: NDArray[np.int64], length: int = 1) -> None:
-        end = np.asarray(train_end)
-        if end.shape != (dataset.num_users,):
-            raise ValueError(f"Popularity: expected train_end [U={dataset.num_users}], got {list(end.shape)}")
-        outside = (end < dataset.offsets[:-1]) | (end > dataset.offsets[1:])
-        if outside.any():
-            user = int(outside.argmax())
-            raise ValueError(
-                f"Popularity: expected train_end of user {user} in "
-                f"{dataset.offsets[user]}..{dataset.offsets[user + 1]}, got {end[user]}"
-            )
+        counted = counted_interactions("Popularity", dataset, train_end)
         if length < 1:
             raise ValueError(f"Popularity: expected length >= 1, got {length}")
-        counted = np.arange(dataset.items.size) < np.repeat(end, np.diff(dataset.offsets))
         self.length = length
         self.counts = torch.from_numpy(np.bincount(dataset.items[counted], minlength=dataset.num_items + 1))
         frequency = self.counts.double()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from solid_ext.config import TrainConfig
 from solid_ext.data import Dataset, NegativeSampler, Rows, Split, gather_sequences
-from solid_ext.models import DynamicRecommender, SemanticRecommender
+from solid_ext.models import DynamicRecommender, SASRecSoftmax, SemanticRecommender
 from solid_ext.train.checkpoint import (
     load_checkpoint,
     load_model,
@@ -25,7 +25,7 @@ from solid_ext.train.checkpoint import (
 from solid_ext.train.progress import Epoch, Reporter, Silent, write_log
 from solid_ext.train.step import Step, make_optimizer
 
-Trainable = DynamicRecommender | SemanticRecommender
+Trainable = DynamicRecommender | SemanticRecommender | SASRecSoftmax
 Validate = Callable[[Trainable], float]
 
 

@@ -1,0 +1,95 @@
+"""Tuning: a search that goes on as if it had not stopped, a file that the other commands read, mistakes."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from solid_ext.cli import main, parse
+from solid_ext.config import Config
+from solid_ext.data import Dataset, SyntheticTruth
+from solid_ext.tune import SPACE, Trial, make_search, tune
+
+FIELDS = {"epochs": 1, "dim": 8, "heads": 2, "length": 5, "batch_size": 512, "candidates": 20}
+
+
+def test_a_search_goes_on_as_if_it_had_not_stopped(
+    world: tuple[Dataset, SyntheticTruth], tmp_path: Path, one_thread: None
+) -> None:
+    search = make_search(["learning_rate", "dropout"], "static", "gru4rec", "best", FIELDS, 3)
+    told: dict[str, list[Trial]] = {"once": [], "twice": []}
+    tune(tmp_path / "twice", search, world[0], trials=1, told=told["twice"].append)
+    best = tune(tmp_path / "twice", search, world[0], trials=3, told=told["twice"].append)
+    assert tune(tmp_path / "once", search, world[0], trials=3, told=told["once"].append) == best
+    assert told["once"] == told["twice"]
+    assert len({trial.values["learning_rate"] for trial in told["once"]}) == 3
+    assert best == max(told["once"], key=lambda trial: trial.metric)
+    found = Config.from_yaml(tmp_path / "once" / "best.yaml")
+    assert found == search.config.replace(**best.values, seed=0)
+    command = parse(["train", "--dataset", "x", "--out", "y", "--config", str(tmp_path / "once" / "best.yaml")])
+    assert command.settings == found
+    with pytest.raises(
+        ValueError, match=r"out: expected a new folder or one of this search, got .*, whose names differ"
+    ):
+        tune(tmp_path / "once", make_search(["dropout"], "static", "gru4rec", "best", FIELDS, 3), world[0])
+
+
+def test_a_trial_that_was_killed_goes_on(
+    world: tuple[Dataset, SyntheticTruth], tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after training and before its result was told: the stage is not trained again, the values are the same."""
+    search = make_search(["learning_rate"], "static", "gru4rec", "best", FIELDS, 0)
+    whole = tune(tmp_path / "whole", search, world[0], trials=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("solid_ext.tune.shutil.rmtree", lambda folder, ignore_errors=False: None)
+        patch.setattr("optuna.study.Study.tell", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            tune(tmp_path / "cut", search, world[0], trials=1)
+    log = tmp_path / "cut" / "trials" / "0" / "stage2" / "last.safetensors"
+    assert log.exists()
+    monkeypatch.setattr("solid_ext.train.stage._train_epoch", None)
+    assert tune(tmp_path / "cut", search, world[0], trials=1) == whole
+    assert not log.exists()
+
+
+def test_every_searched_field_exists_and_its_range_is_allowed() -> None:
+    for name, where in SPACE.items():
+        for value in where[:2]:
+            assert Config().replace(**{name: value}).flat()[name] == value
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--fields", ""], "fields: expected at least one, got none"),
+        (["--fields", "luck"], "fields: expected some of learning_rate, .*, got 'luck'"),
+        (["--fields", "delta,delta"], "fields: expected different ones, got 'delta' twice"),
+        (["--method", "sliod"], "method: expected one of static, .*, got 'sliod'"),
+        (["--preset", "worst"], "preset: expected one of paper, best, got 'worst'"),
+        (["--backbone", "resnet"], "backbone: expected one of .*sasrec.*, got 'resnet'"),
+        (["--trials", "0"], "trials: expected at least 1, got 0"),
+    ],
+)
+def test_mistakes_get_one_sentence(
+    flags: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["tune", "--dataset", "synthetic", "--out", str(tmp_path / "out"), *flags])
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert re.search(sentence, printed)
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_optuna_one_sentence_says_what_to_install(
+    world: tuple[Dataset, SyntheticTruth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    search = make_search(["dropout"], "solid", "sasrec", "paper", {}, 0)
+    with pytest.raises(ValueError, match=r"tune: expected the package optuna \(pip install 'solid_ext\[tune\]'\)"):
+        tune(tmp_path / "out", search, world[0])
+    assert not (tmp_path / "out").exists()

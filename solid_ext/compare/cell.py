@@ -1,0 +1,129 @@
+"""One run of a comparison, in a process of its own: `python -m solid_ext.compare.cell OUT NUMBER`."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+
+import polars as pl
+import torch
+
+from solid_ext.compare.grid import Cell, Grid
+from solid_ext.compare.peers import PEERS, Task
+from solid_ext.data import Dataset
+from solid_ext.evaluate import evaluate_full, evaluate_sampled
+from solid_ext.run import open_run, write_json
+from solid_ext.solid import SOLID, make_split
+from solid_ext.train import Epoch
+
+GRID, RUNS, DATA = "compare.json", "runs", "data"
+METRICS, USERS = "metrics.json", "users.parquet"
+
+
+class Clock:
+    """A reporter that measures the training steps alone, without validation and checkpoints."""
+
+    def __init__(self) -> None:
+        self.seconds, self.epochs = 0.0, 0
+        self._start = self._last = 0.0
+
+    def begin(self, stage: str, steps: int, epochs: int) -> None:
+        self._start = self._last = time.perf_counter()
+
+    def step(self) -> None:
+        self._last = time.perf_counter()
+
+    def epoch(self, epoch: Epoch, best: Epoch) -> None:
+        self.seconds += self._last - self._start
+        self.epochs += 1
+        self._start = self._last = time.perf_counter()
+
+    def end(self, stage: str, best: Epoch) -> None: ...
+
+
+def run_cell(folder: Path, cell: Cell, dataset: Dataset) -> None:
+    """Train, measure on the test rows and write `users.parquet` and, last of all, `metrics.json`.
+
+    A folder that a stopped run left is resumed from the checkpoints of its stages.
+    """
+    config = cell.config
+    resume = _holds_a_run(folder)
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    open_run(folder, config, dataset, resume=resume, overwrite=False)
+    torch.set_num_threads(config.train.threads)
+    split, clock, start = make_split(config, dataset), Clock(), time.perf_counter()
+    if cell.method in PEERS:
+        scorer, stages = PEERS[cell.method](Task(config, dataset, split, folder, clock))
+    else:
+        solid = SOLID(config).fit(dataset, folder=folder, reporter=clock)
+        assert solid.model is not None
+        scorer, stages = solid.model, solid.training.stages
+    trained = time.perf_counter()
+    rows = split.test
+    sampled = evaluate_sampled(scorer, dataset, rows, negatives=config.evaluate.candidates, seed=config.train.seed)
+    full = evaluate_full(scorer, dataset, rows, exclude_history=config.evaluate.exclude_history)
+    evaluated = time.perf_counter()
+    table = pl.DataFrame(
+        {"user": rows.users, "area": sampled.areas, "sampled_rank": sampled.ranks, "full_rank": full.ranks}
+    )
+    partial = folder / (USERS + ".partial")
+    table.write_parquet(partial)
+    os.replace(partial, folder / USERS)
+    epochs = [epoch for stage in stages for epoch in stage.history]
+    write_json(
+        folder / METRICS,
+        {
+            "dataset": cell.dataset,
+            "backbone": cell.backbone,
+            "method": cell.method,
+            "seed": cell.seed,
+            "fingerprint": dataset.fingerprint,
+            "metrics": {"sampled": sampled.to_dict(), "full": full.to_dict()},
+            "stages": [{"stage": s.name, "epochs": len(s.history), "best_epoch": s.best.epoch} for s in stages],
+            "seconds": {
+                "train": sum(epoch.seconds for epoch in epochs) if epochs else trained - start,
+                "evaluate": evaluated - trained,
+            },
+            "rows_per_second": clock.epochs * len(split.train) / clock.seconds if clock.epochs else None,
+            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        },
+    )
+
+
+def _holds_a_run(folder: Path) -> bool:
+    """Whether a run got so far that it can be resumed; one killed before that starts anew."""
+    try:
+        json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _end_with_parent() -> None:
+    """Standard input is a pipe that nobody writes to: its end is the parent's, however that came."""
+    while os.read(0, 1):  # not sys.stdin, whose lock the interpreter wants when it ends
+        pass
+    os._exit(3)
+
+
+def main(arguments: list[str]) -> None:
+    """Run one cell; bad luck ends in one sentence on standard error and exit code 2."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    out, number = Path(arguments[0]), int(arguments[1])
+    cell = Grid.load(out / GRID).cells()[number]
+    try:
+        run_cell(out / RUNS / cell.name, cell, Dataset.load(out / DATA / cell.dataset))
+    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
+        sys.stderr.write(f"{error or type(error).__name__}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

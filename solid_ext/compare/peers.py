@@ -1,0 +1,81 @@
+"""What users would take instead of SOLID, as methods of a comparison; none of them has a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from solid_ext.config import Config
+from solid_ext.data import Dataset, Split
+from solid_ext.evaluate import Scorer, evaluate_full
+from solid_ext.models import ItemKNN, Markov, Popularity, SASRecSoftmax
+from solid_ext.train import Reporter, Stage, train_stage
+from solid_ext.train.algorithm import seeded
+
+
+class Task(NamedTuple):
+    """What a peer is built from."""
+
+    config: Config
+    dataset: Dataset
+    split: Split
+    folder: Path
+    reporter: Reporter
+
+
+Built = tuple[Scorer, list[Stage]]
+
+
+def popularity(task: Task) -> Built:
+    """The counts of the training part."""
+    return Popularity.of_split(task.dataset, task.split), []
+
+
+def markov(task: Task) -> Built:
+    """The steps of the training part."""
+    return Markov(task.dataset, task.split.train_end), []
+
+
+def itemknn(task: Task) -> Built:
+    """Cosines of the training part, summed over all of a user's history."""
+    return ItemKNN(task.dataset, task.split.train_end), []
+
+
+def sasrec_softmax(task: Task) -> Built:
+    """SASRec at its usual size, its epoch chosen by full ranking of the validation items."""
+    config, dataset, split = task.config, task.dataset, task.split
+    with seeded(config):
+        model = SASRecSoftmax(dataset.num_items, config.model.length).to(config.train.device)
+
+    def validate(scorer: Scorer) -> float:
+        exclude = config.evaluate.exclude_history
+        return evaluate_full(scorer, dataset, split.valid, exclude_history=exclude)["ndcg@10"]
+
+    train = replace(config.train, loss="full_softmax", learning_rate=0.001, weight_decay=0.0, batch_size=2048)
+    folder = task.folder / "sasrec"
+    stage = train_stage("sasrec", model, dataset, split, train, validate, folder=folder, reporter=task.reporter)
+    return model, [stage]
+
+
+PEERS: dict[str, Callable[[Task], Built]] = {
+    "popularity": popularity,
+    "markov": markov,
+    "itemknn": itemknn,
+    "sasrec-softmax": sasrec_softmax,
+}
+
+
+def peer_config(config: Config) -> Config:
+    """What a peer takes from a comparison's configuration; its own settings are fixed, whatever the preset."""
+    train, default = config.train, Config()
+    shared = replace(
+        default.train,
+        epochs=train.epochs,
+        patience=train.patience,
+        seed=train.seed,
+        threads=train.threads,
+        device=train.device,
+    )
+    return Config(model=replace(default.model, length=config.model.length), train=shared, evaluate=config.evaluate)

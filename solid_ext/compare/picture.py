@@ -1,0 +1,68 @@
+"""A comparison in one picture: a dot a backbone and method, its spread over seeds, a row of panels a dataset."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+# Okabe and Ito's colours; markers differ as well.
+_LOOKS = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
+_PEER = ("#444444", "x")
+
+
+class Dots(Protocol):
+    """What is drawn of one backbone and method."""
+
+    @property
+    def backbone(self) -> str: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def seeds(self) -> Mapping[tuple[str, str], Sequence[float]]: ...
+
+
+def draw_comparison(
+    path: Path, lines: Mapping[str, Sequence[Dots]], metrics: Sequence[tuple[str, str]], no_backbone: str
+) -> None:
+    """Draw mean and standard deviation over seeds into one PNG, which appears complete or not at all.
+
+    Args:
+        lines: by dataset. metrics: (protocol, metric), a column of panels each. no_backbone: what stands for none.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    methods = {dataset: list(dict.fromkeys(line.method for line in found)) for dataset, found in lines.items()}
+    heights = [0.9 + 0.34 * len(names) for names in methods.values()]
+    figure = Figure(figsize=(4.2 * len(metrics) + 1, sum(heights) + 0.8), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(lines), len(metrics), squeeze=False, height_ratios=heights, sharey="row")
+    backbones = list(dict.fromkeys(line.backbone for found in lines.values() for line in found))
+    looks = dict(zip((name for name in backbones if name != no_backbone), _LOOKS * len(backbones), strict=False))
+    handles = {}
+    for row, (dataset, found) in zip(panels, lines.items(), strict=True):
+        for axis, metric in zip(row, metrics, strict=True):
+            for line in found:
+                colour, marker = looks.get(line.backbone, _PEER)
+                place = list(looks).index(line.backbone) if line.backbone in looks else (len(looks) - 1) / 2
+                offset = 0.5 * ((place + 0.5) / max(len(looks), 1) - 0.5)
+                values = line.seeds[metric]
+                handles[line.backbone] = axis.errorbar(
+                    np.mean(values),
+                    methods[dataset].index(line.method) + offset,
+                    xerr=np.std(values, ddof=1) if len(values) > 1 else None,
+                    color=colour, marker=marker, markersize=6, capsize=3, linestyle="none",
+                )  # fmt: skip
+            axis.set_yticks(range(len(methods[dataset])), methods[dataset])
+            axis.grid(alpha=0.3)
+            axis.set_title(f"{dataset}: {' '.join(metric)}", fontsize=10)
+        row[0].invert_yaxis()
+    names = ["none" if name == no_backbone else name for name in handles]
+    figure.legend(handles.values(), names, loc="outside lower center", ncols=len(names), title="backbone")
+    partial = path.with_name(path.name + ".partial")
+    figure.savefig(partial, format="png")
+    os.replace(partial, path)

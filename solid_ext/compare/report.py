@@ -1,0 +1,216 @@
+"""The tables of a comparison: runs.csv, costs.csv, report.md and report.png, from the folders of its runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from solid_ext.compare.cell import METRICS, RUNS, USERS
+from solid_ext.compare.grid import NO_BACKBONE, Cell, Grid
+from solid_ext.compare.picture import draw_comparison
+from solid_ext.compare.significance import Difference, paired_differences
+from solid_ext.evaluate import hr_per_row, mean_per_user, mrr_per_row, ndcg_per_row
+
+FloatArray = NDArray[np.float64]
+OURS = "solid"
+
+SHOWN: dict[tuple[str, str], Callable[[pl.DataFrame], FloatArray]] = {
+    ("sampled", "user_auc"): lambda rows: rows["area"].to_numpy(),
+    ("sampled", "ndcg@10"): lambda rows: ndcg_per_row(rows["sampled_rank"].to_numpy(), 10),
+    ("sampled", "hr@10"): lambda rows: hr_per_row(rows["sampled_rank"].to_numpy(), 10),
+    ("full", "ndcg@10"): lambda rows: ndcg_per_row(rows["full_rank"].to_numpy(), 10),
+    ("full", "hr@10"): lambda rows: hr_per_row(rows["full_rank"].to_numpy(), 10),
+    ("full", "mrr"): lambda rows: mrr_per_row(rows["full_rank"].to_numpy()),
+}
+"""The metrics of the report, each with its value for every test row; runs.csv has all metrics."""
+TESTED = (("sampled", "user_auc"), ("sampled", "ndcg@10"), ("full", "ndcg@10"))
+
+
+class Line(NamedTuple):
+    """All seeds of one backbone and method on one dataset."""
+
+    backbone: str
+    method: str
+    seeds: dict[tuple[str, str], list[float]]  # protocol and metric -> a value a seed
+    users: dict[tuple[str, str], FloatArray]  # of SHOWN: [U], mean over the user's rows and the seeds
+
+    @property
+    def name(self) -> str:
+        return self.method if self.backbone == NO_BACKBONE else f"{self.backbone} {self.method}"
+
+
+def write_report(out: Path, grid: Grid) -> None:
+    """Read the finished runs of `grid` in `out` and write the four files, each whole or not at all."""
+    cells = [cell for cell in grid.cells() if (out / RUNS / cell.name / METRICS).exists()]
+    runs = [json.loads((out / RUNS / cell.name / METRICS).read_text(encoding="utf-8")) for cell in cells]
+    _replace(out / "runs.csv", _runs_table(runs).write_csv())
+    _replace(out / "costs.csv", _costs_table(runs).write_csv())
+    lines = {dataset: read_lines(out, [cell for cell in cells if cell.dataset == dataset]) for dataset in grid.datasets}
+    lines = {dataset: found for dataset, found in lines.items() if found}
+    missing = [cell.name for cell in grid.cells() if cell not in cells]
+    _replace(out / "report.md", _markdown(grid, lines, _costs_table(runs), missing))
+    draw_comparison(out / "report.png", lines, TESTED, NO_BACKBONE)
+
+
+def _runs_table(runs: list[dict[str, Any]]) -> pl.DataFrame:
+    """A row for each dataset, backbone, method, seed, protocol and metric."""
+    return pl.DataFrame(
+        [
+            {**_who(run), "protocol": protocol, "metric": metric, "value": value}
+            for run in runs
+            for protocol, metrics in run["metrics"].items()
+            for metric, value in metrics.items()
+        ]
+    )
+
+
+def _costs_table(runs: list[dict[str, Any]]) -> pl.DataFrame:
+    """A row for each run: what it cost."""
+    rows = [
+        {
+            **_who(run),
+            "train_seconds": run["seconds"]["train"],
+            "evaluate_seconds": run["seconds"]["evaluate"],
+            "epochs": sum(stage["epochs"] for stage in run["stages"]),
+            "rows_per_second": run["rows_per_second"],
+            "peak_mb": run["peak_bytes"] / 1e6,
+        }
+        for run in runs
+    ]
+    return pl.DataFrame(rows, schema_overrides={"rows_per_second": pl.Float64})
+
+
+def _who(run: dict[str, Any]) -> dict[str, Any]:
+    return {name: run[name] for name in ("dataset", "backbone", "method", "seed")}
+
+
+def read_lines(out: Path, cells: list[Cell]) -> list[Line]:
+    """The finished runs of one dataset, seeds brought together, in the grid's order."""
+    grouped: dict[tuple[str, str], list[Path]] = {}
+    for cell in cells:
+        grouped.setdefault((cell.backbone, cell.method), []).append(out / RUNS / cell.name)
+    lines = []
+    for (backbone, method), folders in grouped.items():
+        metrics = [json.loads((folder / METRICS).read_text(encoding="utf-8"))["metrics"] for folder in folders]
+        tables = [pl.read_parquet(folder / USERS) for folder in folders]
+        seeds = {(protocol, metric): [run[protocol][metric] for run in metrics] for protocol, metric in SHOWN}
+        users = {
+            name: np.mean([mean_per_user(of_row(table), table["user"].to_numpy())[1] for table in tables], axis=0)
+            for name, of_row in SHOWN.items()
+        }
+        lines.append(Line(backbone, method, seeds, users))
+    return lines
+
+
+def compare_lines(lines: list[Line]) -> dict[tuple[str, str], dict[tuple[str, str], Difference]]:
+    """SOLID on each backbone against every other method there and every peer.
+
+    Returns:
+        (backbone, other method) -> metric -> difference. The p-values of a backbone and metric are corrected together.
+    """
+    found: dict[tuple[str, str], dict[tuple[str, str], Difference]] = {}
+    for ours in lines:
+        if ours.method != OURS:
+            continue
+        others = [line for line in lines if line is not ours and line.backbone in (ours.backbone, NO_BACKBONE)]
+        for metric in TESTED:
+            values = {line.method: line.users[metric] for line in others}
+            for other, difference in paired_differences(ours.users[metric], values).items():
+                found.setdefault((ours.backbone, other), {})[metric] = difference
+    return found
+
+
+def _markdown(grid: Grid, lines: dict[str, list[Line]], costs: pl.DataFrame, missing: list[str]) -> str:
+    fields = ", ".join(f"{name} {value}" for name, value in grid.fields.items())
+    text = [
+        "# Comparison",
+        "",
+        f"Preset `{grid.preset}`{' with ' + fields if fields else ''}; seeds {', '.join(map(str, grid.seeds))}. "
+        "The epoch is chosen on validation rows; test rows are read once. Sampled: the positive against negatives "
+        "that the user never had; full: against the whole catalogue; ties count against the model. No model is "
+        "trained on validation or test items.",
+        "",
+        "![the same in a picture](report.png)",
+    ]
+    if missing:
+        text += ["", f"**Not finished: {', '.join(missing)}.**"]
+    for dataset, found in lines.items():
+        text += ["", f"## {dataset}", "", *_metrics_table(found, len(grid.seeds) > 1)]
+        differences = compare_lines(found)
+        if differences:
+            text += ["", f"### {OURS} against the others", "", *_differences_table(differences)]
+        text += ["", "### Cost", "", *_cost_lines(costs.filter(pl.col("dataset") == dataset))]
+    return "\n".join(text) + "\n"
+
+
+def _metrics_table(lines: list[Line], several: bool) -> list[str]:
+    best = {metric: max(np.mean(line.seeds[metric]) for line in lines) for metric in SHOWN}
+    text = [_row("backbone", "method", *(f"{protocol} {metric}" for protocol, metric in SHOWN)), _rule(2, len(SHOWN))]
+    for line in lines:
+        shown = []
+        for metric, values in line.seeds.items():
+            mean = np.mean(values)
+            number = f"**{mean:.4f}**" if mean == best[metric] else f"{mean:.4f}"
+            shown.append(number + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""))
+        text.append(_row(line.backbone, line.method, *shown))
+    spread = "; ± is the standard deviation over seeds" if several else "; one seed, so its spread is not known"
+    return [*text, "", f"Mean over seeds{spread}. The best of a column is bold."]
+
+
+def _differences_table(differences: dict[tuple[str, str], dict[tuple[str, str], Difference]]) -> list[str]:
+    text = [_row("backbone", "less", *(f"{protocol} {metric}" for protocol, metric in TESTED)), _rule(2, len(TESTED))]
+    for (backbone, other), by_metric in differences.items():
+        shown = [
+            f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}] p {_p(gap.p)}"
+            for gap in (by_metric[metric] for metric in TESTED)
+        ]
+        text.append(_row(backbone, other, *shown))
+    return [
+        *text,
+        "",
+        f"{OURS} less the other, mean over users of each user's mean over seeds, and its 95 % interval. Two-sided "
+        "paired t-test over users; p corrected after Holm over the rows of a backbone, for each metric. It tells how "
+        "a difference holds over users, not over further seeds.",
+    ]
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _cost_lines(costs: pl.DataFrame) -> list[str]:
+    mean = costs.drop("dataset").group_by("backbone", "method", maintain_order=True).mean()
+    text = [_row("backbone", "method", "training s", "epochs", "rows/s", "evaluation s", "peak MB"), _rule(2, 5)]
+    for line in mean.iter_rows(named=True):
+        speed = "" if line["rows_per_second"] is None else f"{line['rows_per_second']:,.0f}"
+        shown = (f"{line['train_seconds']:.1f}", f"{line['epochs']:.0f}", speed)
+        text.append(
+            _row(line["backbone"], line["method"], *shown, f"{line['evaluate_seconds']:.1f}", f"{line['peak_mb']:,.0f}")
+        )
+    return [
+        *text,
+        "",
+        "A process and a thread a run, mean over seeds. Seconds of training contain validation, rows/s do not; the "
+        "peak is the whole process's.",
+    ]
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _rule(names: int, numbers: int) -> str:
+    return _row(*["---"] * names, *["--:"] * numbers)
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,80 @@
+"""SASRec as it is used today: two transformer layers, a softmax over the whole catalogue, tied item embeddings."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from solid_ext.models.encoder import last_valid, valid_mask
+from solid_ext.models.recommender import UserState
+
+
+class SASRecSoftmax(nn.Module):
+    """Causal self-attention over the item sequence; logits are products with the item embeddings themselves.
+
+    `H = blocks(dropout(norm(E[s] + position)))`, `u = H` at the last valid position, `logit(v) = <u, E[v]>`. The
+    blocks are post-normalised, with a feed-forward layer of width `4 d`; positions are counted from the start. It
+    has no target tower and no generated layer: the peer that a user would take instead of those, to be trained
+    with the loss `full_softmax`.
+
+    Shapes: sequences [B, L] int64, right-padded with 0 -> `UserState` with vector [B, d]. Padding lies behind every
+    valid position, where causal attention cannot see it.
+
+    Args:
+        num_items: V. length: L. dim: d. layers, heads, dropout: of the blocks.
+
+    Source: Kang and McAuley, Self-Attentive Sequential Recommendation, 2018; loss and sizes as RecBole 1.2.1.
+    """
+
+    def __init__(
+        self, num_items: int, length: int, dim: int = 64, layers: int = 2, heads: int = 2, dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.num_items, self.length = num_items, length
+        self.item_embedding = nn.Embedding(num_items + 1, dim, padding_idx=0)
+        self.position = nn.Embedding(length, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(dim, heads, 4 * dim, dropout, "gelu", batch_first=True) for _ in range(layers)
+        )
+        for block in self.blocks:
+            block.dropout = nn.Identity()  # torch's own drops inside the feed-forward layer too, SASRec does not
+        self.register_buffer("future", torch.ones(length, length, dtype=torch.bool).triu(1), persistent=False)
+        self.apply(_small_normal)
+
+    @property
+    def device(self) -> torch.device:
+        return self.item_embedding.weight.device
+
+    def forward(self, sequences: Tensor) -> UserState:
+        """The user states of item sequences [B, L] int64, right-padded with 0."""
+        states = self.dropout(self.norm(self.item_embedding(sequences) + self.position.weight))
+        for block in self.blocks:
+            states = block(states, src_mask=self.future)
+        vector = last_valid(states, valid_mask(sequences))
+        return UserState(vector, vector.new_zeros(()), None)
+
+    def encode(self, sequences: Tensor) -> Tensor:
+        """u [B, d] of sequences [B, L]."""
+        return self(sequences).vector
+
+    def score(self, state: Tensor, candidates: Tensor) -> Tensor:
+        """Logits of candidates: u [B, d], ids [B, T] (per sequence) or [T] (shared by all) -> [B, T]."""
+        targets = self.item_embedding(candidates)
+        if candidates.dim() == 1:
+            return state @ targets.T
+        return torch.bmm(targets, state.unsqueeze(2)).squeeze(2)
+
+
+def _small_normal(module: nn.Module) -> None:
+    """Weights from N(0, 0.02^2), biases 0, as BERT starts; the row of padding stays 0."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    elif isinstance(module, nn.MultiheadAttention):
+        nn.init.normal_(module.in_proj_weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding) and module.padding_idx is not None:
+        with torch.no_grad():
+            module.weight[module.padding_idx].zero_()

@@ -1,0 +1,199 @@
+"""Hyperparameter search by Optuna, on the validation metric alone; the test rows are never looked at."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from solid_ext.compare.grid import PRESETS, base_config
+from solid_ext.config import Config
+from solid_ext.data import Dataset
+from solid_ext.methods import METHODS, method_config
+from solid_ext.models.backbones import BACKBONES
+from solid_ext.run import open_run, write_json
+from solid_ext.solid import SOLID
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+
+class Range(NamedTuple):
+    """Numbers from low to high, integers if both are; on a logarithmic scale if `log`."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+SPACE: dict[str, Range | tuple[int, ...]] = {
+    "learning_rate": Range(1e-4, 1e-2, log=True),
+    "weight_decay": Range(1e-6, 1.0, log=True),
+    "dropout": Range(0.0, 0.6),
+    "delta": Range(1e-3, 1.0, log=True),
+    "alignment": Range(1e-3, 10.0, log=True),
+    "num_semantics": Range(16, 1024, log=True),
+    "negatives": Range(1, 64, log=True),
+    "batch_size": (256, 512, 1024, 2048),
+    "dim": (16, 32, 64, 128),
+    "length": (10, 20, 50),
+    "blocks": (1, 2, 3),
+    "adaptive_layers": (1, 2, 3),
+}
+"""The fields that can be searched, each in its range or among its choices."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched: `names` of `SPACE`, around `config`; every trial has the configuration's seed."""
+
+    names: tuple[str, ...]
+    config: Config
+
+
+class Trial(NamedTuple):
+    """A finished trial: the values it tried and the validation metric it reached (0 where it diverged)."""
+
+    number: int
+    values: dict[str, Any]
+    metric: float
+
+
+def make_search(
+    names: Sequence[str], method: str, backbone: str, preset: str, fields: Mapping[str, Any], seed: int
+) -> Search:
+    """A search, refused with one sentence unless its trials can be started.
+
+    Raises:
+        ValueError, TypeError: an unknown or repeated name, or a configuration out of range.
+    """
+    if not names:
+        raise ValueError("fields: expected at least one, got none")
+    for name in names:
+        if name not in SPACE:
+            raise ValueError(f"fields: expected some of {', '.join(SPACE)}, got {name!r}")
+        if list(names).count(name) > 1:
+            raise ValueError(f"fields: expected different ones, got {name!r} twice")
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    if preset not in PRESETS:
+        raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
+    if backbone not in BACKBONES:
+        raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {backbone!r}")
+    base = base_config(preset, backbone, fields).replace(seed=seed)
+    return Search(tuple(names), method_config(base, method))
+
+
+def tune(
+    out: Path, search: Search, dataset: Dataset, *, trials: int = 20, told: Callable[[Trial], None] | None = None
+) -> Trial:
+    """Try values by Optuna's TPE until there are `trials` finished ones, and write `best.yaml`.
+
+    The metric is the configuration's `monitor` on validation rows, of the last stage's best epoch. The same call again
+    goes on where the last one stopped, a trial's stages included, and finds what it would have found in one go: the
+    sampler of a trial is seeded by its number, and Optuna's journal is lines of JSON.
+
+    Args:
+        out: `search.json`, `journal.log`, `best.yaml` (the fields that differ from the configuration's defaults).
+        told: called after each trial.
+
+    Raises:
+        ValueError: no Optuna, no trials asked for, or `out` is no folder of this very search.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise ValueError("tune: expected the package optuna (pip install 'solid_ext[tune]'), found none") from error
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    if trials < 1:
+        raise ValueError(f"trials: expected at least 1, got {trials}")
+    _open(out, search, dataset)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(out / "journal.log"))),
+        study_name="tune",
+        direction="maximize",
+        load_if_exists=True,
+    )
+    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):  # the one that a kill left behind
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    space = _space(search, dataset)
+    done = len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))
+    for number in range(done, trials):
+        study.sampler = optuna.samplers.TPESampler(seed=search.config.train.seed + number)
+        asked = study.ask(space)
+        metric = _train(out / "trials" / str(number), search.config.replace(**asked.params), dataset)
+        study.tell(asked, metric)
+        shutil.rmtree(out / "trials" / str(number))
+        if told is not None:
+            told(Trial(number, asked.params, metric))
+    finished = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+    best = max(range(len(finished)), key=lambda number: (finished[number].value, -number))
+    _write_best(out / "best.yaml", search.config.replace(**finished[best].params))
+    return Trial(best, finished[best].params, float(finished[best].value or 0.0))
+
+
+def _open(out: Path, search: Search, dataset: Dataset) -> None:
+    """Make the folder of this search, or see that it is one."""
+    asked = json.loads(json.dumps({**asdict(search), "fingerprint": dataset.fingerprint}))
+    path = out / "search.json"
+    if not path.exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ValueError(f"out: expected a new folder or one of this search, got {out}, which holds something else")
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(path, asked)
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    if saved != asked:
+        what = next((name for name in asked if saved.get(name) != asked[name]), "others")
+        raise ValueError(f"out: expected a new folder or one of this search, got {out}, whose {what} differ")
+
+
+def _space(search: Search, dataset: Dataset) -> dict[str, BaseDistribution]:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    found: dict[str, BaseDistribution] = {}
+    for name in search.names:
+        where = SPACE[name]
+        if not isinstance(where, Range):
+            found[name] = CategoricalDistribution(where)
+        elif isinstance(where.low, int):
+            high = int(where.high)
+            if name == "num_semantics":  # a cluster of less than four items is hardly one
+                high = max(min(high, dataset.num_items // 4), where.low)
+            found[name] = IntDistribution(where.low, high, log=where.log)
+        else:
+            found[name] = FloatDistribution(where.low, where.high, log=where.log)
+    return found
+
+
+def _train(folder: Path, config: Config, dataset: Dataset) -> float:
+    """The validation metric that a configuration reaches; a trial that was stopped goes on."""
+    resume = (folder / "run.json").exists()
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    open_run(folder, config, dataset, resume=resume, overwrite=False)
+    try:
+        return SOLID(config).fit(dataset, folder=folder).training.stages[-1].best.valid
+    except FloatingPointError:
+        return 0.0
+
+
+def _write_best(path: Path, config: Config) -> None:
+    """The fields that differ from the defaults, without what belongs to one run alone."""
+    default = Config().flat()
+    fields = {
+        name: value
+        for name, value in config.flat().items()
+        if value != default[name] and name not in ("seed", "threads")
+    }
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
+    os.replace(partial, path)
