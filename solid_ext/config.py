@@ -170,6 +170,11 @@ class Config:
                 raise ValueError(f"{name}: expected 0 or more, got {number}")
         if self.semantics.num_semantics < -1:
             raise ValueError(f"num_semantics: expected a number, 0 or -1, got {self.semantics.num_semantics}")
+        if self.semantics.semantics == "category" and self.semantics.semantic_levels > 1:
+            raise ValueError(
+                "semantic_levels: expected 1 for semantics category, which has no features, "
+                f"got {self.semantics.semantic_levels}"
+            )
         if model.dim % model.heads:
             raise ValueError(f"heads: expected a divisor of dim={model.dim}, got {model.heads}")
         if self.train.validation == "full" and self.train.monitor == "user_auc":

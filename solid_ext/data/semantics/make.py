@@ -48,10 +48,6 @@ def make_semantics(
     """
     source = semantics_source(config, dataset)
     if source == "category":
-        if config.semantic_levels > 1:
-            raise ValueError(
-                f"semantic_levels: expected 1 for source category, which has no features, got {config.semantic_levels}"
-            )
         return semantics_from_categories(dataset, level=config.category_level, min_items=config.category_min_items)
     if config.num_semantics > dataset.num_items:
         raise ValueError(
