@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from sklearn.metrics import adjusted_rand_score
 
 from solid_ext import SOLID, Config, Dataset, load_dataset
+from solid_ext.cli import show_semantics
 from solid_ext.config import SemanticsConfig
 from solid_ext.data import Semantics, SyntheticTruth, make_semantics, semantics_source
 from solid_ext.run import train_run
@@ -179,7 +180,9 @@ def test_a_combination_that_cannot_be(make: Callable[[], Config], sentence: str)
         make()
 
 
-def test_a_run_trains_on_a_mix_and_keeps_what_it_found(world: tuple[Dataset, SyntheticTruth], tmp_path: Path) -> None:
+def test_a_run_trains_on_a_mix_and_says_what_it_found(
+    world: tuple[Dataset, SyntheticTruth], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     dataset, truth = world
     np.save(tmp_path / "image.npy", np.eye(8)[truth.semantics[1:]])
     config = Config().replace(
@@ -194,3 +197,8 @@ def test_a_run_trains_on_a_mix_and_keeps_what_it_found(world: tuple[Dataset, Syn
     assert told == {"source": "id+text+image", "count": 7, **kept.report}
     assert told["purity"] > told["purity_by_chance"]
     assert [stage["stage"] for stage in run.metrics["stages"]] == ["static", "stage1", "stage2"]
+    show_semantics(told)
+    printed = capsys.readouterr().out
+    for name in ("purity", "purity_by_chance", "nmi", "nmi_by_chance"):
+        assert f"{told[name]:.3f}" in printed
+    assert f"id+text+image: 6 of {told['smallest']} to {told['largest']} items" in printed
