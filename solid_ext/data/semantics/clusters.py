@@ -73,7 +73,7 @@ def semantics_from_features(
     spread = points.shape[0] - float(np.square(points.sum(axis=0, dtype=np.float64)).sum()) / points.shape[0]
     explained = []
     for level in range(levels):
-        clusters = _k_means(points, min(count, different if level == 0 else _different(points)), seed)
+        clusters = _k_means(points, count, seed)
         table[1 + np.flatnonzero(known), level] = clusters.labels + 1
         explained.append(1 - clusters.inertia / spread if spread > 0 else 1.0)
         if level == 0:
