@@ -38,7 +38,6 @@ DATASETS = ("amazon_scientific", "amazon_office_2014", "movielens_100k")
 ENCODERS = ("tfidf", "minilm")
 SOURCES = ("id", "text", "image", "id+text", "id+image", "text+image", "id+text+image")
 LEVELS = 3
-STATIC_EPOCHS = 10
 IMAGE_COLUMNS, IMAGE_NOISE, WITHOUT_IMAGE = 4096, 2.0, 0.02
 
 
@@ -99,11 +98,10 @@ def text_semantics(dataset: Dataset, cache: Cache) -> list[dict[str, Any]]:
 
 
 def static_embedding(dataset: Dataset) -> np.ndarray:
-    """The item embeddings of a static model after ten epochs at Table 2's settings."""
-    config = Config().replace(epochs=STATIC_EPOCHS)
+    """The item embeddings of a static model, trained to convergence at Table 2's settings."""
     split = leave_one_out(dataset)
     model, _ = train_static(
-        config,
+        Config(),
         dataset,
         split,
         lambda scorer: evaluate_sampled(scorer, dataset, split.valid, negatives=99, seed=1).values["ndcg@10"],
@@ -141,11 +139,12 @@ def mixes(dataset: Dataset, cache: Cache) -> list[dict[str, Any]]:
 
 def show(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
     """Print the rows: what they are, seconds, sizes, and agreement with whole category lists."""
-    table = Table(*columns, "s", "clusters", "empty", "sizes", "largest", "explained", "purity", "NMI", title=title)
+    headers = (name.replace("_", " ") for name in columns)
+    table = Table(*headers, "s", "clusters", "empty", "sizes", "largest", "explained", "purity", "NMI", title=title)
     for row in rows:
         found = row["against"]["all"]
         table.add_row(
-            *(str(row[column]) for column in columns),
+            *(f"{row[name]:.1f}" if isinstance(row[name], float) else str(row[name]) for name in columns),
             f"{row['seconds']:.1f}",
             str(row["clusters"]),
             str(row["empty"]),
@@ -173,7 +172,7 @@ def main() -> None:
     results["mixes"] = {
         "dataset": DATASETS[0],
         "images": f"generated, {IMAGE_COLUMNS} columns, {WITHOUT_IMAGE:.0%} of items without",
-        "id": f"static model, {STATIC_EPOCHS} epochs",
+        "id": "static model, Table 2's settings, to convergence",
         "rows": mixes(load_dataset(options.data / DATASETS[0]), cache),
     }
     show("seven sources", results["mixes"]["rows"], ("source",))
