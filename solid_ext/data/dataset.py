@@ -199,6 +199,7 @@ def load_dataset(
     user: str = "user_id",
     item: str = "item_id",
     timestamp: str | None = "timestamp",
+    drop_duplicates: bool = True,
 ) -> Dataset:
     """Make a `Dataset` of interactions in any form, by the rules of `solid_ext.data.prepare`, each counted.
 
@@ -210,6 +211,7 @@ def load_dataset(
         user: name of the column of users.
         item: name of the column of items.
         timestamp: name of the column of times, see `read_interactions`.
+        drop_duplicates: drop rows equal to an earlier one in user, item and time.
 
     Raises:
         ValueError: contents that cannot be read, or nothing to read.
@@ -235,7 +237,8 @@ def load_dataset(
                 )
             items = _find(path, "items") if items is None else items
         name = name or _stem(path)
-    indexed = index_interactions(read_interactions(source, user=user, item=item, timestamp=timestamp))
+    interactions = read_interactions(source, user=user, item=item, timestamp=timestamp)
+    indexed = index_interactions(interactions, drop_duplicates=drop_duplicates)
     report = indexed.report
     table = indexed.item_ids.to_frame()
     if items is not None:

@@ -185,7 +185,7 @@ def _read_text(
         raise ValueError(f"{where}: expected readable UTF-8 text, got {str(error).splitlines()[0]!r}") from error
     if blank.any():
         frame = frame.filter(pl.Series(~blank[1 : 1 + frame.height]))
-    return frame.select(kept).with_columns(_integers(frame[column]) for column in required)
+    return frame.select(kept).with_columns(integers(frame[column]) for column in required)
 
 
 def _separator(header: str, required: Sequence[str]) -> tuple[str, list[str]]:
@@ -242,7 +242,7 @@ def _check_fields(data: bytes, separator: str, quoted: bool, expected: int, wher
     return blank
 
 
-def _integers(column: pl.Series) -> pl.Series:
-    """Turn text into int64 if that loses nothing: every value is exactly how the integer is written."""
+def integers(column: pl.Series) -> pl.Series:
+    """Turn a column of text into int64 if that loses nothing: every value is exactly how the integer is written."""
     numbers = column.cast(pl.Int64, strict=False)
     return numbers if (numbers.cast(pl.String).eq_missing(column)).all() else column
