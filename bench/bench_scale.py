@@ -2,10 +2,10 @@
 
     python bench/bench_scale.py [--steps prepare,epoch] [--shared] [--json]
 
-A ratings file with the statistics of Table 1's Electronic (4,201,696 users, 476,002 items, 7,824,482 ratings) is written
-to a temporary folder: lengths of histories follow a power law (exponent 2.55), items are as popular as their rank to the
-power -0.8, rows are shuffled, times are days. Each step runs in a process of its own, and the system tells its peak
-memory.
+A ratings file with the statistics of Table 1's Electronic (4,201,696 users, 476,002 items, 7,824,482 ratings) is
+written to a temporary folder: lengths of histories follow a power law (exponent 2.55), items are as popular as their
+rank to the power -0.8, rows are shuffled, times are days. Each step runs in a process of its own, and the system tells
+its peak memory.
 
 * prepare: `solid-ext prepare electronic --raw ratings.csv --items items.tsv`.
 * epoch: `SOLID(epochs=1, semantics="category").fit(...)`: one epoch of each stage, validated, by Table 2's settings.
