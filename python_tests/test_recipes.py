@@ -155,7 +155,10 @@ def test_the_command_prints_the_statistics_beside_table_1(tmp_path: Path, capsys
     assert "line 4 'oops'" in printed
     assert [word for word in ("4,201,696", "-475,999", "-7,824,479", "no match: users") if word not in printed] == []
     assert load_dataset(tmp_path / "out").num_interactions == 3
-    for bad, sentence in ((["--max-malformed", "0"], "in all lines but 0"), ([], "expected a new folder")):
+    for bad, sentence in (
+        (["--max-malformed", "0"], "rating,timestamp in every line, got line 4 'oops'"),
+        ([], "expected a new folder"),
+    ):
         with pytest.raises(SystemExit):
             main([*command, *bad])
         assert sentence in capsys.readouterr().err

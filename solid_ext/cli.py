@@ -74,7 +74,7 @@ class Prepare:
     timestamp: str = "timestamp"
     """interactions: name of the column of times; without one the order of the file counts."""
     max_malformed: int = 100
-    """The paper's datasets: how many malformed lines are skipped, counted and named before the file is refused."""
+    """How many malformed lines of the raw file are skipped, counted and named before it is refused."""
     overwrite: bool = False
     """Replace the folder if it exists."""
 
@@ -86,7 +86,14 @@ class Prepare:
         if self.kind in RECIPES and self.raw is not None:
             dataset = prepare_raw(self.kind, self.raw, items=self.items, max_malformed=self.max_malformed)
         elif self.kind == "interactions":
-            dataset = load_dataset(self.raw, items=self.items, user=self.user, item=self.item, timestamp=self.timestamp)
+            dataset = load_dataset(
+                self.raw,
+                items=self.items,
+                user=self.user,
+                item=self.item,
+                timestamp=self.timestamp,
+                max_malformed=self.max_malformed,
+            )
         else:
             dataset = open_dataset(self.kind)
         dataset.save(self.out, overwrite=self.overwrite)

@@ -17,20 +17,20 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
-from solid_ext.data.tables import GZIP_MAGIC, UTF8_BOM, integers
+from solid_ext.data.tables import GZIP_MAGIC, UTF8_BOM, Malformed, integers
 
 Layout = Literal["json", "csv", "tsv"]
 Report = dict[str, int | str]
+Skip = Callable[[int, bytes], None]  # counts a malformed line: its number, its text
 
 BLOCK = 1 << 24  # bytes read at once
 LONGEST_LINE = 1 << 26  # a file without line ends must not end up in memory as one line
-NAMED_LINES = 3  # malformed lines shown in a report or an error
-SHOWN_CHARACTERS = 60
 LONGEST_TITLE = 2000  # longer "titles" of Amazon 2018 are scripts of the page they were taken from
 
 SEPARATORS = {"csv": ",", "tsv": "\t"}
@@ -52,42 +52,6 @@ DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S")
 NO_ROWS = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "rating": pl.Float64, "timestamp": pl.Int64})
 
 
-class Malformed:
-    """Counts the lines that hold no row, keeps the first to name them, and refuses the file where they are too many.
-
-    Args:
-        where: the file, as errors call it.
-        expected: what a line has to be.
-        limit: how many malformed lines are skipped before the file is refused.
-    """
-
-    def __init__(self, where: str, expected: str, limit: int) -> None:
-        self.where, self.expected, self.limit = where, expected, limit
-        self.count = 0
-        self.examples: list[str] = []
-
-    def add(self, number: int, line: bytes) -> None:
-        """Count line `number` (from 1).
-
-        Raises:
-            ValueError: it is one more than the limit.
-        """
-        self.count += 1
-        if len(self.examples) < NAMED_LINES:
-            text = line.decode("utf-8", "replace").rstrip("\r")
-            shown = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
-            self.examples.append(f"line {number:,} {shown!r}")
-        if self.count > self.limit:
-            raise ValueError(
-                f"{self.where}: expected {self.expected} in all lines but {self.limit:,}, "
-                f"got {self.count:,} malformed ones by line {number:,}: {'; '.join(self.examples)}"
-            )
-
-    def report(self, name: str) -> Report:
-        """`{name: count, name_examples: the first ones}`."""
-        return {name: self.count} | ({f"{name}_examples": "; ".join(self.examples)} if self.count else {})
-
-
 def read_raw(path: str | Path, layout: Layout, *, max_malformed: int = 100) -> tuple[pl.DataFrame, Report]:
     """Read users, items, ratings and times of a raw file, in the order of its lines.
 
@@ -107,9 +71,10 @@ def read_raw(path: str | Path, layout: Layout, *, max_malformed: int = 100) -> t
         ValueError: a file that cannot be read, too many malformed lines, or no row at all.
     """
     where = f"raw file {str(path)!r}"
-    malformed = Malformed(where, EXPECTED[layout], max_malformed)
+    malformed = Malformed(max_malformed)
+    skip = partial(malformed.add, where=where, expected=EXPECTED[layout])
     parse: Callable[[int, bytes], pl.DataFrame]
-    parse = _JsonLines(malformed) if layout == "json" else _Delimited(SEPARATORS[layout], malformed)
+    parse = partial(_json_lines, skip) if layout == "json" else _Delimited(SEPARATORS[layout], where, skip)
     parts, lines = [NO_ROWS], 0
     for first, block in _blocks(Path(path), where):
         parts.append(parse(first, block))
@@ -136,14 +101,14 @@ def read_metadata(path: str | Path, *, max_malformed: int = 100) -> tuple[pl.Dat
         ValueError: a file that cannot be read, too many malformed lines, or no row at all.
     """
     where = f"item metadata {str(path)!r}"
-    malformed = Malformed(where, "an object with asin", max_malformed)
+    malformed = Malformed(max_malformed)
     rows: list[tuple[Any, str | None, str | None]] = []
     for first, block in _blocks(Path(path), where):
         for number, line in _lines(first, block):
             entry = _object(line)
             asin = entry.get("asin") if entry is not None else None
             if entry is None or not _is_text(asin):
-                malformed.add(number, line)
+                malformed.add(number, line, where=where, expected="an object with asin")
                 continue
             rows.append((asin, _title(entry.get("title")), _categories(entry)))
     if not rows:
@@ -165,8 +130,8 @@ def is_metadata(path: str | Path) -> bool:
 class _Delimited:
     """Lines of fields between separators to rows; the first line may name the fields."""
 
-    def __init__(self, separator: str, malformed: Malformed) -> None:
-        self.separator, self.malformed = separator, malformed
+    def __init__(self, separator: str, where: str, skip: Skip) -> None:
+        self.separator, self.where, self.skip = separator, where, skip
         self.places = {field: place for place, field in enumerate(FIELDS)}
         self.width = len(FIELDS)
 
@@ -202,7 +167,7 @@ class _Delimited:
             lines = block.split(b"\n")
             for row in (~kept).arg_true():
                 if lines[row].strip():
-                    self.malformed.add(first + row, lines[row])
+                    self.skip(first + row, lines[row])
         return rows.filter(kept).select(NO_ROWS.columns)
 
     def _without_header(self, block: bytes) -> tuple[bytes, int]:
@@ -216,27 +181,22 @@ class _Delimited:
         if len(places) < len(FIELDS):
             lacking = ", ".join(field for field in FIELDS if field not in places)
             raise ValueError(
-                f"{self.malformed.where}: expected a header with user, item, rating and time, got none for {lacking}"
+                f"{self.where}: expected a header with user, item, rating and time, got none for {lacking}"
             )
         self.places, self.width = places, len(found)
         return rest, 2
 
 
-class _JsonLines:
+def _json_lines(skip: Skip, first: int, block: bytes) -> pl.DataFrame:
     """Lines of JSON reviews to rows."""
-
-    def __init__(self, malformed: Malformed) -> None:
-        self.malformed = malformed
-
-    def __call__(self, first: int, block: bytes) -> pl.DataFrame:
-        rows = []
-        for number, line in _lines(first, block):
-            row = _review(line)
-            if row is None:
-                self.malformed.add(number, line)
-            else:
-                rows.append(row)
-        return pl.DataFrame(rows, schema=NO_ROWS.schema, orient="row")
+    rows = []
+    for number, line in _lines(first, block):
+        row = _review(line)
+        if row is None:
+            skip(number, line)
+        else:
+            rows.append(row)
+    return pl.DataFrame(rows, schema=NO_ROWS.schema, orient="row")
 
 
 def _review(line: bytes) -> tuple[str, str, float, int] | None:
