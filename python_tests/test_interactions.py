@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from solid_ext.data import read_interactions, tables
+from solid_ext.data import load_dataset, read_interactions, tables
 from solid_ext.data.tables import read_table
 
 USERS, ITEMS, TIMES = [3, 1, 3, 2], ["b", "a", "c", "a"], [30, 10, 20, 5]
@@ -136,8 +136,25 @@ def test_fields_are_counted_across_blocks(tmp_path: Path, monkeypatch: pytest.Mo
     text = "user_id,item_id,timestamp\n" + '1,"a,\n""b""",2\n\n3,c,4\n' * 3
     path = write(tmp_path, "x.csv", text)
     assert read_interactions(path)["item_id"].to_list() == ['a,\n"b"', "c"] * 3
-    with pytest.raises(ValueError, match="expected 3 fields in every line, got 2 in line 14"):
+    with pytest.raises(ValueError, match="expected 3 fields in every line, got line 14 '"):
         read_interactions(write(tmp_path, "y.csv", text + "1,2"))
+
+
+@pytest.mark.parametrize("separator", ["\t", ",", ";"])
+def test_lines_of_other_lengths_are_skipped_up_to_the_limit(tmp_path: Path, separator: str) -> None:
+    quoted = "" if separator == "\t" else '4,"a\n""b""",9\n'
+    text = "user_id,item_id,timestamp\n1\n1,a,10\n\n1,a,10,11,12\n" + quoted + "2,b,5\n3,c\n"
+    path = write(tmp_path, "x.txt", text.replace(",", separator))
+    malformed = tables.Malformed(3)
+    found = read_interactions(path, malformed=malformed)
+    expected = [("1", "a", 10)] + ([(4, 'a\n"b"', 9)] if quoted else []) + [("2", "b", 5)]
+    assert [(int(u), i, t) for u, i, t in found.rows()] == [(int(u), i, t) for u, i, t in expected]
+    last = 9 if quoted else 7
+    examples = f"line 2 '1'; line 5 {'1,a,10,11,12'.replace(',', separator)!r}; line {last} {f'3{separator}c'!r}"
+    assert malformed.report("bad") == {"bad": 3, "bad_examples": examples}
+    assert load_dataset(path, max_malformed=3).report["malformed_lines"] == 3
+    with pytest.raises(ValueError, match="expected 3 fields in all lines but 2, got 3 malformed ones by line"):
+        load_dataset(path, max_malformed=2)
 
 
 HEADER = "user_id,item_id,timestamp\n"
@@ -156,8 +173,8 @@ HEADER = "user_id,item_id,timestamp\n"
             "user_id\tuser_id\titem_id\n1\t2\t3\n",
             "expected every column once, got user_id more than once",
         ),
-        ("x.csv", HEADER + "1,2,3\n1,2\n", "expected 3 fields in every line, got 2 in line 3"),
-        ("x.csv", HEADER + "1,2,3,4\n1,2\n", "expected 3 fields in every line, got 4 in line 2"),
+        ("x.csv", HEADER + "1,2,3\n1,2\n", "expected 3 fields in every line, got line 3 '1,2'"),
+        ("x.csv", HEADER + "1,2,3,4\n1,2\n", "expected 3 fields in every line, got line 2 '1,2,3,4'"),
         ("x.csv", HEADER + '1,"2,3\n', "expected every quote to be closed"),
         ("x.csv", HEADER + "1,2,03/04/2020\n", "expected numbers or ISO dates, got '03/04/2020' in row 1"),
         ("x.csv", HEADER + "1,2,yesterday\n", "expected numbers or ISO dates, got 'yesterday' in row 1"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from solid_ext.evaluate import (
     ranks_of_first,
     user_auc,
 )
+from solid_ext.evaluate import metrics as metrics_module
 
 
 def lattice_case(seed: int, count: int, values: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -79,6 +81,31 @@ def test_areas_do_not_depend_on_the_order_of_rows() -> None:
     order = np.random.default_rng(1).permutation(300)
     assert auc(scores[order], labels[order]) == auc(scores, labels)
     assert user_auc(scores[order], labels[order], users[order]) == user_auc(scores, labels, users)
+
+
+@pytest.mark.parametrize("block", [1, 7, 50, 299])
+def test_nothing_depends_on_the_size_of_a_block(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    scores, labels, users = lattice_case(5, 300, 20)
+    expected = user_auc(scores, labels, users), log_loss(scores, labels)
+    monkeypatch.setattr(metrics_module, "_BLOCK", block)
+    assert user_auc(scores, labels, users) == expected[0]
+    assert log_loss(scores, labels) == pytest.approx(expected[1], rel=1e-14)
+
+
+@pytest.mark.parametrize(("metric", "limit"), [("auc", 35e6), ("user_auc", 120e6), ("log_loss", 50e6)])
+def test_memory_stays_beside_the_scores(metric: str, limit: float) -> None:
+    """Four million float32 scores: nothing but blocks of them is ever copied to something wider."""
+    scores = np.random.default_rng(0).normal(size=(1 << 16, 64)).astype(np.float32)
+    labels = np.zeros(scores.shape, bool)
+    labels[:, 0] = True
+    users = [np.repeat(np.arange(1 << 16), 64)] if metric == "user_auc" else []
+    tracemalloc.start()
+    try:
+        getattr(metrics_module, metric)(scores.ravel(), labels.ravel(), *users)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < limit
 
 
 def test_areas_do_not_depend_on_a_rising_transformation() -> None:

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from argparse import ArgumentParser
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -38,36 +38,72 @@ class Prepare:
     """Make a dataset folder: Parquet interactions, items and id maps, and a report of what was read.
 
     Example: solid-ext prepare interactions --raw ratings.csv --user userId --item movieId --out data/ratings
+    Example: solid-ext prepare office --raw Office_Products_5.json.gz --items meta_Office_Products.json.gz --out office
+
+    The paper's datasets are made of the public raw files, each by its filtering, and held against Table 1:
+    arts, office, instruments, scientific (Amazon 2018 5-core reviews, JSON lines; with the metadata as --items),
+    cds, electronic (Amazon 2014 ratings, CSV), book, music (Douban ratings, TSV). Files may be gzipped.
     """
 
-    kind: Annotated[Literal["interactions", "movielens-100k", "synthetic"], tyro.conf.Positional]
-    """What to prepare: a file of interactions, or one of the named datasets."""
+    kind: Annotated[
+        Literal[
+            "interactions",
+            "arts",
+            "office",
+            "instruments",
+            "scientific",
+            "cds",
+            "electronic",
+            "book",
+            "music",
+            "movielens-100k",
+            "synthetic",
+        ],
+        tyro.conf.Positional,
+    ]
+    """What to prepare: a file of interactions, a dataset of the paper from its raw file, or a named dataset."""
     out: Path
     """The folder to make."""
     raw: Path | None = None
-    """The file of interactions (TSV, CSV or Parquet, also gzipped)."""
+    """The file of interactions (TSV, CSV or Parquet), or the raw file of one of the paper's datasets."""
     items: Path | None = None
-    """A file with one row an item: item_id, title, categories joined by "|"."""
+    """A file with one row an item: item_id, title, categories joined by "|"; for the paper's datasets also Amazon's
+    metadata as published."""
     user: str = "user_id"
-    """Name of the column of users."""
+    """interactions: name of the column of users."""
     item: str = "item_id"
-    """Name of the column of items."""
+    """interactions: name of the column of items."""
     timestamp: str = "timestamp"
-    """Name of the column of times; without one the order of the file counts."""
+    """interactions: name of the column of times; without one the order of the file counts."""
+    max_malformed: int = 100
+    """How many malformed lines of the raw file are skipped, counted and named before it is refused."""
     overwrite: bool = False
     """Replace the folder if it exists."""
 
     def run(self) -> None:
-        from solid_ext.data import load_dataset
+        from solid_ext.data import RECIPES, load_dataset, prepare_raw
 
-        if self.kind == "interactions":
-            if self.raw is None:
-                raise ValueError("prepare: expected --raw FILE with the interactions, got none")
-            dataset = load_dataset(self.raw, items=self.items, user=self.user, item=self.item, timestamp=self.timestamp)
+        if self.kind in ("interactions", *RECIPES) and self.raw is None:
+            raise ValueError(f"prepare: expected --raw FILE with the {self.kind} data, got none")
+        if self.kind in RECIPES and self.raw is not None:
+            dataset = prepare_raw(self.kind, self.raw, items=self.items, max_malformed=self.max_malformed)
+        elif self.kind == "interactions":
+            dataset = load_dataset(
+                self.raw,
+                items=self.items,
+                user=self.user,
+                item=self.item,
+                timestamp=self.timestamp,
+                max_malformed=self.max_malformed,
+            )
         else:
             dataset = open_dataset(self.kind)
+        if self.kind == "interactions":
+            dataset = replace(dataset, name=self.out.name)
         dataset.save(self.out, overwrite=self.overwrite)
         describe(dataset)
+        if self.kind in RECIPES:
+            show_table1(dataset)
         console.print(f"wrote {self.out}")
 
 
@@ -362,6 +398,20 @@ def show_semantics(found: dict[str, Any]) -> None:
             f"  against {found['categories']:,} categories: purity {found['purity']:.3f} (by chance "
             f"{found['purity_by_chance']:.3f}), NMI {found['nmi']:.3f} (by chance {found['nmi_by_chance']:.3f})"
         )
+
+
+def show_table1(dataset: Interactions) -> None:
+    """Print a dataset's size beside what the paper's Table 1 says of it."""
+    from solid_ext.data import RECIPES, Statistics, compare_with_table1
+
+    found, printed = Statistics.of(dataset), RECIPES[dataset.name].table1
+    table = Table("", "here", "Table 1", "difference")
+    for name in ("users", "items", "interactions"):
+        here, there = getattr(found, name), getattr(printed, name)
+        table.add_row(name, f"{here:,}", f"{there:,}", f"{here - there:+,}" if here != there else "none")
+    table.add_row("density", f"{found.density:.7f}", f"{printed.density:.7f}", "")
+    console.print(table)
+    console.print(f"Table 1: {compare_with_table1(dataset.name, found)}")
 
 
 def show_examples(examples: list[Example]) -> None:

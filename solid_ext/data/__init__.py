@@ -4,6 +4,7 @@ from solid_ext.data.catalogue import Catalogue
 from solid_ext.data.dataset import Dataset, load_dataset
 from solid_ext.data.interactions import read_interactions
 from solid_ext.data.negatives import NegativeSampler
+from solid_ext.data.recipes import RECIPES, Recipe, Statistics, compare_with_table1, prepare_raw
 from solid_ext.data.semantics import (
     Semantics,
     concatenate_features,
@@ -22,13 +23,17 @@ from solid_ext.data.synthetic import SyntheticTruth, synthetic_dataset
 
 __all__ = [
     "MOVIELENS_100K_LICENCE",
+    "RECIPES",
     "Catalogue",
     "Dataset",
     "NegativeSampler",
+    "Recipe",
     "Rows",
     "Semantics",
     "Split",
+    "Statistics",
     "SyntheticTruth",
+    "compare_with_table1",
     "concatenate_features",
     "gather_sequences",
     "global_time",
@@ -37,6 +42,7 @@ __all__ = [
     "load_dataset",
     "make_semantics",
     "movielens_100k",
+    "prepare_raw",
     "read_features",
     "read_interactions",
     "semantics_from_categories",

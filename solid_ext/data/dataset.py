@@ -17,7 +17,7 @@ from solid_ext.data.catalogue import Catalogue
 from solid_ext.data.interactions import normalise_ids, read_interactions
 from solid_ext.data.prepare import align_items, index_interactions
 from solid_ext.data.storage import METADATA, read_folder, write_folder
-from solid_ext.data.tables import read_table
+from solid_ext.data.tables import Malformed, read_table
 
 CATEGORY_SEPARATOR = "|"
 TABLE_SUFFIXES = (".tsv.gz", ".tsv", ".csv.gz", ".csv", ".txt.gz", ".txt", ".parquet")
@@ -199,6 +199,8 @@ def load_dataset(
     user: str = "user_id",
     item: str = "item_id",
     timestamp: str | None = "timestamp",
+    drop_duplicates: bool = True,
+    max_malformed: int = 0,
 ) -> Dataset:
     """Make a `Dataset` of interactions in any form, by the rules of `solid_ext.data.prepare`, each counted.
 
@@ -210,6 +212,9 @@ def load_dataset(
         user: name of the column of users.
         item: name of the column of items.
         timestamp: name of the column of times, see `read_interactions`.
+        drop_duplicates: drop rows equal to an earlier one in user, item and time.
+        max_malformed: how many lines of a text file with another number of fields are skipped (`malformed_lines`
+            counts them) before it is refused.
 
     Raises:
         ValueError: contents that cannot be read, or nothing to read.
@@ -235,8 +240,10 @@ def load_dataset(
                 )
             items = _find(path, "items") if items is None else items
         name = name or _stem(path)
-    indexed = index_interactions(read_interactions(source, user=user, item=item, timestamp=timestamp))
-    report = indexed.report
+    malformed = Malformed(max_malformed)
+    interactions = read_interactions(source, user=user, item=item, timestamp=timestamp, malformed=malformed)
+    indexed = index_interactions(interactions, drop_duplicates=drop_duplicates)
+    report = (malformed.report("malformed_lines") if malformed.count else {}) | indexed.report
     table = indexed.item_ids.to_frame()
     if items is not None:
         table, counts = align_items(_read_items(items, item), indexed.item_ids)

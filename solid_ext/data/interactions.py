@@ -6,18 +6,23 @@ from typing import Any
 
 import polars as pl
 
-from solid_ext.data.tables import as_series, read_table
+from solid_ext.data.tables import Malformed, as_series, read_table
 
 NAME = "interactions"
 ISO_DATE = r"^\d{4}-\d{2}-\d{2}"
 
 
 def read_interactions(
-    source: Any, *, user: str = "user_id", item: str = "item_id", timestamp: str | None = "timestamp"
+    source: Any,
+    *,
+    user: str = "user_id",
+    item: str = "item_id",
+    timestamp: str | None = "timestamp",
+    malformed: Malformed | None = None,
 ) -> pl.DataFrame:
     """Read interactions in any form into the canonical columns.
 
-    The rows keep the order of the source, and nothing is dropped: what is missing is null. Ids are int64 or
+    The rows keep the order of the source, and no row is dropped: what is missing is null. Ids are int64 or
     text; mixed ids, and every other type, are read as text. Timestamps are int64, float64, date or datetime
     (UTC); NaN and infinite ones are null, text must hold numbers or ISO dates.
 
@@ -29,6 +34,8 @@ def read_interactions(
         item: name of the column of items.
         timestamp: name of the column of times. Without one called "timestamp" the result has none either;
             any other name must be there; None reads no times.
+        malformed: counts the lines of a text file with another number of fields, which are skipped; None refuses
+            the first.
 
     Returns:
         `[N]` rows with columns `user_id`, `item_id` and, where there are times, `timestamp`.
@@ -46,7 +53,7 @@ def read_interactions(
     named = [user, item] if timestamp is None else [user, item, timestamp]
     if len(set(named)) < len(named):
         raise ValueError(f"{NAME}: expected different columns for user, item and timestamp, got {', '.join(named)}")
-    frame = read_table(source, name=NAME, required=[user, item], optional=named)
+    frame = read_table(source, name=NAME, required=[user, item], optional=named, malformed=malformed)
     if timestamp not in (None, "timestamp", *frame.columns):
         raise ValueError(f"{NAME}: expected a timestamp column {timestamp}, got none of that name")
     columns = [

@@ -24,13 +24,13 @@ class Indexed:
     report: dict[str, int | str]
 
 
-def index_interactions(frame: pl.DataFrame) -> Indexed:
+def index_interactions(frame: pl.DataFrame, *, drop_duplicates: bool = True) -> Indexed:
     """Number users and items and sort the rows; each rule is counted in the report.
 
     * A row without user or item is dropped (`rows_without_ids`).
-    * A row equal to an earlier one in user, item and timestamp is dropped (`exact_duplicates`). The same user
-      and item at another time is kept (`repeated_pairs`), and so is a row without a time: nothing says that
-      it is the same.
+    * A row equal to an earlier one in user, item and timestamp is dropped (`exact_duplicates`), unless
+      `drop_duplicates` is off. The same user and item at another time is kept (`repeated_pairs`), and so is a row
+      without a time: nothing says that it is the same.
     * Users and items are numbered by their sorted raw ids, never by first appearance, which would tell their
       order.
     * Rows are sorted by user and time; equal times keep the order of the source.
@@ -44,6 +44,7 @@ def index_interactions(frame: pl.DataFrame) -> Indexed:
 
     Args:
         frame: columns `user_id`, `item_id`, optionally `timestamp`, as `read_interactions` returns them.
+        drop_duplicates: off where the source is known to list an interaction once.
 
     Raises:
         ValueError: no row is left, or fractional times too large for 64 bits.
@@ -59,7 +60,7 @@ def index_interactions(frame: pl.DataFrame) -> Indexed:
         raise ValueError(f"interactions: expected at most {MAX_ITEMS:,} items, got {item_ids.len():,}")
     rows = pl.DataFrame({"user": users, "item": items})
     if "timestamp" in frame.columns and frame["timestamp"].null_count() < frame.height:
-        rows = _in_time_order(rows.with_columns(time=frame["timestamp"]), report)
+        rows = _in_time_order(rows.with_columns(time=frame["timestamp"]), report, drop_duplicates)
         timestamps, unit = _integer_times(rows["time"])
     else:
         rows, timestamps, unit = rows.sort("user", maintain_order=True), None, "none: order of the source"
@@ -125,15 +126,17 @@ def _different_pairs(users: pl.Series, items: pl.Series) -> int:
     return (users.cast(pl.Int64) * MAX_ITEMS + items.cast(pl.Int64)).n_unique()
 
 
-def _in_time_order(rows: pl.DataFrame, report: dict[str, int | str]) -> pl.DataFrame:
+def _in_time_order(rows: pl.DataFrame, report: dict[str, int | str], drop_duplicates: bool) -> pl.DataFrame:
     """Drop exact duplicates, fill missing times and sort by user and time, ties in the order of the
     source."""
     read = rows.height
     missing = rows["time"].null_count()
-    if missing:
-        # A row without a time is its own only duplicate.
-        rows = rows.with_row_index("row").with_columns(alone=pl.when(pl.col("time").is_null()).then("row")).drop("row")
-    rows = rows.unique(keep="first", maintain_order=True).select("user", "item", "time")
+    if drop_duplicates:
+        if missing:
+            # A row without a time is its own only duplicate.
+            alone = pl.when(pl.col("time").is_null()).then("row")
+            rows = rows.with_row_index("row").with_columns(alone=alone).drop("row")
+        rows = rows.unique(keep="first", maintain_order=True).select("user", "item", "time")
     report |= {
         "exact_duplicates": read - rows.height,
         "missing_timestamps": missing,

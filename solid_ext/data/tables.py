@@ -18,12 +18,51 @@ SEPARATORS = ("\t", ",", ";", "|", " ")
 GZIP_MAGIC = b"\x1f\x8b"
 PARQUET_MAGIC = b"PAR1"
 UTF8_BOM = b"\xef\xbb\xbf"
+NAMED_LINES = 3  # malformed lines shown in a report or an error
+SHOWN_CHARACTERS = 60
 # The field count walks over the file in blocks, so that its masks stay small beside the file itself.
 COUNT_BLOCK = 1 << 24
 
 
+class Malformed:
+    """Counts the lines that hold no row, keeps the first to name them, and refuses a file where they are too many.
+
+    Args:
+        limit: how many malformed lines are skipped before the file is refused.
+    """
+
+    def __init__(self, limit: int = 0) -> None:
+        self.limit, self.count = limit, 0
+        self.examples: list[str] = []
+
+    def add(self, number: int, line: bytes, *, where: str, expected: str) -> None:
+        """Count line `number` (from 1) of the file `where`, in which every line should be `expected`.
+
+        Raises:
+            ValueError: it is one more than the limit.
+        """
+        self.count += 1
+        if len(self.examples) < NAMED_LINES:
+            text = line.decode("utf-8", "replace").rstrip("\r")
+            shown = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
+            self.examples.append(f"line {number:,} {shown!r}")
+        if self.count > self.limit:
+            every = f"all lines but {self.limit:,}" if self.limit else "every line"
+            more = f"{self.count:,} malformed ones by line {number:,}: " if self.limit else ""
+            raise ValueError(f"{where}: expected {expected} in {every}, got {more}{'; '.join(self.examples)}")
+
+    def report(self, name: str) -> dict[str, int | str]:
+        """`{name: count}`, and the first ones as `name_examples` where there are any."""
+        return {name: self.count} | ({f"{name}_examples": "; ".join(self.examples)} if self.count else {})
+
+
 def read_table(
-    source: Any, *, name: str, required: Sequence[str], optional: Sequence[str] | None = None
+    source: Any,
+    *,
+    name: str,
+    required: Sequence[str],
+    optional: Sequence[str] | None = None,
+    malformed: Malformed | None = None,
 ) -> pl.DataFrame:
     """Read a table and keep the columns that are asked for.
 
@@ -37,6 +76,8 @@ def read_table(
         name: what the table is called in error messages.
         required: columns that must be there.
         optional: further columns to keep where present; None keeps all.
+        malformed: counts the lines of a text file with another number of fields, which are skipped; None refuses
+            the first.
 
     Returns:
         A frame with the columns in the order of the source.
@@ -46,7 +87,7 @@ def read_table(
         TypeError: a kind of source or array that cannot be read.
     """
     if isinstance(source, (str, os.PathLike)):
-        return _read_file(Path(source), name, required, optional)
+        return _read_file(Path(source), name, required, optional, malformed or Malformed())
     if isinstance(source, pl.LazyFrame):
         source = source.collect()
     if isinstance(source, pl.DataFrame):
@@ -133,7 +174,9 @@ def _from_array(name: str, values: np.ndarray) -> pl.Series:
     return pl.Series(values)
 
 
-def _read_file(path: Path, name: str, required: Sequence[str], optional: Sequence[str] | None) -> pl.DataFrame:
+def _read_file(
+    path: Path, name: str, required: Sequence[str], optional: Sequence[str] | None, malformed: Malformed
+) -> pl.DataFrame:
     if not path.exists():
         raise ValueError(f"{name}: expected an existing file, got {str(path)!r}")
     if path.is_dir():
@@ -150,7 +193,7 @@ def _read_file(path: Path, name: str, required: Sequence[str], optional: Sequenc
         return _read_parquet(path, data, name, required, optional)
     if ".parquet" in path.suffixes[-2:]:
         raise ValueError(f"{name}: expected a Parquet file, got {str(path)!r}, which does not start as one")
-    return _read_text(path, data, name, required, optional)
+    return _read_text(path, data, name, required, optional, malformed)
 
 
 def _read_parquet(
@@ -164,7 +207,12 @@ def _read_parquet(
 
 
 def _read_text(
-    path: Path, data: bytes, name: str, required: Sequence[str], optional: Sequence[str] | None
+    path: Path,
+    data: bytes,
+    name: str,
+    required: Sequence[str],
+    optional: Sequence[str] | None,
+    malformed: Malformed,
 ) -> pl.DataFrame:
     where = f"{name} in {str(path)!r}"
     data = data.removeprefix(UTF8_BOM)
@@ -178,14 +226,21 @@ def _read_text(
     separator, found = _separator(header, required)
     kept = _kept(found, required, optional, where)
     quote = None if separator == "\t" else '"'
-    blank = _check_fields(data, separator, b'"' in data and quote is not None, len(found), where)
+    skipped = _check_fields(data, separator, b'"' in data and quote is not None, len(found), where, malformed)
     try:
-        frame = pl.read_csv(data, separator=separator, quote_char=quote, columns=kept, infer_schema=False)
+        frame = pl.read_csv(
+            data,
+            separator=separator,
+            quote_char=quote,
+            columns=kept,
+            infer_schema=False,
+            truncate_ragged_lines=malformed.count > 0,
+        )
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"{where}: expected readable UTF-8 text, got {str(error).splitlines()[0]!r}") from error
-    if blank.any():
-        frame = frame.filter(pl.Series(~blank[1 : 1 + frame.height]))
-    return frame.select(kept).with_columns(_integers(frame[column]) for column in required)
+    if skipped.any():
+        frame = frame.filter(pl.Series(~skipped[1 : 1 + frame.height]))
+    return frame.select(kept).with_columns(integers(frame[column]) for column in required)
 
 
 def _separator(header: str, required: Sequence[str]) -> tuple[str, list[str]]:
@@ -203,8 +258,10 @@ def _header_fields(header: str, separator: str) -> list[str]:
     return next(csv.reader([header], delimiter=separator), [])
 
 
-def _check_fields(data: bytes, separator: str, quoted: bool, expected: int, where: str) -> np.ndarray:
-    """Refuse a text whose lines differ in their number of fields; return which lines are blank.
+def _check_fields(
+    data: bytes, separator: str, quoted: bool, expected: int, where: str, malformed: Malformed
+) -> np.ndarray:
+    """Count the lines with another number of fields as malformed; return these and the blank ones.
 
     polars fills short lines with nulls without a word, so the separators outside quotes are counted here,
     block by block. Returns `[lines] bool`, the header first; a line end inside quotes ends no line.
@@ -234,15 +291,15 @@ def _check_fields(data: bytes, separator: str, quoted: bool, expected: int, wher
     length = end - start
     blank = (length == 0) | ((length == 1) & (text[np.minimum(start, text.size - 1)] == ord("\r")))
     fields = np.diff(count, prepend=0) + 1
-    ragged = np.flatnonzero(~blank & (fields != expected))
-    if ragged.size:
-        wrong = int(ragged[0])
-        line = data.count(b"\n", 0, int(start[wrong])) + 1
-        raise ValueError(f"{where}: expected {expected} fields in every line, got {fields[wrong]} in line {line:,}")
-    return blank
+    ragged = ~blank & (fields != expected)
+    number, counted = 1, 0
+    for wrong in np.flatnonzero(ragged):
+        number, counted = number + data.count(b"\n", counted, int(start[wrong])), int(start[wrong])
+        malformed.add(number, data[counted : int(end[wrong])], where=where, expected=f"{expected} fields")
+    return blank | ragged
 
 
-def _integers(column: pl.Series) -> pl.Series:
-    """Turn text into int64 if that loses nothing: every value is exactly how the integer is written."""
+def integers(column: pl.Series) -> pl.Series:
+    """Turn a column of text into int64 if that loses nothing: every value is exactly how the integer is written."""
     numbers = column.cast(pl.Int64, strict=False)
     return numbers if (numbers.cast(pl.String).eq_missing(column)).all() else column

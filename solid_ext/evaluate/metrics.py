@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+
+# Scores worked on at once where float64 or index arrays are made of them: millions of rows must not become gigabytes.
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +93,8 @@ def auc(scores: ArrayLike, labels: ArrayLike) -> float:
         ValueError: lengths differ, a label that is neither 0 nor 1, NaN, or only one class present.
     """
     score, label = _scores_and_labels("auc", scores, labels)
-    negative, positive = np.sort(score[label == 0]), score[label == 1]
+    negative, positive = score[~label], score[label]
+    negative.sort()
     _check_both_classes("auc", len(negative) * len(positive), label)
     below = np.searchsorted(negative, positive, "left")
     not_above = np.searchsorted(negative, positive, "right")
@@ -123,8 +128,19 @@ def auc_per_user(scores: ArrayLike, labels: ArrayLike, users: ArrayLike) -> tupl
     user = np.asarray(users)
     if user.shape != score.shape:
         raise ValueError(f"user_auc: expected users [N={score.size}], got {list(user.shape)}")
-    grouped = np.argsort(user, kind="stable")
-    user, score, label = user[grouped], score[grouped], label[grouped]
+    if (user[1:] < user[:-1]).any():
+        grouped = np.argsort(user, kind="stable")
+        user, score, label = user[grouped], score[grouped], label[grouped]
+    starts = np.append(0, 1 + np.flatnonzero(user[1:] != user[:-1]))
+    cuts = np.append(starts[np.searchsorted(starts, np.arange(0, starts[-1] + 1, _BLOCK))], user.size)
+    parts = [_areas(user[start:stop], score[start:stop], label[start:stop]) for start, stop in pairwise(cuts)]
+    found, area = (np.concatenate(column) for column in zip(*parts, strict=True))
+    _check_both_classes("user_auc", found.size, label)
+    return found.astype(np.int64), area
+
+
+def _areas(user: NDArray[Any], score: FloatArray, label: NDArray[np.bool_]) -> tuple[NDArray[Any], FloatArray]:
+    """The users that have both classes and their areas; the rows of a user side by side."""
     new_user = np.ones(user.size, bool)
     new_user[1:] = user[1:] != user[:-1]
     user_of_row = np.cumsum(new_user) - 1
@@ -150,9 +166,8 @@ def auc_per_user(scores: ArrayLike, labels: ArrayLike, users: ArrayLike) -> tupl
     rank_sum = np.bincount(user_of_row, weights=mid_rank * label, minlength=total.size)
     pairs = positive * (total - positive)
     both = pairs > 0
-    _check_both_classes("user_auc", int(both.sum()), label)
     area = (rank_sum - positive * (positive + 1) / 2)[both] / pairs[both]
-    return user[user_start[both]].astype(np.int64), area
+    return user[user_start[both]], area
 
 
 def log_loss(logits: ArrayLike, labels: ArrayLike) -> float:
@@ -166,7 +181,11 @@ def log_loss(logits: ArrayLike, labels: ArrayLike) -> float:
         ValueError: lengths differ, a label that is neither 0 nor 1, NaN, or no rows.
     """
     logit, label = _scores_and_labels("log_loss", logits, labels)
-    return float(np.mean(np.maximum(logit, 0) - logit * label + np.log1p(np.exp(-np.abs(logit)))))
+    total = 0.0
+    for start in range(0, logit.size, _BLOCK):
+        x, y = logit[start : start + _BLOCK].astype(np.float64), label[start : start + _BLOCK]
+        total += float(np.sum(np.maximum(x, 0) - x * y + np.log1p(np.exp(-np.abs(x)))))
+    return total / logit.size
 
 
 def ndcg_per_row(ranks: ArrayLike, cutoff: int) -> FloatArray:
@@ -226,17 +245,18 @@ def ranking_metrics(ranks: ArrayLike, cutoffs: Iterable[int]) -> dict[str, float
     return {f"ndcg@{k}": ndcg(ranks, k) for k in cuts} | {f"hr@{k}": hr(ranks, k) for k in cuts}
 
 
-def _scores_and_labels(name: str, scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    score, label = np.asarray(scores, np.float64), np.asarray(labels)
+def _scores_and_labels(name: str, scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, NDArray[np.bool_]]:
+    score, label = np.asarray(scores), np.asarray(labels)
     if score.ndim != 1 or score.shape != label.shape or score.size == 0:
         raise ValueError(f"{name}: expected scores and labels [N >= 1], got {list(score.shape)}, {list(label.shape)}")
-    if not np.isin(label, (0, 1)).all():
+    if label.dtype != bool and not np.isin(label, (0, 1)).all():
         raise ValueError(f"{name}: expected labels 0 or 1, got {label[~np.isin(label, (0, 1))][0]}")
+    score = score if score.dtype.kind == "f" else score.astype(np.float64)
     _check_no_nan(name, score)
-    return score, label.astype(np.float64)
+    return score, label.astype(bool, copy=False)
 
 
-def _check_both_classes(name: str, found: int, labels: FloatArray) -> None:
+def _check_both_classes(name: str, found: int, labels: NDArray[np.bool_]) -> None:
     if not found:
         positives = int(labels.sum())
         raise ValueError(f"{name}: expected positives and negatives, got {positives} positives of {labels.size}")

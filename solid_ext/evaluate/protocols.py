@@ -164,14 +164,18 @@ def sampled_scores(
     if candidates.ndim != 2 or not np.array_equal(candidates[:, 0], dataset.items[rows.positions]):
         raise ValueError(f"{name}: expected candidates [R, 1 + n] with the rows' targets in column 0, got others")
     device = scorer_device(scorer)
-    parts = []
+    # One array from the start: a tensor kept from each batch would hold the memory between the batches' large ones.
+    found: NDArray[np.floating] = np.empty(0)
     with inference(scorer):
         for index in _slices(rows.users.size, batch_size):
             state = scorer.encode(_sequences(scorer, dataset, rows.take(index), device))
             offered = torch.from_numpy(candidates[index].astype(np.int64)).to(device)
             scores = checked_scores(name, scorer, state, offered, len(offered))
-            parts.append((scores if scores.dtype == torch.float64 else scores.float()).cpu().numpy())
-    return np.concatenate(parts)
+            part = (scores if scores.dtype == torch.float64 else scores.float()).cpu().numpy()
+            if not found.size:
+                found = np.empty(candidates.shape, part.dtype)
+            found[index] = part
+    return found
 
 
 def full_ranks(
