@@ -11,9 +11,10 @@ PRESET ?= paper
 COMPARE_OUT ?= runs/compare
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install -q -c constraints.txt
-NATIVE := CMakeLists.txt $(wildcard csrc/*.cpp csrc/*/*)
+NATIVE := CMakeLists.txt $(filter-out csrc/check/%,$(wildcard csrc/*.cpp csrc/*/*))
+KERNEL_TESTS := $(wildcard python_tests/test_native.py python_tests/test_ops_*.py python_tests/test_nn_*.py)
 
-.PHONY: demo compare test bench lint
+.PHONY: demo compare test bench lint sanitize neon test-isa
 
 demo: .venv/native $(if $(filter movielens-100k,$(DATASET)),.venv/recbole)
 	$(BIN)/python -m solid_ext.cli train --dataset $(DATASET) --out $(OUT) --overwrite --config bench/demo.yaml
@@ -32,11 +33,25 @@ bench: .venv/test
 	$(BIN)/python bench/bench_gru.py --json
 	$(BIN)/python bench/bench_train_step.py --json
 
+# The kernels without Python (csrc/check), each built with sanitizers that must also stop at planted bugs; and for Arm, emulated.
+sanitize:
+	$(PYTHON) csrc/check/check.py address --cases 150
+	$(PYTHON) csrc/check/check.py thread --cases 150
+
+neon:
+	$(PYTHON) csrc/check/check.py neon --cases 150
+
+# The kernels' tests with each instruction set of this processor forced upon the whole process.
+test-isa: .venv/test
+	for isa in $$($(BIN)/python -c "import solid_ext; print(*solid_ext.build_info()['isa_usable'])"); do \
+	  echo "SOLID_EXT_ISA=$$isa" && SOLID_EXT_ISA=$$isa $(BIN)/python -m pytest $(KERNEL_TESTS) || exit 1; \
+	done
+
 lint: .venv/lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(filter %.h %.cpp,$(NATIVE))
+	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.cpp csrc/*/*.h csrc/*/*.cpp)
 
 # The native module is installed once per change of its sources; Python is read from the checkout.
 .venv/native: pyproject.toml constraints.txt $(NATIVE)

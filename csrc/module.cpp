@@ -23,7 +23,7 @@ py::dict build_info() {
   std::vector<std::string> built, usable;
   for (int level = 0; level < solid::kIsaCount; ++level) {
     const auto isa = static_cast<solid::Isa>(level);
-    if (solid::isa_built(isa)) built.emplace_back(solid::isa_name(isa));
+    built.emplace_back(solid::isa_name(isa));
     if (solid::isa_usable(isa)) usable.emplace_back(solid::isa_name(isa));
   }
   py::dict info;

@@ -6,22 +6,9 @@
 namespace solid {
 namespace {
 
-const char* const kNames[kIsaCount] = {"baseline", "avx2", "avx512", "avx512_bf16"};
-
-bool processor_has(Isa isa) {
-  if (isa == Isa::baseline) return true;
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (isa == Isa::avx2) return avx2;
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (isa == Isa::avx512) return avx512;
-  return avx512 && __builtin_cpu_supports("avx512bf16");
-#else
-  return false;
-#endif
-}
+#define SOLID_NAME(level) #level,
+const char* const kNames[kIsaCount] = {SOLID_FOR_EACH_ISA(SOLID_NAME)};
+#undef SOLID_NAME
 
 std::atomic<int>& current() {
   static std::atomic<int> level{static_cast<int>(isa_best())};
@@ -32,15 +19,20 @@ std::atomic<int>& current() {
 
 const char* isa_name(Isa isa) { return kNames[static_cast<int>(isa)]; }
 
-bool isa_built(Isa isa) {
-#define SOLID_CASE(level) \
-  if (isa == Isa::level) return true;
-  SOLID_FOR_EACH_ISA(SOLID_CASE)
-#undef SOLID_CASE
-  return false;
+bool isa_usable(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::baseline) return true;
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (isa == Isa::avx2) return avx2;
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (isa == Isa::avx512) return avx512;
+  return avx512 && __builtin_cpu_supports("avx512bf16");
+#else
+  return static_cast<int>(isa) < kIsaCount;  // every 64-bit Arm processor has NEON
+#endif
 }
-
-bool isa_usable(Isa isa) { return isa_built(isa) && processor_has(isa); }
 
 Isa isa_best() {
   for (int level = kIsaCount - 1; level > 0; --level) {

@@ -1,19 +1,39 @@
-// Instruction sets: what was built, what this processor has, what is in use.
+// Instruction sets: which levels this module holds, what this processor has, what is in use.
 //
 // A kernel source is compiled once per level with SOLID_ISA set to the level's name, and puts its entry
 // points into `namespace solid::SOLID_ISA`. Such a source includes no header with inline functions that the
 // baseline also instantiates: the linker could keep the copy with the wider instructions.
+//
+// The baseline rounds every product and every sum apart, in 16-byte vectors, on x86-64 and Arm alike: its
+// float32 results are the same bits on both. The other levels fuse them.
 #pragma once
+
+#if defined(__x86_64__)
+#  define SOLID_FOR_EACH_ISA(X) X(baseline) X(avx2) X(avx512) X(avx512_bf16)
+#  define SOLID_LEVELS_OF(function)                                                      \
+    {&::solid::baseline::function, &::solid::avx2::function, &::solid::avx512::function, \
+     &::solid::avx512_bf16::function}
+#elif defined(__aarch64__)
+#  define SOLID_FOR_EACH_ISA(X) X(baseline) X(neon)
+#  define SOLID_LEVELS_OF(function) {&::solid::baseline::function, &::solid::neon::function}
+#else
+#  define SOLID_FOR_EACH_ISA(X) X(baseline)
+#  define SOLID_LEVELS_OF(function) {&::solid::baseline::function}
+#endif
 
 namespace solid {
 
-enum class Isa : int { baseline = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3 };
+// In rising order; all of them are compiled into the module.
+#define SOLID_NAME(level) level,
+enum class Isa : int { SOLID_FOR_EACH_ISA(SOLID_NAME) };
+#undef SOLID_NAME
 
-inline constexpr int kIsaCount = 4;
+#define SOLID_ONE(level) +1
+inline constexpr int kIsaCount = SOLID_FOR_EACH_ISA(SOLID_ONE);
+#undef SOLID_ONE
 
 const char* isa_name(Isa isa);
-bool isa_built(Isa isa);   // compiled into this module
-bool isa_usable(Isa isa);  // built, and this processor runs it
+bool isa_usable(Isa isa);  // this processor runs it
 Isa isa_best();            // the highest usable level
 bool isa_parse(const char* name, Isa* isa);
 
@@ -22,16 +42,6 @@ Isa isa_in_use();
 void set_isa(Isa isa);
 
 }  // namespace solid
-
-#if defined(__x86_64__)
-#  define SOLID_FOR_EACH_ISA(X) X(baseline) X(avx2) X(avx512) X(avx512_bf16)
-#  define SOLID_LEVELS_OF(function)                                                      \
-    {&::solid::baseline::function, &::solid::avx2::function, &::solid::avx512::function, \
-     &::solid::avx512_bf16::function}
-#else
-#  define SOLID_FOR_EACH_ISA(X) X(baseline)
-#  define SOLID_LEVELS_OF(function) {&::solid::baseline::function}
-#endif
 
 // The function of that name of the level in use.
 #define SOLID_IN_USE(function)                                                                    \

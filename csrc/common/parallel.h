@@ -7,12 +7,49 @@
 //
 // One thread opens no parallel region: a forked data worker (torch gives it one thread) never touches the
 // OpenMP pool that its parent left behind.
+//
+// SOLID_CHECK_THREADS: ThreadSanitizer does not see the barriers of GCC's OpenMP and would report every
+// parallel region; the thread check (csrc/check) runs the same loop on a team that it sees.
 #pragma once
 
 #include <cstdint>
 
+#if defined(SOLID_CHECK_THREADS)
+namespace solid::check {  // csrc/check/threads.cpp
+void run_team(int team, void (*work)(const void* of), const void* of);
+void give_way();
+}  // namespace solid::check
+#endif
+
 namespace solid {
 namespace {  // each instruction set keeps its own copy: see isa.h
+
+#if defined(SOLID_CHECK_THREADS)
+template <class Work>
+void run_team(int team, const Work& work) {
+  check::run_team(team, [](const void* of) { (*static_cast<const Work*>(of))(); }, &work);
+}
+#else
+// work() on each of `team` threads.
+template <class Work>
+void run_team(int team, const Work& work) {
+#  pragma omp parallel num_threads(team)
+  work();
+}
+#endif
+
+// body(block) for the blocks that are left.
+template <class Body>
+void take_blocks(int64_t* next, int64_t count, const Body& body) {
+  for (;;) {
+#if defined(SOLID_CHECK_THREADS)
+    check::give_way();
+#endif
+    const int64_t block = __atomic_fetch_add(next, int64_t(1), __ATOMIC_RELAXED);
+    if (block >= count) return;
+    body(block);
+  }
+}
 
 template <class Body>
 void for_each_block(int64_t count, int threads, const Body& body) {
@@ -21,8 +58,8 @@ void for_each_block(int64_t count, int threads, const Body& body) {
     return;
   }
   const int team = static_cast<int64_t>(threads) < count ? threads : static_cast<int>(count);
-#pragma omp parallel for num_threads(team) schedule(dynamic)
-  for (int64_t block = 0; block < count; ++block) body(block);
+  int64_t next = 0;
+  run_team(team, [&] { take_blocks(&next, count, body); });
 }
 
 // body(worker, block): blocks are taken by the workers 0 .. threads - 1 as they come free; which worker has
@@ -32,11 +69,7 @@ void for_each_worker(int64_t blocks, int threads, const Body& body) {
   int64_t next = 0;
   const int64_t team = threads < blocks ? threads : blocks;
   for_each_block(team, threads, [&](int64_t worker) {
-    for (;;) {
-      const int64_t block = __atomic_fetch_add(&next, int64_t(1), __ATOMIC_RELAXED);
-      if (block >= blocks) return;
-      body(worker, block);
-    }
+    take_blocks(&next, blocks, [&](int64_t block) { body(worker, block); });
   });
 }
 

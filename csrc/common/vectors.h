@@ -15,6 +15,9 @@ constexpr int kAccumulators =
 #elif defined(__AVX2__)
 constexpr int kVectorBytes = 32;
 constexpr int kAccumulators = 8;  // of 16 registers
+#elif defined(SOLID_NEON)
+constexpr int kVectorBytes = 16;
+constexpr int kAccumulators = 16;  // of 32 registers: 4 cycles of latency on up to four units
 #else
 constexpr int kVectorBytes = 16;
 constexpr int kAccumulators = 8;

@@ -31,7 +31,7 @@ namespace {
 // ---- Sizes and workspace
 // -------------------------------------------------------------------------------------------
 
-#  if defined(__AVX512F__)
+#  if defined(__AVX512F__) || defined(SOLID_NEON)
 constexpr int kRows = 6;  // 6 x 4 accumulators, 3 weights and a broadcast of 32 registers
 #  else
 constexpr int kRows = 3;  // 3 x 4 accumulators, 3 weights and a broadcast of 16 registers
