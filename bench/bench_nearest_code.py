@@ -121,7 +121,7 @@ def grid(arguments: argparse.Namespace) -> None:
             peer = Peer(arguments.faiss_python, FOLDER / "peer_search.py", ["faiss", *shape, threads])
             if peer.ready:
                 calls["faiss"] = peer
-            rows = compare("", calls, threads=threads, seconds=1.0, rounds=(9, 201))
+            rows = compare("", calls, threads=threads, seconds=0.6, rounds=(9, 201))
             peer.close()
             ratios = {row.name: round(row.ratio, 3) for row in rows}
             point: dict[str, object] = {

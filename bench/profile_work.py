@@ -1,15 +1,19 @@
-"""The work that `bench/profile.sh` samples, and its report.
+"""Samples an operation at its headline shape, on one thread: the part of `bench/profile.sh` that runs.
 
-python bench/profile_work.py OP            runs the operation's headline shape for some seconds, on one thread
-python bench/profile_work.py OP --report   reads `perf report`'s lines "percent;object;symbol", writes the result file
+python bench/profile_work.py OP    needs perf, and a module built with symbols
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from harness import RESULTS, machine
@@ -36,21 +40,30 @@ def dynamic_mlp_work() -> tuple[str, Callable[[], object]]:
 WORK = {"nearest_code": nearest_code_work, "dynamic_mlp": dynamic_mlp_work}
 
 
-def report(operation: str, shape: str) -> None:
-    functions: dict[str, float] = {}
-    for line in sys.stdin:
-        if line.startswith("#") or line.count(";") < 2:
-            continue
-        percent, module, symbol = (part.strip() for part in line.split(";", 2))
-        ours = module.startswith("_solid_ext")
-        name = symbol.removeprefix("[.] ").replace("(anonymous namespace)::", "") if ours else f"outside: {module}"
-        functions[name] = functions.get(name, 0.0) + float(percent.rstrip("%"))
-    shares = {name: round(share, 2) for name, share in functions.items() if share >= SMALLEST}
-    ordered = dict(sorted(shares.items(), key=lambda item: -item[1]))
-    path = RESULTS / f"profile_{operation}.json"
-    content = {"machine": machine(), "case": f"{operation} {shape}, 1 thread", "percent of samples": ordered}
-    path.write_text(json.dumps(content, indent=1) + "\n")
-    print(path.read_text())
+def sampled(work: Callable[[], object], data: Path) -> list[str]:
+    """perf's lines "percent;object;symbol" for SECONDS of work in this process."""
+    work()
+    record = ["perf", "record", "-q", "-e", "cpu-clock", "-F", "4999", "-o", str(data), "-p", str(os.getpid())]
+    perf = subprocess.Popen(record)
+    end = time.perf_counter() + SECONDS
+    while time.perf_counter() < end:
+        work()
+    perf.send_signal(signal.SIGINT)
+    perf.wait()
+    report = ["perf", "report", "-i", str(data), "--stdio", "--no-children", "-F", "overhead,dso,symbol", "-t", ";"]
+    found = subprocess.run(report, capture_output=True, text=True, check=True)
+    return [line for line in found.stdout.splitlines() if line.count(";") >= 2 and not line.startswith("#")]
+
+
+def shares(lines: list[str]) -> dict[str, float]:
+    """Percent of samples by function of the module, or by library outside it; the largest first."""
+    found: dict[str, float] = {}
+    for line in lines:
+        percent, library, symbol = (part.strip() for part in line.split(";", 2))
+        ours = library.startswith("_solid_ext")
+        name = symbol.removeprefix("[.] ").replace("(anonymous namespace)::", "") if ours else f"outside: {library}"
+        found[name] = found.get(name, 0.0) + float(percent.rstrip("%"))
+    return {name: round(part, 2) for name, part in sorted(found.items(), key=lambda item: -item[1]) if part >= SMALLEST}
 
 
 def main() -> None:
@@ -59,12 +72,12 @@ def main() -> None:
         raise SystemExit(f"profile_work: expected one of {', '.join(WORK)}, got {operation!r}")
     torch.set_num_threads(1)
     shape, work = WORK[operation]()
-    if "--report" in sys.argv:
-        report(operation, shape)
-        return
-    end = time.perf_counter() + SECONDS
-    while time.perf_counter() < end:
-        work()
+    with tempfile.TemporaryDirectory() as folder:
+        lines = sampled(work, Path(folder) / "perf.data")
+    content = {"machine": machine(), "case": f"{operation} {shape}, 1 thread", "percent of samples": shares(lines)}
+    path = RESULTS / f"profile_{operation}.json"
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    print(path.read_text())
 
 
 if __name__ == "__main__":
