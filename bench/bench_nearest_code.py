@@ -1,11 +1,13 @@
 """nearest_code and Codebook against FAISS, scikit-learn, plain torch and vector-quantize-pytorch.
 
 python bench/bench_nearest_code.py [--json] [--quick] [--faiss-python PATH] [--quantize-path FOLDER]
+python bench/bench_nearest_code.py --grid [--json]    ratios over N, K and D, for plots
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from harness import Peer, Report, compare, missing, peak_memory, thread_counts, timed
+from harness import RESULTS, Peer, Report, compare, machine, missing, peak_memory, thread_counts, timed
 from torch import Tensor
 
 from solid_ext import build_info
@@ -25,6 +27,11 @@ FOLDER = Path(__file__).parent
 SHAPES = [(10240, 590, 32), (10240, 8192, 32), (65536, 1024, 64)]  # N, K, D; SOLID's own first
 STEP_SHAPES = [(10240, 590, 32), (10240, 1024, 64)]
 VALIDATED_ROWS = 256
+GRID = [  # one size at a time, around SOLID's own shape
+    *((rows, 590, 32) for rows in (1, 16, 128, 1024, 10240, 65536)),
+    *((10240, codes, 32) for codes in (16, 64, 256, 1024, 4096)),
+    *((10240, 590, dim) for dim in (4, 8, 16, 64, 128, 256)),
+]
 
 
 def cdist_argmin(x: Tensor, codebook: Tensor) -> Tensor:
@@ -57,11 +64,17 @@ def validate(x: Tensor, codebook: Tensor) -> None:
             raise SystemExit(f"bench_nearest_code: expected the nearest codes at level {isa}, got others")
 
 
-def search(report: Report, shape: tuple[int, int, int], threads: int, arguments: argparse.Namespace) -> None:
+def world(shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Rows and codes, the same as in peer_search.py."""
     rows, codes, dim = shape
     random = np.random.default_rng(0)
     x = torch.from_numpy(random.standard_normal((rows, dim), dtype=np.float32))
-    codebook = torch.from_numpy(random.standard_normal((codes, dim), dtype=np.float32))
+    return x, torch.from_numpy(random.standard_normal((codes, dim), dtype=np.float32))
+
+
+def search(report: Report, shape: tuple[int, int, int], threads: int, arguments: argparse.Namespace) -> None:
+    rows, codes, dim = shape
+    x, codebook = world(shape)
     validate(x, codebook)
     levels = [isa for isa in reversed(build_info()["isa_usable"]) if isa != "baseline" or arguments.baseline]
     work = {f"nearest_code {isa}": at_level(isa, lambda: nearest_code(x, codebook)) for isa in levels}
@@ -89,6 +102,39 @@ def search(report: Report, shape: tuple[int, int, int], threads: int, arguments:
     )
     for peer in peers.values():
         peer.close()
+
+
+def grid(arguments: argparse.Namespace) -> None:
+    """Time of the others over ours at every point of GRID; a list of rows, for plots."""
+    points = []
+    for threads in reversed(thread_counts()):
+        torch.set_num_threads(threads)
+        for shape in GRID:
+            x, codebook = world(shape)
+            validate(x, codebook)
+            kernels.set_isa(build_info()["isa_usable"][-1])
+            calls = {
+                "ours": timed(lambda x=x, codebook=codebook: nearest_code(x, codebook)),
+                "addmm": timed(lambda x=x, codebook=codebook: addmm_argmin(x, codebook)),
+                "cdist": timed(lambda x=x, codebook=codebook: cdist_argmin(x, codebook)),
+            }
+            peer = Peer(arguments.faiss_python, FOLDER / "peer_search.py", ["faiss", *shape, threads])
+            if peer.ready:
+                calls["faiss"] = peer
+            rows = compare("", calls, threads=threads, seconds=1.0, rounds=(9, 201))
+            peer.close()
+            ratios = {row.name: round(row.ratio, 3) for row in rows}
+            point: dict[str, object] = {
+                "op": "nearest_code",
+                **dict(zip("NKD", shape, strict=True)),
+                "threads": threads,
+            }
+            point |= {f"ratio_{name}": ratios.get(name) for name in ("addmm", "cdist", "faiss")}
+            print(point, flush=True)
+            points.append(point)
+    if arguments.json:
+        path = RESULTS / "nearest_code_grid.json"
+        path.write_text(json.dumps({"machine": machine(), "rows": points}, indent=1) + "\n")
 
 
 def training_step(report: Report, shape: tuple[int, int, int], threads: int, arguments: argparse.Namespace) -> None:
@@ -132,9 +178,8 @@ def overhead(report: Report) -> None:
     """What Python adds to the kernel for one row and 16 codes."""
     x, codebook = torch.randn(1, 32), torch.randn(16, 32)
     found = nearest_code(x, codebook)
-    workspace = torch.empty(kernels.nearest_code_workspace(16, 32, 4))
     addresses = (
-        False, x.data_ptr(), 32, 1, 32, codebook.data_ptr(), 16, 0, workspace.data_ptr(),
+        False, x.data_ptr(), 32, 1, 32, codebook.data_ptr(), 16, 0, 0,
         found.index.data_ptr(), found.quantized.data_ptr(), found.distance.data_ptr(), 0, 0, 1,
     )  # fmt: skip
     calls = 1000
@@ -161,7 +206,11 @@ def main() -> None:
     parser.add_argument("--baseline", action="store_true", help="time the baseline instruction set too")
     parser.add_argument("--faiss-python", default=sys.executable, help="interpreter that has faiss and sklearn")
     parser.add_argument("--quantize-path", default="", help="folder that has vector_quantize_pytorch")
+    parser.add_argument("--grid", action="store_true", help="only ratios over N, K and D: nearest_code_grid.json")
     arguments = parser.parse_args()
+    if arguments.grid:
+        grid(arguments)
+        return
     report = Report("nearest_code")
     best = build_info()["isa"]
     for threads in reversed(thread_counts()):

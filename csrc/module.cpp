@@ -60,13 +60,25 @@ void check(solid::Status status) {
   if (status != solid::Status::kOk) throw py::value_error("expected arguments that a kernel can use");
 }
 
+constexpr int64_t kStackWorkspace =
+    65536;  // bytes: up to this size an allocation would cost more than it holds
+
+// Elements that the caller must allocate for the workspace: 0 if the stack has room.
+int64_t nearest_code_workspace(int64_t codes, int64_t dim, int64_t element_size) {
+  const int64_t elements = solid::nearest_code_workspace(codes, dim, element_size);
+  return elements * element_size <= kStackWorkspace ? 0 : elements;
+}
+
 void nearest_code(bool is_double, uintptr_t x, int64_t x_stride, int64_t rows, int64_t dim,
                   uintptr_t codebook, int64_t codes, uintptr_t mask, uintptr_t workspace, uintptr_t index,
                   uintptr_t quantized, uintptr_t distance, uintptr_t counts, uintptr_t sums, int threads) {
+  alignas(64) char small[kStackWorkspace];
+  if (workspace == 0 && nearest_code_workspace(codes, dim, is_double ? 8 : 4) > 0)
+    throw py::value_error("nearest_code: expected a workspace, got none");
   solid::NearestCode args;
   args.x = pointer<void>(x), args.x_stride = x_stride, args.rows = rows, args.dim = dim;
   args.codebook = pointer<void>(codebook), args.codes = codes, args.mask = pointer<bool>(mask);
-  args.workspace = pointer<void>(workspace), args.index = pointer<int64_t>(index);
+  args.workspace = workspace == 0 ? small : pointer<void>(workspace), args.index = pointer<int64_t>(index);
   args.quantized = pointer<void>(quantized), args.distance = pointer<void>(distance);
   args.counts = pointer<int64_t>(counts), args.sums = pointer<void>(sums), args.threads = threads;
   const auto kernel = is_double ? SOLID_IN_USE(nearest_code_double) : SOLID_IN_USE(nearest_code_float);
@@ -109,7 +121,7 @@ PYBIND11_MODULE(_solid_ext, m) {
   m.def("nearest_code", &nearest_code, Release());
   m.def("segment_sum", &segment_sum, Release());
   m.def("symbols", &symbols, Release());
-  m.def("nearest_code_workspace", &solid::nearest_code_workspace);
+  m.def("nearest_code_workspace", &nearest_code_workspace);
   solid::bind_dynamic_linear(m);
   solid::bind_gru(m);
 }

@@ -59,6 +59,7 @@ def test_a_run_holds_everything_it_promises(run: Path) -> None:
         "stage1",
         "stage2",
         "model",
+        "semantics.safetensors",
         "metrics.json",
         "report.png",
     }

@@ -129,14 +129,15 @@ def world(name: str, rows: int, codes: int, dim: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(
     ("rows", "codes", "dim"),
     [
-        (191, 128, 16),
-        (192, 128, 16),
-        (201, 129, 17),
+        (95, 128, 16),
+        (96, 128, 16),
+        (105, 129, 17),
         (250, 590, 32),
         (197, 1000, 33),
         (200, 2500, 64),
         (193, 5000, 20),
-        (192, 140, 3000),
+        (100, 140, 1500),
+        (96, 140, 3000),
     ],
 )
 def test_screening_changes_no_result(name: str, rows: int, codes: int, dim: int) -> None:
@@ -287,17 +288,20 @@ def test_the_number_of_threads_changes_nothing(backend: str) -> None:
             assert torch.equal(part, wanted)
 
 
-def test_every_output_element_is_written(backend: str) -> None:
+@pytest.mark.parametrize("codes", [18, 2000])
+def test_every_output_element_is_written(backend: str, codes: int) -> None:
     if backend == "reference":
         return
-    x, codebook = normal(97, 5), normal(18, 5, seed=1)
+    x, codebook = normal(97, 5), normal(codes, 5, seed=1)
     mask = torch.arange(97) % 3 > 0
     index = torch.full((97,), -1)
-    counts = torch.full((18,), -1)
-    quantized, distance, sums = (torch.full(s, torch.nan) for s in ((97, 5), (97,), (18, 5)))
-    workspace = torch.full((kernels.nearest_code_workspace(18, 5, 4),), torch.nan)
+    counts = torch.full((codes,), -1)
+    quantized, distance, sums = (torch.full(s, torch.nan) for s in ((97, 5), (97,), (codes, 5)))
+    size = kernels.nearest_code_workspace(codes, 5, 4)
+    assert (size == 0) == (codes == 18)
+    workspace = torch.full((size,), torch.nan)
     kernels.nearest_code(
-        False, x.data_ptr(), 5, 97, 5, codebook.data_ptr(), 18, mask.data_ptr(), workspace.data_ptr(),
+        False, x.data_ptr(), 5, 97, 5, codebook.data_ptr(), codes, mask.data_ptr(), workspace.data_ptr(),
         index.data_ptr(), quantized.data_ptr(), distance.data_ptr(), counts.data_ptr(), sums.data_ptr(), 2,
     )  # fmt: skip
     expected = nearest_code_statistics(x, codebook, mask)

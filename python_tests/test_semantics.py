@@ -1,11 +1,14 @@
-"""Item semantics from categories and from clusters of features."""
+"""Item semantics from categories and from clusters of features, and how good they are."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
+from sklearn.metrics.cluster import contingency_matrix
 
 from solid_ext.data import (
     Dataset,
@@ -17,6 +20,8 @@ from solid_ext.data import (
     synthetic_dataset,
     text_features,
 )
+from solid_ext.data.semantics.clusters import SEARCH_COUNTS, search_count
+from solid_ext.data.semantics.quality import agreement, purity
 
 ROWS = [("a|b", "t"), ("a|c", "u"), ("a|b", ""), ("", ""), ("d", "")]
 
@@ -25,13 +30,6 @@ ROWS = [("a|b", "t"), ("a|c", "u"), ("a|b", ""), ("", ""), ("d", "")]
 def dataset() -> Dataset:
     items = {"item_id": list(range(5)), "categories": [c for c, _ in ROWS], "title": [t for _, t in ROWS]}
     return load_dataset(([0] * 5, list(range(5))), items=items)
-
-
-def purity(labels: np.ndarray, truth: np.ndarray) -> float:
-    """Share of items that belong to the most frequent true class of their label."""
-    table = np.zeros((labels.max() + 1, truth.max() + 1), dtype=int)
-    np.add.at(table, (labels, truth), 1)
-    return table.max(axis=1).sum() / labels.size
 
 
 @pytest.mark.parametrize(
@@ -94,13 +92,10 @@ def test_clusters_find_what_was_planted_whatever_the_norm() -> None:
         assert semantics.names is None
         assert semantics.source == "text"
         assert purity(semantics.table[1:], truth) == 1.0
-        assert semantics.report == {
-            "items": 120,
-            "fallback_items": 0,
-            "smallest": 20,
-            "median": 20,
-            "largest": 20,
-        }
+        found = {name: semantics.report[name] for name in ("items", "clusters", "fallback_items", "empty")}
+        assert found == {"items": 120, "clusters": 6, "fallback_items": 0, "empty": 0}
+        assert {semantics.report[name] for name in ("smallest", "median", "largest")} == {20}
+        assert semantics.report["largest_share"] == 20 / 120
 
 
 def test_items_without_features_fall_back_and_are_no_cluster() -> None:
@@ -131,8 +126,128 @@ def test_clusters_are_the_same_for_the_same_seed() -> None:
     assert not np.array_equal(first.table, other.table)
 
 
+def test_the_order_of_the_items_changes_names_of_clusters_at_most() -> None:
+    features, _ = blobs()
+    order = np.random.default_rng(5).permutation(120)
+    straight = semantics_from_features(features[1:], 6, seed=0, num_items=120).table[1:]
+    permuted = semantics_from_features(features[1:][order], 6, seed=0, num_items=120).table[1:]
+    assert adjusted_rand_score(straight[order], permuted) == 1.0
+
+
+def test_inertia_is_what_the_table_says() -> None:
+    features, _ = blobs()
+    semantics = semantics_from_features(features, 4, seed=0)
+    points = features[1:] / np.linalg.norm(features[1:], axis=1, keepdims=True)
+    centres = np.stack([points[semantics.table[1:] == label].mean(axis=0) for label in range(1, 5)])
+    inertia = np.square(points - centres[semantics.table[1:] - 1]).sum()
+    assert semantics.report["inertia"] == pytest.approx(inertia, rel=1e-4)
+    total = np.square(points - points.mean(axis=0)).sum()
+    assert semantics.report["explained"] == pytest.approx(1 - inertia / total, rel=1e-4)
+
+
+@pytest.mark.parametrize("count", [3, 6, 12])
+def test_search_finds_the_planted_number(count: int) -> None:
+    features, truth = blobs(count, each=25, dim=16)
+    semantics = semantics_from_features(features, -1, seed=0)
+    assert semantics.report["clusters"] == count
+    assert purity(semantics.table[1:], truth) == 1.0
+    points = (features[1:] / np.linalg.norm(features[1:], axis=1, keepdims=True)).astype(np.float32)
+    expected = silhouette_score(points, semantics.table[1:])
+    silhouettes = semantics.report["silhouettes"]
+    assert silhouettes[str(count)] == pytest.approx(expected, rel=1e-4)
+    assert max(silhouettes.values()) == silhouettes[str(count)]
+    most = max(count for count in SEARCH_COUNTS if count <= max(truth.size // 10, 16))
+    assert max(int(candidate) for candidate in silhouettes) == most
+
+
+def test_search_takes_a_sample_of_a_large_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, _ = blobs(6, each=100, dim=16)
+    monkeypatch.setattr("solid_ext.data.semantics.clusters.SEARCH_ITEMS", 150)
+    count, silhouettes = search_count(features[1:].astype(np.float32), seed=0)
+    assert count == 6
+    assert max(int(candidate) for candidate in silhouettes) == 16
+
+
+@pytest.mark.parametrize("items", [1, 2, 3])
+def test_rules_for_the_count_hold_for_the_smallest_catalogues(items: int) -> None:
+    for rule in (0, -1):
+        semantics = semantics_from_features(np.eye(4)[:items], rule, seed=0, num_items=items)
+        assert 1 <= semantics.report["clusters"] <= items
+
+
+def test_a_tenth_of_the_items_between_16_and_1024_and_never_more_than_there_are() -> None:
+    features = np.random.default_rng(0).normal(size=(400, 3))
+    assert semantics_from_features(features, 0, seed=0, num_items=400).report["clusters"] == 40
+    assert semantics_from_features(features[:100], 0, seed=0, num_items=100).report["clusters"] == 16
+    assert semantics_from_features(features[:9], 0, seed=0, num_items=9).report["clusters"] == 9
+
+
+def test_further_levels_name_what_the_first_leaves_over() -> None:
+    rng = np.random.default_rng(0)
+    coarse, fine = rng.permutation(np.repeat(np.arange(16), 10)) // 4, rng.integers(0, 4, 160)
+    features = np.eye(8)[coarse] + 0.2 * np.eye(8)[4 + fine] + 0.002 * rng.normal(size=(160, 8))
+    features[7] = 0.0
+    one = semantics_from_features(features, 4, seed=0, num_items=160)
+    three = semantics_from_features(features, 4, seed=0, num_items=160, levels=3)
+    assert one.residual is None
+    assert one.levels.shape == (161, 1)
+    np.testing.assert_array_equal(one.table, three.table)
+    np.testing.assert_array_equal(three.levels[:, 0], three.table)
+    assert three.levels.shape == (161, 3)
+    assert three.levels.dtype == np.int64
+    assert three.levels[0].tolist() == [0, 0, 0]
+    assert three.levels[8].tolist() == [5, 5, 5]
+    known = np.arange(160) != 7
+    assert purity(three.levels[1:, 0][known], coarse[known]) == 1.0
+    assert purity(three.levels[1:, 1][known], fine[known]) == 1.0
+    explained = three.report["levels_explained"]
+    assert 0.9 < explained[0] < explained[1] < explained[2] <= 1.0
+    assert explained[1] > 0.999
+    assert three.report["distinct_codes"] == len(np.unique(three.levels[1:][known], axis=0)) >= 16
+
+
+def test_levels_stop_at_nothing() -> None:
+    semantics = semantics_from_features(np.repeat(np.eye(3), 4, axis=0), 3, seed=0, num_items=12, levels=3)
+    assert semantics.levels[1:, 1:].tolist() == [[1, 1]] * 12
+    assert semantics.report["levels_explained"] == pytest.approx([1.0, 1.0, 1.0])
+
+
+def test_purity_and_agreement_are_what_scikit_learn_says() -> None:
+    rng = np.random.default_rng(0)
+    labels, classes = rng.integers(1, 9, 300), rng.integers(0, 5, 300)
+    assert purity(labels, classes) == contingency_matrix(classes, labels).max(axis=0).sum() / 300
+    names = pl.Series([None if index < 20 else f"c{value}" for index, value in enumerate(classes)])
+    labels[20:30] = 9  # the fallback
+    found = agreement(np.concatenate(([0], labels)), 9, names, seed=0)
+    assert found["categories"] == 5
+    assert found["purity"] == purity(labels[30:], classes[30:])
+    assert found["nmi"] == pytest.approx(normalized_mutual_info_score(classes[30:], labels[30:]))
+    # These labels know nothing of the classes: they do as well as chance, which is what chance is reported for.
+    assert found["purity_by_chance"] == pytest.approx(found["purity"], abs=0.1)
+    perfect = agreement(np.concatenate(([0], classes + 1)), 9, pl.Series([f"c{value}" for value in classes]), seed=0)
+    assert perfect["purity"] == perfect["nmi"] == 1.0
+    assert perfect["purity_by_chance"] < 0.5
+    for nothing in (pl.Series([None] * 300, dtype=pl.String), pl.Series(["one"] * 300)):
+        assert agreement(np.concatenate(([0], labels)), 9, nothing, seed=0) == {}
+
+
+def test_saved_and_read_back(tmp_path: Path) -> None:
+    features, _ = blobs()
+    for levels in (1, 2):
+        made = semantics_from_features(features, 6, seed=0, levels=levels)
+        made.save(tmp_path / "semantics.safetensors")
+        read = Semantics.load(tmp_path / "semantics.safetensors")
+        np.testing.assert_array_equal(read.levels, made.levels)
+        assert (read.count, read.source, read.names, read.report) == (7, "id", None, made.report)
+        assert (read.residual is None) == (levels == 1)
+    (tmp_path / "broken").write_bytes(b"no tensors")
+    for path in (tmp_path / "broken", tmp_path / "none"):
+        with pytest.raises(ValueError, match="Semantics: expected a file of semantics, got"):
+            Semantics.load(path)
+
+
 def test_large_catalogues_are_clustered_in_mini_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("solid_ext.data.semantics.LLOYD_MAX_ITEMS", 100)
+    monkeypatch.setattr("solid_ext.data.semantics.clusters.LLOYD_MAX_ITEMS", 100)
     features, truth = blobs()
     assert purity(semantics_from_features(features, 12, seed=0).table[1:], truth) == 1.0
 
@@ -147,8 +262,13 @@ def test_features_that_cannot_be_clustered() -> None:
         semantics_from_features(np.repeat(np.eye(4), 10, axis=0), 5, seed=0)
     with pytest.raises(ValueError, match="expected at least 1 different rows for 1 clusters, got 0"):
         semantics_from_features(np.zeros((5, 3)), 1, seed=0)
-    with pytest.raises(ValueError, match="expected count >= 1, got 0"):
-        semantics_from_features(features, 0, seed=0)
+    with pytest.raises(ValueError, match="expected count >= 1, 0 or -1, got -2"):
+        semantics_from_features(features, -2, seed=0)
+    with pytest.raises(ValueError, match="expected levels >= 1, got 0"):
+        semantics_from_features(features, 3, seed=0, levels=0)
+    for rule in (0, -1):
+        with pytest.raises(ValueError, match="expected at least 1 different rows"):
+            semantics_from_features(np.zeros((5, 3)), rule, seed=0)
     for wrong in (features[0], features.astype(str), features.tolist()):
         with pytest.raises(TypeError, match=r"expected features \[V \+ 1, F\] or \[V, F\] of numbers"):
             semantics_from_features(wrong, 3, seed=0)
@@ -158,7 +278,8 @@ def test_concatenated_parts_weigh_the_same_and_missing_ones_nothing() -> None:
     first = np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
     second = np.array([[0.0], [0.5], [-2.0]])
     joined = concatenate_features(first, second)
-    np.testing.assert_allclose(joined, [[0, 0, 0], [0.6, 0.8, 1], [0, 0, -1]], atol=1e-15)
+    assert joined.dtype == np.float32
+    np.testing.assert_allclose(joined, [[0, 0, 0], [0.6, 0.8, 1], [0, 0, -1]], atol=1e-7)
     for parts in ((), (first, second[1:]), (first[0],)):
         with pytest.raises(ValueError, match="expected matrices with the same number of rows"):
             concatenate_features(*parts)
@@ -195,6 +316,13 @@ def test_no_text() -> None:
             text_features(load_dataset(([1], [1]), items=items), seed=0)
     with pytest.raises(ValueError, match="expected dim >= 1, got 0"):
         text_features(load_dataset(([1], [1])), dim=0, seed=0)
+
+
+def test_residual_codes_out_of_range() -> None:
+    table = np.array([0, 1, 2])
+    for residual in (np.array([[0], [1], [4]]), np.array([[1], [1], [2]]), np.array([[0], [1]]), np.zeros((3, 1))):
+        with pytest.raises(ValueError, match="Semantics: expected"):
+            Semantics(table, 3, "test", residual=residual)
 
 
 @pytest.mark.parametrize(

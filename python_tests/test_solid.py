@@ -10,9 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from solid_ext import SOLID, Config, Dataset, load_dataset
+from solid_ext import SOLID, Config, Dataset
 from solid_ext.data import SyntheticTruth, synthetic_dataset
-from solid_ext.solid import make_semantics, semantics_source
 
 TINY = Config().replace(length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, candidates=20)
 
@@ -101,23 +100,6 @@ def test_code_usage_counts_every_valid_position(fitted: SOLID) -> None:
     assert usage.shape == (fitted.model.num_semantics,)
 
 
-def test_auto_takes_text_where_there_is_any(world: tuple[Dataset, SyntheticTruth]) -> None:
-    dataset = world[0]
-    assert semantics_source(Config(), dataset) == "text"
-    assert semantics_source(Config(), without_items(dataset)) == "id"
-
-
-def without_items(dataset: Dataset) -> Dataset:
-    return load_dataset(frame(dataset))
-
-
-def test_planted_categories_become_the_semantics(world: tuple[Dataset, SyntheticTruth]) -> None:
-    dataset, truth = world
-    found = make_semantics(Config().replace(semantics="category"), dataset, None)
-    pairs = set(zip(found.table[1:].tolist(), truth.semantics[1:].tolist(), strict=True))
-    assert len(pairs) == 6
-
-
 def test_before_fit_everything_says_so() -> None:
     for call in (lambda: SOLID().evaluate(), lambda: SOLID().recommend([[1]]), lambda: SOLID().save("x")):
         with pytest.raises(ValueError, match="expected a fitted model"):
@@ -148,3 +130,14 @@ def test_a_broken_model_folder_gets_a_sentence(fitted: SOLID, tmp_path: Path) ->
     config.write_text(config.read_text().replace("dim: 16", "dim: 32"), encoding="utf-8")
     with pytest.raises(ValueError, match=r"checkpoint: expected .* got .* in"):
         SOLID.load(tmp_path / "model")
+
+
+def test_an_unknown_backbone_is_refused_before_any_work(
+    world: tuple[Dataset, SyntheticTruth], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*_: object) -> None:
+        raise AssertionError("worked before the check")
+
+    monkeypatch.setattr("solid_ext.solid.make_split", work)
+    with pytest.raises(ValueError, match=r"backbone: expected one of din, .* got 'nope'"):
+        SOLID(backbone="nope").fit(world[0])

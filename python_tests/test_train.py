@@ -15,6 +15,7 @@ from solid_ext.data import SyntheticTruth, gather_sequences, leave_one_out, synt
 from solid_ext.evaluate import evaluate_full
 from solid_ext.models import SemanticRecommender
 from solid_ext.train import Epoch, Stage, build_model, train_solid, train_stage
+from solid_ext.train.algorithm import static_model
 from solid_ext.train.progress import write_log
 from solid_ext.train.stage import Trainable
 
@@ -123,6 +124,27 @@ def test_stage_2_starts_as_told(world: tuple[Dataset, SyntheticTruth], start: st
     items = first["item_embedding.weight"][truth.semantics] if start == "warm" else fresh["item_embedding.weight"]
     same("item_embedding.weight", items)
     same("adaptive.layers.0.item_map", fresh["adaptive.layers.0.item_map"])
+
+
+def test_the_generator_start_carries_the_factors_of_a_low_rank_generator(world: tuple[Dataset, SyntheticTruth]) -> None:
+    dataset, truth = world
+    config = SMALL.replace(generator="low_rank", stage2_start="generator", epochs=1, learning_rate=1e-12)
+    starts: list[dict[str, torch.Tensor]] = []
+
+    def validate(model: Trainable) -> float:
+        starts.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return 0.0
+
+    train_solid(config, dataset, leave_one_out(dataset), truth.semantics, validate)
+    first, second = starts
+    for name in ("enter.0.weight", "leave.1.weight", "leave.1.bias", "core.0.semantic_map"):
+        expected = first[f"network.adaptive.{name}"]
+        torch.testing.assert_close(second[f"adaptive.{name}"], expected, rtol=0, atol=1e-7, msg=name)
+
+
+def test_the_static_baseline_is_not_finetuned() -> None:
+    config = SMALL.replace(semantic_trunk=False, item_branch=False, finetune_steps=3)
+    assert static_model(config.model).finetune_steps == 0
 
 
 def test_the_control_gives_a_static_model_the_same_start(world: tuple[Dataset, SyntheticTruth]) -> None:

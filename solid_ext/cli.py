@@ -118,6 +118,7 @@ class Train:
                 overwrite=self.overwrite,
                 reporter=progress,
             )
+        show_semantics(run.metrics["semantics"])
         show_examples(example_users(run.solid, dataset, count=5, k=5))
         show_metrics(run.metrics["models"], run.metrics["split"]["test_rows"])
         times = ", ".join(f"{stage['stage']} {stage['seconds']:.0f} s" for stage in run.metrics["stages"])
@@ -345,6 +346,22 @@ def describe(dataset: Interactions) -> None:
     )
     for name, value in dataset.report.items():
         console.print(f"  {name}: {value}", style="dim")
+
+
+def show_semantics(found: dict[str, Any]) -> None:
+    """Print how many semantics there are, how large, and how well they agree with categories."""
+    console.print(
+        f"\n[bold]semantics[/bold] from {found['source']}: {found['clusters']:,} of {found['smallest']:,} to "
+        f"{found['largest']:,} items (median {found['median']:g}, largest {found['largest_share']:.1%}), "
+        f"{found['empty']:,} empty, {found['fallback_items']:,} items in the fallback"
+    )
+    if "inertia" in found:
+        console.print(f"  k-means: inertia {found['inertia']:.1f}, {found['explained']:.1%} of the spread explained")
+    if "purity" in found:
+        console.print(
+            f"  against {found['categories']:,} categories: purity {found['purity']:.3f} (by chance "
+            f"{found['purity_by_chance']:.3f}), NMI {found['nmi']:.3f} (by chance {found['nmi_by_chance']:.3f})"
+        )
 
 
 def show_examples(examples: list[Example]) -> None:

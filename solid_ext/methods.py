@@ -37,7 +37,7 @@ METHODS: dict[str, Method] = {
     "solid-no-codebook": Method({"use_codebook": False}, "without Module 4: the item branch reads its embeddings"),
     "solid-no-alignment": Method({"alignment": 0.0}, "without the alignment loss of Eq. 13"),
     "solid-autoencoder": Method(
-        {"codebook_learns": "autoencoder"}, "the codebook learns by reconstruction, without stage 1 and alignment"
+        {"codebook_learns": "autoencoder"}, "a codebook that learns to reconstruct, neither started nor aligned"
     ),
     "solid-apg": Method({"generator": "low_rank"}, "SOLID on APG's low-rank generator"),
     "solid-cold": Method({"stage2_start": "cold"}, "stage 2 from random parameters but for the codebook"),

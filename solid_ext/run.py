@@ -85,7 +85,8 @@ def train_run(
         baseline: also train the static backbone for the comparison.
 
     Returns:
-        The run; its folder holds `config.yaml`, `run.json`, a folder a stage, `model/`, `metrics.json`, `report.png`.
+        The run; its folder holds `config.yaml`, `run.json`, a folder a stage, `model/`,
+        `semantics.safetensors`, `metrics.json`, `report.png`.
     """
     if config.train.tensorboard:
         reporter = TensorBoard(folder / "tensorboard", reporter or Silent())
@@ -110,7 +111,11 @@ def train_run(
             "interactions": dataset.num_interactions,
         },
         "split": {"name": training.split.name, **training.split.report},
-        "semantics": {"source": training.semantics.source, "count": training.semantics.count},
+        "semantics": {
+            "source": training.semantics.source,
+            "count": training.semantics.count,
+            **training.semantics.report,
+        },
         "models": models,
         "stages": [
             {
@@ -126,6 +131,7 @@ def train_run(
         "seconds": seconds,
     }
     solid.save(folder / "model", overwrite=True)
+    training.semantics.save(folder / "semantics.safetensors")
     history = [epoch.row() for stage in training.stages for epoch in stage.history]
     monitor = f"{config.train.validation} {config.train.monitor}"
     draw_report(folder / "report.png", history, usage, models, monitor=monitor)

@@ -22,13 +22,12 @@ from solid_ext.data import (
     global_time,
     leave_one_out,
     load_dataset,
-    semantics_from_categories,
-    semantics_from_features,
-    text_features,
+    make_semantics,
 )
 from solid_ext.evaluate import Scorer, evaluate_full, evaluate_sampled, sampled_candidates
 from solid_ext.evaluate.scorer import inference
 from solid_ext.models import DynamicRecommender, valid_mask
+from solid_ext.models.backbones import check_backbone
 from solid_ext.serve.recommend import Recommendation, recommend
 from solid_ext.train import (
     Reporter,
@@ -111,21 +110,29 @@ class SOLID:
         dataset = data if isinstance(data, Dataset) else load_dataset(data)
         config, folder = self.config, None if folder is None else Path(folder)
         check_device(config.train.device)
+        check_backbone(config.model.backbone)
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
         split = make_split(config, dataset)
         validate = _Validation(config, dataset, split)
-        stages, static = [], None
-        if baseline or semantics_source(config, dataset) == "id":
+        stages: list[Stage] = []
+        static: list[DynamicRecommender] = []  # none or one
+
+        def id_features() -> np.ndarray:
             where = None if folder is None else folder / "static"
-            static, stage = train_static(config, dataset, split, validate, folder=where, reporter=reporter)
+            model, stage = train_static(config, dataset, split, validate, folder=where, reporter=reporter)
+            static.append(model)
             stages.append(stage)
-        semantics = make_semantics(config, dataset, static)
+            return model.item_embedding.weight.detach().float().cpu().numpy()
+
+        semantics = make_semantics(config.semantics, dataset, seed=config.train.seed, id_features=id_features)
+        if baseline and not static:
+            id_features()
         self.model, both = train_solid(
             config, dataset, split, semantics.table, validate, folder=folder, reporter=reporter
         )
         self.catalogue, self.fingerprint = dataset.catalogue, dataset.fingerprint
-        self._training = Training(dataset, split, semantics, static, stages + both)
+        self._training = Training(dataset, split, semantics, static[0] if static else None, stages + both)
         return self
 
     def evaluate(self, data: Any = None) -> dict[str, dict[str, float]]:
@@ -273,31 +280,3 @@ def check_device(device: str) -> None:
 def make_split(config: Config, dataset: Dataset) -> Split:
     """The split that the configuration names."""
     return {"leave_one_out": leave_one_out, "global_time": global_time}[config.evaluate.split](dataset)
-
-
-def semantics_source(config: Config, dataset: Dataset) -> str:
-    """Where the semantics come from; "auto" is text where the items have any, else the ids."""
-    source = config.semantics.semantics
-    if source != "auto":
-        return source
-    return "text" if {"title", "categories"} & set(dataset.item_table.columns) else "id"
-
-
-def make_semantics(config: Config, dataset: Dataset, static: DynamicRecommender | None) -> Semantics:
-    """Module 1: every item's semantic, from its categories, its text or a trained model's embedding of it."""
-    source = semantics_source(config, dataset)
-    if source == "category":
-        return semantics_from_categories(
-            dataset, level=config.semantics.category_level, min_items=config.semantics.category_min_items
-        )
-    if source == "text":
-        features = text_features(dataset, seed=config.train.seed)
-    else:
-        if static is None:
-            raise ValueError("semantics: expected a trained static model for source id, got none")
-        features = static.item_embedding.weight.detach().float().cpu().numpy()
-    count = config.semantics.num_semantics
-    if count == 0:
-        different = len(np.unique(features, axis=0))
-        count = min(max(dataset.num_items // 10, 16), 1024, different - 1)
-    return semantics_from_features(features, count, seed=config.train.seed, source=source, num_items=dataset.num_items)

@@ -72,8 +72,8 @@ SOLID_INLINE void transpose_steps(Vector<T> (&a)[kLanes<T>]) {
     for (int i = 0; i < L; ++i) {
       if (i & Step) continue;
       const Vector<T> first = a[i], second = a[i + Step];
-      a[i] = __builtin_shuffle(first, second, low);
-      a[i + Step] = __builtin_shuffle(first, second, high);
+      a[i] = shuffle(first, second, low);
+      a[i + Step] = shuffle(first, second, high);
     }
     transpose_steps<Step / 2, T>(a);
   }

@@ -38,7 +38,7 @@ struct VectorOf<double> {
 template <class T>
 using Vector = typename VectorOf<T>::Vector;
 template <class T>
-using Mask = typename VectorOf<T>::Mask;  // all bits of a lane set, or none
+using Mask = typename VectorOf<T>::Mask;  // all bits of a lane set, or none; also lane numbers
 template <class T>
 using Word = typename VectorOf<T>::Word;  // an integer of T's size
 
@@ -65,6 +65,26 @@ SOLID_INLINE Vector<T> splat(T s) {
   Vector<T> v;
   for (int lane = 0; lane < kLanes<T>; ++lane) v[lane] = s;
   return v;
+}
+
+template <class T>
+SOLID_INLINE Mask<T> lane_numbers() {
+  Mask<T> lanes;
+  for (int lane = 0; lane < kLanes<T>; ++lane) lanes[lane] = lane;
+  return lanes;
+}
+
+// Lane i of the result is lane order[i] of a, or of b, whose lanes count on from a's. `order` is a constant.
+template <class V, class Order>
+SOLID_INLINE V shuffle(V a, V b, Order order) {
+#if defined(__clang__)
+  constexpr int lanes = int(sizeof(V) / sizeof(a[0]));
+  V mixed;
+  for (int i = 0; i < lanes; ++i) mixed[i] = order[i] < lanes ? a[order[i]] : b[order[i] - lanes];
+  return mixed;
+#else
+  return __builtin_shuffle(a, b, order);
+#endif
 }
 
 // clip to [-bound, bound]; NaN stays NaN (each comparison with it is false).

@@ -1,83 +1,34 @@
 // nearest_code and segment_sum for one CPU instruction set: see nearest_code.h for the contract.
 //
-// Codes are packed once per call into panels of up to kPanelVectors vectors of codes, [panel][1 + D][codes]:
-// row 0 holds ||c||^2 / 2, row 1 + d the d-th component, so that a tile of kTileRows x one panel starts its
-// accumulators from row 0 and then takes one fused multiply-add per component, the x component broadcast. The
-// cost of a code is thereby always the same chain of operations, whatever the tile. Each row keeps, per lane,
-// the least cost so far and its code; lanes are compared once at the end.
+// Codes are packed once per call, [vector of codes][1 + D][lanes]: row 0 holds ||c||^2 / 2, row 1 + d the
+// d-th component, so that a tile of kTileRows x kTileVectors starts its accumulators from row 0 and then
+// takes one fused multiply-add per component, the x component broadcast. The cost of a code is thereby always
+// the same chain of operations, whatever the tile. Each row keeps, per lane, the least cost so far and its
+// code; lanes are compared once at the end.
 #include "common/parallel.h"
+#include "common/tiles.h"
 #include "nearest_code/nearest_code.h"
 
 namespace solid::SOLID_ISA {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
-constexpr int kPanelVectors = 4;  // 6 x 4 accumulators, 4 codes and 1 broadcast of 32 registers
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32;
-constexpr int kPanelVectors = 2;  // 6 x 2 accumulators, 2 codes and 1 broadcast of 16 registers
-#elif defined(__aarch64__)
-constexpr int kVectorBytes = 16;
-constexpr int kPanelVectors = 4;  // as AVX-512: 32 registers
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kTileVectors = 4;  // 6 x 4 accumulators, 4 codes and 1 broadcast of 32 registers
 #else
-constexpr int kVectorBytes = 16;
-constexpr int kPanelVectors = 2;
+constexpr int kTileVectors = 2;  // 6 x 2 accumulators, 2 codes and 1 broadcast of 16 registers
 #endif
 constexpr int kTileRows = 6;
-constexpr int kBlockRows =
-    96;  // rows and their state (2 vectors each) stay in the first-level cache beside a panel
+// Rows and their state (2 vectors each) stay in the first-level cache beside a tile's codes.
+constexpr int kBlockRows = 96;
 
-template <class T>
-struct Types;
-template <>
-struct Types<float> {
-  typedef float Vector __attribute__((vector_size(kVectorBytes)));
-  typedef int32_t Word;
-  typedef int32_t Words __attribute__((vector_size(kVectorBytes)));
-};
-template <>
-struct Types<double> {
-  typedef double Vector __attribute__((vector_size(kVectorBytes)));
-  typedef int64_t Word;
-  typedef int64_t Words __attribute__((vector_size(kVectorBytes)));
-};
-
-template <class T>
-using Vector = typename Types<T>::Vector;
-template <class T>
-using Word = typename Types<T>::Word;
-template <class T>
-using Words = typename Types<T>::Words;
-template <class T>
-constexpr int kLanes = kVectorBytes / int(sizeof(T));
-
-#define SOLID_INLINE inline __attribute__((always_inline))
-
-template <class T>
-SOLID_INLINE Vector<T> load(const T* from) {
-  Vector<T> v;
-  __builtin_memcpy(&v, from, sizeof v);
-  return v;
-}
-
-template <class T>
-SOLID_INLINE void store(T* to, Vector<T> v) {
-  __builtin_memcpy(to, &v, sizeof v);
-}
-
-template <class T>
-SOLID_INLINE Words<T> lane_numbers() {
-  Words<T> lanes;
-  for (int lane = 0; lane < kLanes<T>; ++lane) lanes[lane] = lane;
-  return lanes;
-}
+constexpr int64_t kLongestPrefetch =
+    1024;  // bytes of a row: a block of longer ones would not stay in the cache
 
 // The least cost so far of one row, lane by lane, and its code.
 template <class T>
 struct Best {
   Vector<T> cost;
-  Words<T> code;
+  Mask<T> code;
 };
 
 struct Screen;
@@ -91,26 +42,27 @@ struct Problem {
   T* distance;
   int64_t x_stride, dim, codes, padded;  // padded: codes, to whole vectors
   const Screen* screen;                  // null: every code is compared exactly
+  int* unscreened;                       // blocks to come that go without screening; it changes no result
 };
 
-// Costs of R rows against one panel of P vectors of codes; the rows' states take them in.
+// Costs of R rows against P vectors of packed codes; the rows' states take them in.
 template <class T, int R, int P>
-__attribute__((noinline)) void tile(const T* const* rows, const T* panel, int64_t dim, int64_t first_code,
+__attribute__((noinline)) void tile(const T* const* rows, const T* packed, int64_t dim, int64_t first_code,
                                     Best<T>* best) {
-  constexpr int kWidth = P * kLanes<T>;
-  const T* row[R];
+  const T *row[R], *codes[P];
   Vector<T> cost[R][P];
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p) codes[p] = packed + p * (dim + 1) * kLanes<T>;
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     row[r] = rows[r];
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) cost[r][p] = load(panel + p * kLanes<T>);
+    for (int p = 0; p < P; ++p) cost[r][p] = load(codes[p]);
   }
-  const T* codes = panel + kWidth;
-  for (int64_t d = 0; d < dim; ++d, codes += kWidth) {
+  for (int64_t d = 0; d < dim; ++d) {
     Vector<T> code[P];
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) code[p] = load(codes + p * kLanes<T>);
+    for (int p = 0; p < P; ++p) code[p] = load(codes[p] += kLanes<T>);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const T component = row[r][d];
@@ -118,12 +70,12 @@ __attribute__((noinline)) void tile(const T* const* rows, const T* panel, int64_
       for (int p = 0; p < P; ++p) cost[r][p] -= code[p] * component;
     }
   }
-  Words<T> number = lane_numbers<T>() + Word<T>(first_code);
+  Mask<T> number = lane_numbers<T>() + Word<T>(first_code);
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p, number += Word<T>(kLanes<T>)) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const Words<T> less = cost[r][p] < best[r].cost;
+      const Mask<T> less = cost[r][p] < best[r].cost;
       best[r].cost = less ? cost[r][p] : best[r].cost;
       best[r].code = less ? number : best[r].code;
     }
@@ -131,41 +83,29 @@ __attribute__((noinline)) void tile(const T* const* rows, const T* panel, int64_
 }
 
 template <class T, int P>
-SOLID_INLINE void tile_of(int count, const T* const* rows, const T* panel, int64_t dim, int64_t first_code,
+SOLID_INLINE void tile_of(int count, const T* const* rows, const T* packed, int64_t dim, int64_t first_code,
                           Best<T>* best) {
   switch (count) {
     case 1:
-      return tile<T, 1, P>(rows, panel, dim, first_code, best);
+      return tile<T, 1, P>(rows, packed, dim, first_code, best);
     case 2:
-      return tile<T, 2, P>(rows, panel, dim, first_code, best);
+      return tile<T, 2, P>(rows, packed, dim, first_code, best);
     case 3:
-      return tile<T, 3, P>(rows, panel, dim, first_code, best);
+      return tile<T, 3, P>(rows, packed, dim, first_code, best);
     case 4:
-      return tile<T, 4, P>(rows, panel, dim, first_code, best);
+      return tile<T, 4, P>(rows, packed, dim, first_code, best);
     case 5:
-      return tile<T, 5, P>(rows, panel, dim, first_code, best);
+      return tile<T, 5, P>(rows, packed, dim, first_code, best);
     default:
-      return tile<T, 6, P>(rows, panel, dim, first_code, best);
+      return tile<T, 6, P>(rows, packed, dim, first_code, best);
   }
 }
 
-// All rows of a block against one panel.
+// All rows of a block against P vectors of codes.
 template <class T, int P>
-void sweep(int count, const T* const* rows, const T* panel, int64_t dim, int64_t first_code, Best<T>* best) {
+void sweep(int count, const T* const* rows, const T* packed, int64_t dim, int64_t first_code, Best<T>* best) {
   for (int at = 0; at < count; at += kTileRows)
-    tile_of<T, P>(count - at, rows + at, panel, dim, first_code, best + at);
-}
-
-// Lane i of the result is lane (i + distance) mod the number of lanes.
-template <class T, class V>
-SOLID_INLINE V rotate(V v, int distance) {
-#if defined(__clang__)
-  V rotated;
-  for (int lane = 0; lane < kLanes<T>; ++lane) rotated[lane] = v[(lane + distance) % kLanes<T>];
-  return rotated;
-#else
-  return __builtin_shuffle(v, lane_numbers<T>() + Word<T>(distance));
-#endif
+    tile_of<T, P>(count - at, rows + at, packed, dim, first_code, best + at);
 }
 
 // The least cost of all lanes, the lowest code on a tie.
@@ -173,12 +113,21 @@ template <class T>
 SOLID_INLINE int64_t best_code(Best<T> best) {
 #pragma GCC unroll 8
   for (int distance = kLanes<T> / 2; distance > 0; distance /= 2) {
-    const Best<T> other{rotate<T>(best.cost, distance), rotate<T>(best.code, distance)};
-    const Words<T> better = (other.cost < best.cost) | ((other.cost == best.cost) & (other.code < best.code));
+    const Mask<T> turned = (lane_numbers<T>() + Word<T>(distance)) % Word<T>(kLanes<T>);
+    const Best<T> other{shuffle(best.cost, best.cost, turned), shuffle(best.code, best.code, turned)};
+    const Mask<T> better = (other.cost < best.cost) | ((other.cost == best.cost) & (other.code < best.code));
     best.cost = better ? other.cost : best.cost;
     best.code = better ? other.code : best.code;
   }
   return best.code[0];
+}
+
+template <class T>
+SOLID_INLINE T sum_lanes(Vector<T> v) {
+#pragma GCC unroll 8
+  for (int distance = kLanes<T> / 2; distance > 0; distance /= 2)
+    v += shuffle(v, v, (lane_numbers<T>() + Word<T>(distance)) % Word<T>(kLanes<T>));
+  return v[0];
 }
 
 // Copies the chosen code and measures its distance directly: the expansion would cancel.
@@ -195,8 +144,7 @@ SOLID_INLINE void finish(const Problem<T>& p, int64_t row, int64_t code) {
     store(q + d, entry);
     sum += difference * difference;
   }
-  T distance = 0;
-  for (int lane = 0; lane < kLanes<T>; ++lane) distance += sum[lane];
+  T distance = sum_lanes<T>(sum);
   for (; d < p.dim; ++d) {
     const T difference = x[d] - c[d];
     q[d] = c[d];
@@ -221,22 +169,22 @@ void search_rows(const Problem<T>& p, int count, const T* const* rows, int64_t* 
   Best<T> best[kBlockRows];
   for (int i = 0; i < count; ++i) {
     best[i].cost = Vector<T>{} + T(__builtin_inf());
-    best[i].code = Words<T>{};
+    best[i].code = Mask<T>{};
   }
-  constexpr int kWidth = kPanelVectors * kLanes<T>;
+  constexpr int kWidth = kTileVectors * kLanes<T>;
   int64_t code = 0;
   for (; code + kWidth <= p.padded; code += kWidth)
-    sweep<T, kPanelVectors>(count, rows, p.packed + code * (p.dim + 1), p.dim, code, best);
+    sweep<T, kTileVectors>(count, rows, p.packed + code * (p.dim + 1), p.dim, code, best);
   const T* rest = p.packed + code * (p.dim + 1);
   switch ((p.padded - code) / kLanes<T>) {
     case 1:
       sweep<T, 1>(count, rows, rest, p.dim, code, best);
       break;
     case 2:
-      sweep < T, kPanelVectors<3 ? 1 : 2>(count, rows, rest, p.dim, code, best);
+      sweep < T, kTileVectors<3 ? 1 : 2>(count, rows, rest, p.dim, code, best);
       break;
     case 3:
-      sweep < T, kPanelVectors<3 ? 1 : 3>(count, rows, rest, p.dim, code, best);
+      sweep < T, kTileVectors<3 ? 1 : 3>(count, rows, rest, p.dim, code, best);
       break;
     default:
       break;
@@ -250,24 +198,24 @@ SOLID_INLINE void find_codes(const Problem<T>& p, int count, const T* const* row
 }
 
 #if defined(__AVX512BF16__)
-// Screens the rows chunk by chunk; if a chunk gives up often, so would the next, and the rest goes without.
+// Screens the rows chunk by chunk; if a chunk gives up often, so would the next, and the rest goes without,
+// as do the next kUnscreened blocks.
 void search_screened(const Screen& screen, const Problem<float>& p, int count, const float* const* rows,
                      int64_t* codes) {
   const float* left_rows[kBlockRows];
   int left[kBlockRows];
   int left_count = 0;
   int at = 0;
-  int chunk = 6;
-  while (at < count) {
-    const int size = count - at < chunk ? count - at : chunk;
-    int32_t found[kScreenRows];
-    int given_up[kScreenRows];
-    const int missing = screen_rows(screen, size, rows + at, found, given_up);
-    for (int i = 0; i < size; ++i) codes[at + i] = found[i];
-    for (int i = 0; i < missing; ++i) left[left_count++] = at + given_up[i];
+  bool hopeless = __atomic_load_n(p.unscreened, __ATOMIC_RELAXED) > 0;
+  if (hopeless) __atomic_fetch_sub(p.unscreened, 1, __ATOMIC_RELAXED);
+  while (!hopeless && count - at > kFewestLanes) {
+    const int size = int(least(count - at, screen.vectors * 16));
+    const int missing = screen_chunk(screen, size, rows + at, codes + at, left + left_count);
+    for (int i = 0; i < missing; ++i) left[left_count + i] += at;
+    left_count += missing;
     at += size;
-    chunk = screen.rows;
-    if (2 * missing > size) break;
+    hopeless = 2 * missing > size;
+    if (hopeless) __atomic_store_n(p.unscreened, kUnscreened, __ATOMIC_RELAXED);
   }
   for (; at < count; ++at) left[left_count++] = at;
   if (left_count == 0) return;
@@ -285,6 +233,22 @@ SOLID_INLINE void find_codes(const Problem<float>& p, int count, const float* co
 }
 #endif
 
+// The next block's rows, and what this block will write, are on their way while it is searched.
+template <class T>
+void prefetch_rows(const Problem<T>& p, int64_t first, int64_t last) {
+  const int64_t bytes = p.dim * int64_t(sizeof(T));
+  if (bytes > kLongestPrefetch) return;
+  for (int64_t row = first; row < last; ++row) {
+    const uintptr_t written = reinterpret_cast<uintptr_t>(p.quantized + row * p.dim);
+    const uintptr_t read =
+        reinterpret_cast<uintptr_t>(p.x + row * p.x_stride) + kBlockRows * p.x_stride * sizeof(T);
+    for (int64_t at = 0; at < bytes; at += 64) {
+      __builtin_prefetch(reinterpret_cast<const void*>(written + at), 1);
+      __builtin_prefetch(reinterpret_cast<const void*>(read + at), 0);
+    }
+  }
+}
+
 template <class T>
 void search_block(const Problem<T>& p, const bool* mask, int64_t first, int64_t last, int64_t* index) {
   int64_t valid[kBlockRows], codes[kBlockRows];
@@ -301,6 +265,7 @@ void search_block(const Problem<T>& p, const bool* mask, int64_t first, int64_t 
     rows[count++] = p.x + row * p.x_stride;
   }
   if (count == 0) return;
+  prefetch_rows(p, first, last);
   find_codes(p, count, rows, codes);
   for (int i = 0; i < count; ++i) {
     index[valid[i]] = codes[i];
@@ -308,64 +273,30 @@ void search_block(const Problem<T>& p, const bool* mask, int64_t first, int64_t 
   }
 }
 
-// The lanes of a and b in turns: a0 b0 a1 b1 .. of their first halves, or of their second.
+// One vector of codes: row 0 their half squared norms, +infinity for the lanes past the last code.
 template <class T>
-SOLID_INLINE Vector<T> interleave(Vector<T> a, Vector<T> b, bool second) {
-  const int from = second ? kLanes<T> / 2 : 0;
-#if defined(__clang__)
-  Vector<T> mixed;
-  for (int lane = 0; lane < kLanes<T>; ++lane) mixed[lane] = (lane % 2 == 0 ? a : b)[from + lane / 2];
-  return mixed;
-#else
-  Words<T> order;
-  for (int lane = 0; lane < kLanes<T>; ++lane) order[lane] = from + lane / 2 + lane % 2 * kLanes<T>;
-  return __builtin_shuffle(a, b, order);
-#endif
-}
-
-// A square of codes x components, transposed by log2(lanes) rounds of perfect shuffles.
-template <class T>
-SOLID_INLINE void transpose(const T* from, int64_t from_stride, T* to, int64_t to_stride) {
-  constexpr int kSize = kLanes<T>;
-  Vector<T> row[kSize], mixed[kSize];
-#pragma GCC unroll 16
-  for (int i = 0; i < kSize; ++i) row[i] = load(from + i * from_stride);
-#pragma GCC unroll 4
-  for (int round = 1; round < kSize; round *= 2) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kSize; ++i) mixed[i] = interleave<T>(row[i / 2], row[i / 2 + kSize / 2], i % 2 != 0);
-#pragma GCC unroll 16
-    for (int i = 0; i < kSize; ++i) row[i] = mixed[i];
+void pack_codes(const T* codebook, int64_t codes, int64_t dim, int64_t first, T* packed) {
+  const T* c = codebook + first * dim;
+  const int64_t present = least(codes - first, kLanes<T>);
+  T* to = packed + kLanes<T>;
+  int64_t d = 0;
+  for (; present == kLanes<T> && d + kLanes<T> <= dim; d += kLanes<T>) {
+    Vector<T> square[kLanes<T>];
+    for (int i = 0; i < kLanes<T>; ++i) square[i] = load(c + i * dim + d);
+    transpose<T>(square);
+    for (int i = 0; i < kLanes<T>; ++i) store(to + (d + i) * kLanes<T>, square[i]);
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < kSize; ++i) store(to + i * to_stride, row[i]);
-}
-
-// One panel of codes: row 0 their half squared norms, +infinity for the lanes past the last code.
-template <class T>
-void pack_panel(const T* codebook, int64_t codes, int64_t dim, int64_t first, int64_t width, T* panel) {
-  const int64_t present = codes - first < width ? codes - first : width;
-  const int64_t squares = dim / kLanes<T> * kLanes<T>;
-  for (int64_t j = 0; j < width; j += kLanes<T>) {
-    const T* c = codebook + (first + j) * dim;
-    T* to = panel + width + j;
-    const bool whole = j + kLanes<T> <= present;
-    for (int64_t d = 0; whole && d < squares; d += kLanes<T>) transpose(c + d, dim, to + d * width, width);
-    for (int64_t d = whole ? squares : 0; d < dim; ++d)
-      for (int lane = 0; lane < kLanes<T>; ++lane)
-        to[d * width + lane] = j + lane < present ? c[lane * dim + d] : 0;
-  }
-  for (int64_t j = 0; j < width; j += kLanes<T>) {
-    Vector<T> half{};
-    for (int64_t d = 1; d <= dim; ++d) {
-      const Vector<T> component = load(panel + d * width + j);
-      half += component * component;
-    }
-    half *= T(0.5);
+  for (; d < dim; ++d)
     for (int lane = 0; lane < kLanes<T>; ++lane)
-      if (j + lane >= present) half[lane] = T(__builtin_inf());
-    store(panel + j, half);
+      to[d * kLanes<T> + lane] = lane < present ? c[lane * dim + d] : 0;
+  Vector<T> half{};
+  for (d = 0; d < dim; ++d) {
+    const Vector<T> component = load(to + d * kLanes<T>);
+    half += component * component;
   }
+  half *= T(0.5);
+  for (int64_t lane = present; lane < kLanes<T>; ++lane) half[lane] = T(__builtin_inf());
+  store(packed, half);
 }
 
 // Rows are added to their codes in the order of the rows: codes, not rows, are divided among the blocks.
@@ -397,7 +328,6 @@ void sum_by_code(const T* values, int64_t stride, int64_t rows, int64_t dim, con
 template <class T>
 Status nearest_code(const NearestCode& args) {
   if (args.codes < 1 || args.dim < 1 || args.rows < 0) return Status::kBadArgument;
-  constexpr int64_t kWidth = kPanelVectors * kLanes<T>;
   const int64_t dim = args.dim;
   const int64_t padded = (args.codes + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
   T* packed = static_cast<T*>(args.workspace);
@@ -408,25 +338,24 @@ Status nearest_code(const NearestCode& args) {
   problem.dim = dim, problem.codes = args.codes, problem.padded = padded;
 #if defined(__AVX512BF16__)
   Screen screen;
+  int unscreened = 0;
+  problem.unscreened = &unscreened;
   int32_t* pairs = nullptr;
   if constexpr (sizeof(T) == 4) {
     pairs = reinterpret_cast<int32_t*>(packed + padded * (dim + 1));
     if (plan_screen(packed, pairs, args.rows, dim, padded, &screen)) problem.screen = &screen;
   }
 #endif
-  const int64_t panels = (padded + kWidth - 1) / kWidth;
-  constexpr int64_t kPanelsPerBlock = 32;  // 2000 codes are packed in the time that a thread takes to start
-  const int64_t pack_blocks = args.rows > 0 ? (panels + kPanelsPerBlock - 1) / kPanelsPerBlock : 0;
+  constexpr int64_t kCodesPerBlock = 2048;  // are packed in the time that a thread takes to start
+  const int64_t pack_blocks = args.rows > 0 ? (padded + kCodesPerBlock - 1) / kCodesPerBlock : 0;
   for_each_block(pack_blocks, args.threads, [&](int64_t block) {
-    for (int64_t panel = block * kPanelsPerBlock; panel < (block + 1) * kPanelsPerBlock; ++panel) {
-      const int64_t first = panel * kWidth;
-      if (first >= padded) return;
-      const int64_t width = padded - first < kWidth ? padded - first : kWidth;
+    const int64_t last = least((block + 1) * kCodesPerBlock, padded);
+    for (int64_t first = block * kCodesPerBlock; first < last; first += kLanes<T>) {
       T* to = packed + first * (dim + 1);
-      pack_panel(problem.codebook, args.codes, dim, first, width, to);
+      pack_codes(problem.codebook, args.codes, dim, first, to);
 #if defined(__AVX512BF16__)
       if constexpr (sizeof(T) == 4)
-        if (problem.screen != nullptr) screen_panel(to, dim, width, pairs + first * (screen.words + 1));
+        if (problem.screen != nullptr) screen_codes(to, dim, pairs + first * (screen.words + 1));
 #endif
     }
   });

@@ -14,8 +14,9 @@ from pathlib import Path
 from solid_ext.compare.cell import DATA, GRID, METRICS, RUNS
 from solid_ext.compare.grid import Cell, Grid
 from solid_ext.compare.report import write_report
-from solid_ext.data import Dataset
-from solid_ext.solid import make_semantics, make_split, semantics_source
+from solid_ext.data import Dataset, semantics_from_categories
+from solid_ext.data.semantics import semantics_source
+from solid_ext.solid import make_split
 
 Told = Callable[[int, int, Cell, str | None], None]
 
@@ -69,8 +70,10 @@ def check_dataset(dataset: Dataset, cells: list[Cell]) -> None:
     try:
         for config in {(cell.config.evaluate, cell.config.semantics): cell.config for cell in cells}.values():
             make_split(config, dataset)
-            if semantics_source(config, dataset) == "category":
-                make_semantics(config, dataset, None)
+            if semantics_source(config.semantics, dataset) == "category":
+                semantics_from_categories(
+                    dataset, level=config.semantics.category_level, min_items=config.semantics.category_min_items
+                )
     except ValueError as error:
         raise ValueError(f"{dataset.name}: {error}") from error
 

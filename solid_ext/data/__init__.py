@@ -7,8 +7,12 @@ from solid_ext.data.negatives import NegativeSampler
 from solid_ext.data.semantics import (
     Semantics,
     concatenate_features,
+    image_features,
+    make_semantics,
+    read_features,
     semantics_from_categories,
     semantics_from_features,
+    semantics_source,
     text_features,
 )
 from solid_ext.data.sequences import gather_sequences
@@ -28,12 +32,16 @@ __all__ = [
     "concatenate_features",
     "gather_sequences",
     "global_time",
+    "image_features",
     "leave_one_out",
     "load_dataset",
+    "make_semantics",
     "movielens_100k",
+    "read_features",
     "read_interactions",
     "semantics_from_categories",
     "semantics_from_features",
+    "semantics_source",
     "synthetic_dataset",
     "text_features",
 ]

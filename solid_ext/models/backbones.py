@@ -21,12 +21,21 @@ BACKBONES: dict[str, Callable[[ModelConfig], nn.Module]] = {
 attribute `reads_candidates` is given the candidates' embeddings [B, T, d] too and returns [B, T, d]."""
 
 
+def check_backbone(name: str) -> None:
+    """Refuse a backbone that is not in the table.
+
+    Raises:
+        ValueError: no such backbone.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {name!r}")
+
+
 def make_backbone(config: ModelConfig) -> nn.Module:
     """The backbone that the configuration names.
 
     Raises:
         ValueError: no such backbone.
     """
-    if config.backbone not in BACKBONES:
-        raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {config.backbone!r}")
+    check_backbone(config.backbone)
     return BACKBONES[config.backbone](config)

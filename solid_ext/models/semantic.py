@@ -71,4 +71,5 @@ def start_from(
 
 
 def _generates(name: str) -> bool:
-    return name.startswith(("semantic_embedding.", "semantic_code.")) or ".semantic_" in name
+    shared = ("semantic_embedding.", "semantic_code.", "adaptive.enter.", "adaptive.leave.")  # the latter of a low rank
+    return name.startswith(shared) or ".semantic_" in name

@@ -144,8 +144,10 @@ def _lookup(
         found = _NearestCode.apply(rows, codebook, valid, gradient, backend, statistics, distance_gradient)
     else:
         found = _search(rows, codebook, valid, backend, statistics)
+    if rows is x and found[1].dtype == dtype:
+        return found
     index, quantized, distance = found[:3]
-    if x.dim() != 2:
+    if rows is not x:
         shape = x.shape[:-1]
         index, quantized, distance = index.view(shape), quantized.view(x.shape), distance.view(shape)
     if quantized.dtype != dtype:
@@ -159,12 +161,13 @@ def _unit_rows(rows: Tensor) -> Tensor:
 
 
 def _check(x: Tensor, codebook: Tensor, mask: Tensor | None, gradient: str, metric: str, backend: str) -> None:
-    if x.dim() < 1:
+    shape, codes = x.shape, codebook.shape
+    if len(shape) < 1:
         raise ValueError("nearest_code: expected x [.., D], got a tensor without dimensions")
-    if codebook.dim() != 2 or codebook.shape[1] != x.shape[-1]:
-        raise ValueError(f"nearest_code: expected codebook [K, D={x.shape[-1]}], got {list(codebook.shape)}")
-    if codebook.shape[0] < 1 or codebook.shape[1] < 1:
-        raise ValueError(f"nearest_code: expected codebook [K >= 1, D >= 1], got {list(codebook.shape)}")
+    if len(codes) != 2 or codes[1] != shape[-1]:
+        raise ValueError(f"nearest_code: expected codebook [K, D={shape[-1]}], got {list(codes)}")
+    if codes[0] < 1 or codes[1] < 1:
+        raise ValueError(f"nearest_code: expected codebook [K >= 1, D >= 1], got {list(codes)}")
     if not (x.dtype in NARROW_DTYPES and codebook.dtype in NARROW_DTYPES) and not (
         x.dtype == codebook.dtype == torch.float64
     ):
@@ -175,8 +178,8 @@ def _check(x: Tensor, codebook: Tensor, mask: Tensor | None, gradient: str, metr
     if mask is not None:
         if mask.dtype != torch.bool:
             raise TypeError(f"nearest_code: expected mask of torch.bool, got {mask.dtype}")
-        if mask.shape != x.shape[:-1]:
-            raise ValueError(f"nearest_code: expected mask {list(x.shape[:-1])}, got {list(mask.shape)}")
+        if mask.shape != shape[:-1]:
+            raise ValueError(f"nearest_code: expected mask {list(shape[:-1])}, got {list(mask.shape)}")
         if mask.device != x.device:
             raise ValueError(f"nearest_code: expected mask on {x.device}, got {mask.device}")
     if codebook.device != x.device:
@@ -187,7 +190,7 @@ def _check(x: Tensor, codebook: Tensor, mask: Tensor | None, gradient: str, metr
         raise ValueError(f"nearest_code: expected metric in {METRICS}, got {metric!r}")
     if backend not in BACKENDS:
         raise ValueError(f"nearest_code: expected backend in {BACKENDS}, got {backend!r}")
-    if backend == "native" and x.device.type != "cpu":
+    if backend == "native" and not x.is_cpu:
         raise ValueError(f"nearest_code: expected x on the CPU for backend 'native', got {x.device}")
 
 
@@ -345,10 +348,11 @@ def _run_kernel(x: Tensor, codebook: Tensor, mask: Tensor | None, statistics: st
         return _run_in_parts(x, codebook, mask, statistics)
     if x.stride(1) != 1:
         x = x.contiguous()
-    rows, (codes, dim) = x.shape[0], codebook.shape
+    (rows, dim), codes = x.shape, codebook.shape[0]
     index = x.new_empty(rows, dtype=torch.int64)
-    quantized, distance = x.new_empty(x.shape), x.new_empty(rows)
-    workspace = x.new_empty(kernels.nearest_code_workspace(codes, dim, x.element_size()))
+    quantized, distance = x.new_empty(rows, dim), x.new_empty(rows)
+    size = kernels.nearest_code_workspace(codes, dim, x.element_size())
+    workspace = x.new_empty(size) if size else None  # 0: the compiled side has room on its stack
     counts = sums = None
     if statistics != "none":
         counts = x.new_empty(codes, dtype=torch.int64)
@@ -362,7 +366,7 @@ def _run_kernel(x: Tensor, codebook: Tensor, mask: Tensor | None, statistics: st
         codebook.data_ptr(),
         codes,
         0 if mask is None else mask.data_ptr(),
-        workspace.data_ptr(),
+        0 if workspace is None else workspace.data_ptr(),
         index.data_ptr(),
         quantized.data_ptr(),
         distance.data_ptr(),

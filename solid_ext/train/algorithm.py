@@ -34,7 +34,7 @@ def build_model(config: Config, model: ModelConfig, num_items: int, semantics: n
 
 def static_model(model: ModelConfig) -> ModelConfig:
     """The static method: an MLP where the others generate weights."""
-    return replace(model, semantic_trunk=False, item_branch=False)
+    return replace(model, semantic_trunk=False, item_branch=False, finetune_steps=0)
 
 
 def train_static(

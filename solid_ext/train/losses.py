@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,8 +22,19 @@ def binary_cross_entropy(logits: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, labels)
 
 
-def sampled_softmax(logits: Tensor) -> Tensor:
-    """`-log softmax(logits)[0]` over a positive (column 0) and its sampled negatives, mean over rows [B, 1 + n]."""
+def sampled_softmax(logits: Tensor, items: int = 0) -> Tensor:
+    """`-log softmax(logits)[0]` over a positive (column 0) and its sampled negatives, mean over rows [B, 1 + n].
+
+    With `items` = V each negative's logit loses `log(n q)`, q = 1 / (V - 1), so that the n uniform negatives stand for
+    the whole catalogue: the denominator is then, on average, that of the full softmax.
+
+    Source: Bengio and Senecal 2008, "Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic
+    Language Model".
+    """
+    if items:
+        correction = logits.new_zeros(logits.shape[1])
+        correction[1:] = math.log((items - 1) / (logits.shape[1] - 1))
+        logits = logits + correction
     return -logits.log_softmax(1)[:, 0].mean()
 
 

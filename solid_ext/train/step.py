@@ -82,8 +82,10 @@ class Step:
                 prediction = full_softmax(self.model.score(state.vector, catalogue), candidates)
             else:
                 logits = self.model.score(state.vector, candidates)
-                losses = {"bce": binary_cross_entropy, "sampled_softmax": sampled_softmax}
-                prediction = losses[self.config.loss](logits)
+                if self.config.loss == "bce":
+                    prediction = binary_cross_entropy(logits)
+                else:
+                    prediction = sampled_softmax(logits, self.model.num_items if self.config.log_q else 0)
             loss = prediction + self.config.alignment * state.alignment
         loss.backward()
         self.optimizer.step()

@@ -1,0 +1,87 @@
+"""Module 1 as configured: which source, its features, their clusters, and how good those are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from solid_ext.config import SemanticsConfig
+from solid_ext.data.dataset import Dataset
+from solid_ext.data.semantics.category import item_categories, semantics_from_categories
+from solid_ext.data.semantics.clusters import concatenate_features, semantics_from_features
+from solid_ext.data.semantics.files import read_features
+from solid_ext.data.semantics.image import image_features
+from solid_ext.data.semantics.quality import agreement
+from solid_ext.data.semantics.table import Semantics
+from solid_ext.data.semantics.text import item_text, text_features
+
+
+def semantics_source(config: SemanticsConfig, dataset: Dataset) -> str:
+    """Where the semantics come from; "auto" is text where the items have any, else the ids."""
+    if config.semantics != "auto":
+        return config.semantics
+    return "text" if config.text_features or item_text(dataset).is_not_null().any() else "id"
+
+
+def make_semantics(
+    config: SemanticsConfig, dataset: Dataset, *, seed: int, id_features: Callable[[], np.ndarray]
+) -> Semantics:
+    """Every item's semantic from its category, or from clusters of id, text and image features.
+
+    A mix is the concatenation of its parts, each L2-normalised. Text and images come first, so that whatever is wrong
+    with them is said before a model is trained for the ids.
+
+    Args:
+        id_features: gives `[V + 1, d]`, a trained static model's item embeddings; called only if the source has ids
+            and the configuration names no file of them.
+        seed: of the text projection and the clustering.
+
+    Returns:
+        The semantics; their report says how well they agree with categories, where the items have any.
+
+    Raises:
+        ValueError: a source whose features are not there, cannot be read, or do not fit the items.
+
+    Source: design, Module 1.
+    """
+    source = semantics_source(config, dataset)
+    if source == "category":
+        return semantics_from_categories(dataset, level=config.category_level, min_items=config.category_min_items)
+    if config.num_semantics > dataset.num_items:
+        raise ValueError(
+            f"num_semantics: expected at most the number of items, {dataset.num_items:,}, got {config.num_semantics:,}"
+        )
+    parts = {}
+    for kind in sorted(source.split("+"), reverse=True):  # text, image, id
+        parts[kind] = _features(kind, config, dataset, seed, id_features)
+    features = parts[source] if len(parts) == 1 else concatenate_features(*(parts[kind] for kind in source.split("+")))
+    made = semantics_from_features(
+        features,
+        config.num_semantics,
+        seed=seed,
+        source=source,
+        num_items=dataset.num_items,
+        levels=config.semantic_levels,
+    )
+    known = agreement(made.table, made.count, item_categories(dataset, level=config.category_level), seed)
+    return replace(made, report={**made.report, **known})
+
+
+def _features(
+    kind: str, config: SemanticsConfig, dataset: Dataset, seed: int, id_features: Callable[[], np.ndarray]
+) -> np.ndarray:
+    """One kind's features `[V + 1, F]`: from its file if one is named, else made."""
+    file = {"id": config.id_features, "text": config.text_features, "image": config.image_features}[kind]
+    if file:
+        return read_features(file, dataset, name=f"{kind}_features")
+    if kind == "text":
+        return text_features(dataset, encoder=config.text_encoder, seed=seed)
+    if kind == "id":
+        return id_features()
+    if not config.image_folder:
+        raise ValueError(
+            "semantics: expected image_features FILE or image_folder FOLDER for a source with images, got neither"
+        )
+    return image_features(dataset, config.image_folder, encoder=config.image_encoder)

@@ -1,0 +1,95 @@
+"""The result of Module 1: one semantic per item, and what is known about how good the semantics are."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+
+@dataclass(frozen=True, eq=False)
+class Semantics:
+    """One semantic per item.
+
+    Attributes:
+        table: `[V + 1] int64`; `table[0]` is 0 (padding), the others 1..C.
+        count: C. The last semantic, C, is the fallback for items without category or features, and for items
+            unseen in use.
+        source: where the semantics come from.
+        names: `[C]` names of semantics 1..C, or None.
+        report: how good they are, see `solid_ext.data.semantics.quality`.
+        residual: `[V + 1, S - 1] int64`, codes of what the levels before left over (residual k-means), again 1..C
+            with 0 for padding and C for items without features; None for one level.
+
+    Raises:
+        TypeError: a table of another dtype or number of dimensions.
+        ValueError: a table, residual codes or names that do not fit C or each other.
+
+    Source: design, Module 1.
+    """
+
+    table: np.ndarray
+    count: int
+    source: str
+    names: list[str] | None = None
+    report: dict[str, Any] = field(default_factory=dict)
+    residual: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        table = self.table
+        if not isinstance(table, np.ndarray) or table.dtype != np.int64 or table.ndim != 1 or table.size < 2:
+            raise TypeError(f"Semantics: expected table [V + 1] int64, got {table!r:.80}")
+        residual = self.residual
+        if residual is not None and (
+            residual.dtype != np.int64 or residual.ndim != 2 or residual.shape[0] != table.size
+        ):
+            raise ValueError(
+                f"Semantics: expected residual [{table.size}, S - 1] int64, got {residual.dtype} {list(residual.shape)}"
+            )
+        levels = self.levels
+        if levels[0].any() or levels[1:].min() < 1 or levels[1:].max() > self.count:
+            raise ValueError(
+                f"Semantics: expected 0 for padding and 1..{self.count} else, got {levels[0].max()} and "
+                f"{levels[1:].min()}..{levels[1:].max()}"
+            )
+        if self.names is not None and len(self.names) != self.count:
+            raise ValueError(f"Semantics: expected {self.count} names, got {len(self.names)}")
+
+    @property
+    def levels(self) -> np.ndarray:
+        """`[V + 1, S] int64`: the table, then the residual codes."""
+        first = self.table[:, None]
+        return first if self.residual is None else np.concatenate([first, self.residual], axis=1)
+
+    @property
+    def fallback(self) -> int:
+        """C, the semantic of items about which nothing is known."""
+        return self.count
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file: `levels`, and the rest as JSON in its header."""
+        described = {"count": self.count, "source": self.source, "names": self.names, "report": self.report}
+        partial = Path(path).with_name(Path(path).name + ".partial")
+        save_file({"levels": np.ascontiguousarray(self.levels)}, partial, metadata={"semantics": json.dumps(described)})
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Semantics:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: a file that is missing or holds something else.
+        """
+        try:
+            with safe_open(path, framework="np") as file:
+                described = json.loads((file.metadata() or {})["semantics"])
+                levels = file.get_tensor("levels")
+            return cls(levels[:, 0].copy(), residual=levels[:, 1:] if levels.shape[1] > 1 else None, **described)
+        except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
+            raise ValueError(f"Semantics: expected a file of semantics, got {str(path)!r} ({error})") from error
