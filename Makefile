@@ -33,7 +33,7 @@ bench: .venv/test
 	$(BIN)/python bench/bench_gru.py --json
 	$(BIN)/python bench/bench_train_step.py --json
 
-# The kernels without Python (csrc/check), each built with sanitizers that must also stop at planted bugs; and for Arm, emulated.
+# The kernels without Python (csrc/check), built with sanitizers that must also stop at planted bugs; and for Arm, emulated.
 sanitize:
 	$(PYTHON) csrc/check/check.py address --cases 150
 	$(PYTHON) csrc/check/check.py thread --cases 150
