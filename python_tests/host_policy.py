@@ -17,15 +17,6 @@ ROOT = Path(__file__).parents[1]
 FOLDER = Path(__file__).parent / "cuda_host"
 FLAGS = ["-std=c++17", "-g", "-march=native", "-ffp-contract=off"]
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"]
-    "-std=c++17",
-    "-g",
-    "-march=native",
-    "-ffp-contract=off",
-    "-Wall",
-    "-Wextra",
-    "-Wno-unknown-pragmas",
-    "-Werror",
-]
 ORDERS = (0, 1, 2, 3)  # threads and blocks: lowest first, highest first, two random orders
 
 Argument = int | torch.Tensor | None
