@@ -132,6 +132,40 @@ def test_hard_worlds(host: Callable[..., None], name: str, method: str, rows: in
     assert torch.equal(found[3], expected[3])
 
 
+def near_the_bound(term: str) -> tuple[Tensor, Tensor]:
+    """Two codes that rounding to bfloat16 puts in the wrong order: each term of the screen's margin is needed."""
+    signs, other = torch.ones(64), torch.full((64,), 1.5)
+    other[::2] = -1.5  # orthogonal to signs
+    lost = 0.9 * 2**-8  # what rounding takes from 1.5 + lost, and from -1.5 + lost
+    if term == "row":  # <x, signs> > 0, but rounded < 0
+        x = (other + lost * signs).unsqueeze(0)
+        x[0, 1] -= 2**-3
+        codebook = torch.stack([-signs, signs])
+    elif term == "code":  # the second code is nearer by what it loses
+        x = signs.unsqueeze(0)
+        nearer = other.clone()
+        nearer[0] += 2**-4
+        codebook = torch.stack([nearer, other + lost * signs])
+    else:  # exact in bfloat16, but closer to each other than float32 sums are to the truth
+        base = normal(64).bfloat16().float()
+        base[10:14] = 2**-14
+        codebook = base.repeat(5, 1)
+        codebook[range(1, 5), range(10, 14)] += 2**-21
+        x = (base + normal(200, 64, seed=1)).bfloat16().float()
+    far = 50 * normal(60, 64, seed=2).sign()
+    return x, torch.cat([codebook, far])
+
+
+@pytest.mark.parametrize("term", ["row", "code", "sum"])
+def test_no_term_of_the_margin_can_be_left_out(host: Callable[..., None], term: str) -> None:
+    x, codebook = near_the_bound(term)
+    found = nearest_code_cuda.run(x, codebook, None, "sums", method="screened")
+    assert_as_on_the_cpu(found, x, codebook)
+    rounded = x.bfloat16().float(), codebook.bfloat16().float()
+    if term != "sum":
+        assert not torch.equal(on_the_cpu(*rounded)[0], found[0])  # the rounded ones are in the other order
+
+
 def test_many_codes_come_close(host: Callable[..., None]) -> None:
     """Rows with more near codes than a list holds, beside rows with few, and lists that must be tidied."""
     x, codebook = normal(140, 24), normal(2000, 24, seed=1)

@@ -149,7 +149,7 @@ struct ScreenedSearch {
     return words > 2 * kTileSize ? words : 2 * kTileSize;  // the exact search takes the same memory
   }
   static SOLID_BOTH int64_t shared_bytes(int64_t dim) {
-    return 4 * (row_words(dim) + 2 * kGroup * kChunkStride + 2 * kGroup + kScreenRows * (2 * kSlots + 3) +
+    return 4 * (row_words(dim) + 2 * kGroup * kChunkStride + 2 * kGroup + kScreenRows * (2 * kSlots + 5) +
                 3 * kTile + 4);
   }
 
@@ -177,6 +177,8 @@ struct ScreenedSearch {
           listed_code(block.template shared<int>(kScreenRows * kSlots)),
           listed(block.template shared<int>(kScreenRows)),
           upper(block.template shared<float>(kScreenRows)),
+          length(block.template shared<float>(kScreenRows)),
+          error(block.template shared<float>(kScreenRows)),
           found(block.template shared<int>(kScreenRows)),
           exact_halves(block.template shared<float>(kTile)),
           left(block.template shared<int>(2 * kTile)),
@@ -196,11 +198,11 @@ struct ScreenedSearch {
     // + 1.
     SOLID_DEVICE int own_row(int r) const { return block.warp() * kWarpRows + 8 * r + block.lane() / 4; }
 
-    // x~ into shared memory, norms into registers, by the four lanes that share a row.
+    // x~ and its norms into shared memory, by the four lanes that share a row.
     SOLID_DEVICE void prepare_rows() {
       if (block.thread() == 0) left_count.set(0, 0);
       listed.set(block.thread(), 0);
-#pragma unroll
+#pragma unroll 1  // less code, and no registers lost to it
       for (int r = 0; r < 4; ++r) {
         const int64_t row = first_row + own_row(r);
         const bool valid = row < args.rows && (args.mask == nullptr || args.mask[row]);
@@ -220,17 +222,20 @@ struct ScreenedSearch {
         square += block.warp_xor(square, 1), square += block.warp_xor(square, 2);
         lost += block.warp_xor(lost, 1), lost += block.warp_xor(lost, 2);
         const bool usable = valid && square <= kLongest * kLongest;
-        length[r] = usable ? larger(sqrtf(square)) : 0;
-        error[r] = usable ? larger(sqrtf(lost)) : 0;
-        least_upper[r] = usable ? kLargest : -infinity<float>();
-        if (block.lane() % 4 == 0) found.set(own_row(r), usable ? 0 : valid ? kGivenUp : kMasked);
+        if (block.lane() % 4 != 0) continue;
+        length.set(own_row(r), usable ? larger(sqrtf(square)) : 0);
+        error.set(own_row(r), usable ? larger(sqrtf(lost)) : 0);
+        found.set(own_row(r), usable ? 0 : valid ? kGivenUp : kMasked);
       }
+      block.sync_warp();
+#pragma unroll
+      for (int r = 0; r < 4; ++r) least_upper[r] = found[own_row(r)] == 0 ? kLargest : -infinity<float>();
     }
 
     // Starts the copies of one chunk of one group.
-    SOLID_DEVICE void fetch(int64_t group, int chunk, int buffer) {
+    SOLID_DEVICE void fetch(int group, int chunk, int buffer) {
       const int count = words - chunk * kChunkWords < kChunkWords ? words - chunk * kChunkWords : kChunkWords;
-      const uint32_t* from = packed.pairs + group * kGroup * words + chunk * kChunkWords;
+      const uint32_t* from = packed.pairs + int64_t(group) * kGroup * words + chunk * kChunkWords;
       const int pieces = count / 4;
       for (int i = block.thread(); i < kGroup * pieces; i += Block::kThreads) {
         const int code = i / pieces, piece = i % pieces;
@@ -238,17 +243,17 @@ struct ScreenedSearch {
                                      from + int64_t(code) * words + 4 * piece);
       }
       if (chunk == 0 && block.thread() < kGroup / 4)
-        block.template copy_async<4>(halves, int(group % 2) * kGroup + 4 * block.thread(),
-                                     packed.halves + group * kGroup + 4 * block.thread());
+        block.template copy_async<4>(halves, group % 2 * kGroup + 4 * block.thread(),
+                                     packed.halves + int64_t(group) * kGroup + 4 * block.thread());
       block.commit_copies();
     }
 
     SOLID_DEVICE void sweep() {
-      const int64_t groups = screen_groups(args.codes);
+      const int groups = int(screen_groups(args.codes));
       float sums[2][8][4];
       fetch(0, 0, 0);
       int buffer = 0;
-      for (int64_t group = 0; group < groups; ++group)
+      for (int group = 0; group < groups; ++group)
         for (int chunk = 0; chunk < chunks; ++chunk, buffer ^= 1) {
           block.template wait_copies<0>();
           block.sync();  // this chunk is there for all, and nobody reads the other buffer any more
@@ -256,7 +261,7 @@ struct ScreenedSearch {
             fetch(group, chunk + 1, buffer ^ 1);
           else if (group + 1 < groups)
             fetch(group + 1, 0, buffer ^ 1);
-          if (chunk == 0) start_sums(int(group % 2), sums);
+          if (chunk == 0) start_sums(group % 2, sums);
           multiply(chunk, buffer, sums);
           if (chunk + 1 == chunks) meet(group, sums);
         }
@@ -301,37 +306,35 @@ struct ScreenedSearch {
     }
 
     // The group's 64 codes meet the warp's 32 rows.
-    SOLID_DEVICE void meet(int64_t group, const float (&sums)[2][8][4]) {
+    SOLID_DEVICE void meet(int group, const float (&sums)[2][8][4]) {
       const GroupBounds bounds = packed.bounds[group];
-      float own_least[4], limit[4], margin[4];
       bool any = false;
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
-        own_least[r] = infinity<float>();
+        float own_least = infinity<float>();
 #pragma unroll
         for (int n = 0; n < 8; ++n)
-          own_least[r] = fminf(own_least[r], fminf(sums[r / 2][n][r % 2 * 2], sums[r / 2][n][r % 2 * 2 + 1]));
-        float least = fminf(own_least[r], block.warp_xor(own_least[r], 1));
+          own_least = fminf(own_least, fminf(sums[r / 2][n][r % 2 * 2], sums[r / 2][n][r % 2 * 2 + 1]));
+        float least = fminf(own_least, block.warp_xor(own_least, 1));
         least = fminf(least, block.warp_xor(least, 2));
-        margin[r] = fused(error[r], bounds.norm, fused(length[r], bounds.lost, bounds.slack));
-        least_upper[r] = fminf(least_upper[r], least + margin[r]);
-        limit[r] = fminf(least_upper[r] + margin[r], kLargest);
-        any = any || least <= limit[r];
-      }
-      if (block.warp_vote(any) == 0) return;
-#pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        if (block.lane() % 4 == 0) upper.set(own_row(r), least_upper[r]);
-        if (!(own_least[r] <= limit[r])) continue;
-        const int first = int(group) * kGroup + block.lane() % 4 * 2;
+        const int row = own_row(r);
+        const float margin = fused(error[row], bounds.norm, fused(length[row], bounds.lost, bounds.slack));
+        least_upper[r] = fminf(least_upper[r], least + margin);
+        const float limit = fminf(least_upper[r] + margin, kLargest);
+        if (block.warp_vote(least <= limit) == 0) continue;
+        any = true;
+        if (block.lane() % 4 == 0) upper.set(row, least_upper[r]);
+        if (!(own_least <= limit)) continue;
+        const int first = group * kGroup + block.lane() % 4 * 2;
 #pragma unroll
         for (int n = 0; n < 8; ++n)
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
             const float sum = sums[r / 2][n][r % 2 * 2 + i];
-            if (sum <= limit[r]) list(own_row(r), first + 8 * n + i, sum - margin[r]);
+            if (sum <= limit) list(row, first + 8 * n + i, sum - margin);
           }
       }
+      if (!any) return;
       block.sync_warp();
       const int row = block.thread();  // one row a lane from here on
       if (listed[row] > kTidySlots) tidy(row);
@@ -406,7 +409,6 @@ struct ScreenedSearch {
         auto values = row_pairs.template as<float>();
         auto taken = left.part(first, kTile);
         if (block.thread() < kTile && first + block.thread() >= count) taken.set(block.thread(), -1);
-        block.sync();
         SearchMemory<float, Block> memory{values.part(0, kTileSize), values.part(kTileSize, kTileSize),
                                           exact_halves, taken};
         search_tile<float>(block, args, memory, first_row, [&](int place, int code) {
@@ -426,13 +428,14 @@ struct ScreenedSearch {
     Shared<float> halves;         // [2][64], of two groups
     Shared<float> listed_bound;   // [128][kSlots]: S - margin
     Shared<int> listed_code;
-    Shared<int> listed;   // [128]: how many
-    Shared<float> upper;  // [128]: U
-    Shared<int> found;    // [128]: the code, kMasked or kGivenUp
+    Shared<int> listed;           // [128]: how many
+    Shared<float> upper;          // [128]: U
+    Shared<float> length, error;  // [128]: ||x||, e
+    Shared<int> found;            // [128]: the code, kMasked or kGivenUp
     Shared<float> exact_halves;
     Shared<int> left;  // rows given up
     Shared<int> left_count;
-    float length[4], error[4], least_upper[4];  // of the rows own_row(r): ||x||, e, U
+    float least_upper[4];  // U of the rows own_row(r)
   };
 };
 
