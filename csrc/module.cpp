@@ -10,8 +10,10 @@
 
 #include "common/isa.h"
 #include "common/status.h"
+#include "cuda/bind.h"
 #include "dynamic_linear/bind.h"
 #include "gru/bind.h"
+#include "nearest_code/bind_cuda.h"
 #include "nearest_code/nearest_code.h"
 #include "symbols/symbols.h"
 
@@ -32,7 +34,7 @@ py::dict build_info() {
   info["isa_built"] = built;
   info["isa_usable"] = usable;
   info["isa"] = solid::isa_name(solid::isa_in_use());
-  info["cuda"] = py::none();
+  info["cuda"] = solid::cuda_info();
   return info;
 }
 
@@ -124,4 +126,7 @@ PYBIND11_MODULE(_solid_ext, m) {
   m.def("nearest_code_workspace", &nearest_code_workspace);
   solid::bind_dynamic_linear(m);
   solid::bind_gru(m);
+#if defined(SOLID_CUDA)
+  solid::bind_nearest_code_cuda(m);
+#endif
 }
