@@ -25,7 +25,7 @@ lint: .venv/lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(filter %.h %.cpp,$(NATIVE))
+	$(BIN)/clang-format --dry-run -Werror $(filter %.h %.cpp %.cuh %.cu,$(NATIVE)) $(wildcard python_tests/cuda_host/*)
 
 # The native module is installed once per change of its sources; Python is read from the checkout.
 .venv/native: pyproject.toml constraints.txt $(NATIVE)

@@ -10,6 +10,7 @@
 
 #include "common/isa.h"
 #include "common/status.h"
+#include "cuda/bind.h"
 #include "dynamic_linear/bind.h"
 #include "gru/bind.h"
 #include "nearest_code/nearest_code.h"
@@ -32,7 +33,7 @@ py::dict build_info() {
   info["isa_built"] = built;
   info["isa_usable"] = usable;
   info["isa"] = solid::isa_name(solid::isa_in_use());
-  info["cuda"] = py::none();
+  info["cuda"] = solid::cuda_info();
   return info;
 }
 

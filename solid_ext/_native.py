@@ -23,7 +23,7 @@ def build_info() -> dict[str, Any]:
     Returns:
         dict with `version`; `compiler`; `isa_built`, `isa_usable` (instruction sets compiled in; those this
         processor runs), `isa` (the one in use, `SOLID_EXT_ISA` forces another); `cuda` (None, or a dict with the
-        toolkit's version and the architectures).
+        toolkit's `version` and `architectures`, of which "PTX" serves GPUs newer than the others).
 
     Source: design, kernels, "Names that outside checks rely on".
     """

@@ -5,7 +5,9 @@ namespace solid {
 
 enum class Status : int {
   kOk = 0,
-  kBadArgument = 1,  // a size or pointer that the Python checks should have refused
+  kBadArgument = 1,   // a size or pointer that the Python checks should have refused
+  kTooLarge = 2,      // more blocks than a grid holds
+  kLaunchFailed = 3,  // cuda_message() has the reason
 };
 
 }  // namespace solid

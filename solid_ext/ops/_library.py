@@ -11,18 +11,25 @@ library = torch.library.Library("solid_ext", "FRAGMENT")
 
 
 def define_operator(
-    schema: str, *, cpu: Callable[..., Any], fake: Callable[..., Any], vmap: Callable[..., Any] | None = None
+    schema: str,
+    *,
+    cpu: Callable[..., Any],
+    cuda: Callable[..., Any] | None = None,
+    fake: Callable[..., Any],
+    vmap: Callable[..., Any] | None = None,
 ) -> Any:
     """Registers an operator `solid_ext::<name>` and returns its overload, ready to be called.
 
     Args:
         schema: "name(Tensor x, ...) -> ...".
-        cpu: what it does on the CPU. fake: its output shapes and dtypes.
+        cpu: what it does on the CPU. cuda: on a GPU, or None. fake: its output shapes and dtypes.
         vmap: its batching rule `(info, in_dims, *arguments) -> (outputs, out_dims)`, or None.
     """
     name = schema.partition("(")[0]
     library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     library.impl(name, cpu, "CPU")
+    if cuda is not None:
+        library.impl(name, cuda, "CUDA")
     torch.library.register_fake(f"solid_ext::{name}", fake, lib=library)
     if vmap is not None:
         torch.library.register_vmap(f"solid_ext::{name}", vmap, lib=library)

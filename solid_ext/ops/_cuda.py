@@ -1,0 +1,32 @@
+"""Calling a CUDA kernel: on the tensor's device and its current stream, or not at all, with a sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from solid_ext._native import kernels
+
+
+def call(kernel: str, near: Tensor, *arguments: int | float) -> Any:
+    """Calls the binding `kernel` with the device of `near`, its current stream and the arguments.
+
+    Addresses and sizes have been checked and everything allocated before; nothing here synchronises.
+
+    Raises: RuntimeError if the module was built without CUDA kernels, or with what the CUDA runtime says of the launch.
+    """
+    function = getattr(kernels, kernel, None)
+    if function is None:
+        raise RuntimeError(
+            f"{kernel}: expected a module built with CUDA kernels for a tensor on {near.device}, got one without "
+            "(build_info()['cuda'] is None: install again with nvcc on the path, SOLID_EXT_CUDA=ON)"
+        )
+    with torch.cuda.device(near.device):
+        return function(near.device.index, torch.cuda.current_stream(near.device).cuda_stream, *arguments)
+
+
+def address(tensor: Tensor | None) -> int:
+    """Where the tensor's first element lies; 0 for None."""
+    return 0 if tensor is None else tensor.data_ptr()
