@@ -13,6 +13,7 @@
 #include "cuda/bind.h"
 #include "dynamic_linear/bind.h"
 #include "gru/bind.h"
+#include "nearest_code/bind_cuda.h"
 #include "nearest_code/nearest_code.h"
 #include "symbols/symbols.h"
 
@@ -113,4 +114,7 @@ PYBIND11_MODULE(_solid_ext, m) {
   m.def("nearest_code_workspace", &solid::nearest_code_workspace);
   solid::bind_dynamic_linear(m);
   solid::bind_gru(m);
+#if defined(SOLID_CUDA)
+  solid::bind_nearest_code_cuda(m);
+#endif
 }

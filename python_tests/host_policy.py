@@ -78,7 +78,7 @@ def call_sanitized(name: str, *arguments: Argument, order: int = 0) -> None:
         if isinstance(argument, torch.Tensor):
             _address(argument)
             tensors.append(argument)
-            raw = ctypes.string_at(argument.data_ptr(), argument.nbytes) if argument.nbytes else b""
+            raw = ctypes.string_at(argument.data_ptr(), _span(argument)) if argument.numel() else b""
             request += [f"array {len(raw)}\n".encode(), raw]
         else:
             request.append(f"value {argument or 0}\n".encode())
@@ -95,13 +95,21 @@ def call_sanitized(name: str, *arguments: Argument, order: int = 0) -> None:
     if message:
         raise KernelError(message.decode())
     for tensor in tensors:
-        ctypes.memmove(tensor.data_ptr(), raw[: tensor.nbytes], tensor.nbytes)
-        raw = raw[tensor.nbytes :]
+        size = _span(tensor)
+        ctypes.memmove(tensor.data_ptr(), raw[:size], size)
+        raw = raw[size:]
 
 
 def _address(argument: Argument) -> int:
     if isinstance(argument, torch.Tensor):
-        assert argument.is_contiguous()
         assert argument.is_cpu
         return argument.data_ptr()
     return argument or 0
+
+
+def _span(tensor: torch.Tensor) -> int:
+    """Bytes from a tensor's first element to its last."""
+    if tensor.numel() == 0:
+        return 0
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (last + 1) * tensor.element_size()

@@ -17,7 +17,7 @@
 // Rules: all threads of a block take the same path to `sync` and `shared`, all lanes of a warp the same path
 // to everything named `warp` (shuffles, votes, matrix products). Shared memory that another thread wrote may
 // be read after `sync`, or after `sync_warp` by lanes of the same warp; a shuffle orders nothing. No thread
-// returns early.
+// returns before the last barrier of its block.
 #pragma once
 
 #include "cuda/numbers.h"
@@ -49,6 +49,12 @@ class DeviceShared {
   // Elements first .. first + count - 1.
   SOLID_DEVICE DeviceShared part(int first, int /*count*/) const { return DeviceShared(data_ + first); }
 
+  // The same bytes as elements of another type.
+  template <class U>
+  SOLID_DEVICE DeviceShared<U> as() const {
+    return DeviceShared<U>(reinterpret_cast<U*>(data_));
+  }
+
   SOLID_DEVICE T* data() const { return data_; }
 
  private:
@@ -60,6 +66,8 @@ class DeviceBlock {
  public:
   static constexpr int kThreads = threads_;
   static constexpr int kWarps = kThreads / 32;
+  template <class T>
+  using Shared = DeviceShared<T>;
 
   static SOLID_DEVICE int thread() { return int(threadIdx.x); }
   static SOLID_DEVICE int lane() { return thread() % 32; }

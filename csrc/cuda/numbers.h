@@ -9,10 +9,10 @@
 
 #if defined(__CUDACC__)
 #  define SOLID_DEVICE __device__ __forceinline__
-#  define SOLID_UNROLL _Pragma("unroll")
+#  define SOLID_BOTH __host__ __device__ constexpr
 #else
 #  define SOLID_DEVICE inline
-#  define SOLID_UNROLL
+#  define SOLID_BOTH constexpr
 #endif
 
 namespace solid {
@@ -117,23 +117,38 @@ SOLID_DEVICE uint32_t pair_of(Half first, Half second) {
   return uint32_t(first.bits) | uint32_t(second.bits) << 16;
 }
 
-// An array whose element type is known at run time: one compiled kernel serves all of them.
+// What sums are kept in.
+SOLID_DEVICE double widen(double value) { return value; }
+SOLID_DEVICE float widen(float value) { return value; }
+SOLID_DEVICE float widen(Bf16 value) { return to_float(value); }
+SOLID_DEVICE float widen(Half value) { return to_float(value); }
+
+// An array whose element type is known at run time: one compiled kernel serves all of them. T is what they
+// are widened to, double for kDouble and float for the others.
 enum class Element : int { kFloat = 0, kBf16 = 1, kHalf = 2, kDouble = 3 };
 
-template <class T>
-SOLID_DEVICE T load_element(const void* base, Element type, int64_t i) {
+// use(base) with base as a pointer to the elements' type.
+template <class T, class Use>
+SOLID_DEVICE void visit(const void* base, Element type, const Use& use) {
   if constexpr (sizeof(T) == 8) {
-    return static_cast<const double*>(base)[i];
+    use(static_cast<const double*>(base));
   } else {
     switch (type) {
       case Element::kBf16:
-        return to_float(static_cast<const Bf16*>(base)[i]);
+        return use(static_cast<const Bf16*>(base));
       case Element::kHalf:
-        return to_float(static_cast<const Half*>(base)[i]);
+        return use(static_cast<const Half*>(base));
       default:
-        return static_cast<const float*>(base)[i];
+        return use(static_cast<const float*>(base));
     }
   }
+}
+
+template <class T>
+SOLID_DEVICE T load_element(const void* base, Element type, int64_t i) {
+  T value;
+  visit<T>(base, type, [&](const auto* typed) { value = widen(typed[i]); });
+  return value;
 }
 
 template <class T>

@@ -7,7 +7,7 @@ namespace solid {
 
 template <class Block, class T>
 SOLID_DEVICE T warp_sum(Block& block, T value) {
-  SOLID_UNROLL
+#pragma unroll
   for (int lanes = 16; lanes > 0; lanes /= 2) value += block.warp_xor(value, lanes);
   return value;
 }

@@ -13,6 +13,7 @@
 
 #include "common/status.h"
 #include "cuda/numbers.h"
+#include "cuda/stream.h"
 #include "cuda_host/fibre.h"
 #include "cuda_host/shared_memory.h"
 
@@ -199,6 +200,11 @@ class HostShared {
     return HostShared(team_, thread_, first_ + first * int64_t(sizeof(T)), count);
   }
 
+  template <class U>
+  HostShared<U> as() const {
+    return HostShared<U>(team_, thread_, first_, int(count_ * sizeof(T) / sizeof(U)));
+  }
+
   int64_t at(int i, int n) const {
     if (i < 0 || i + n > count_) outside(i, n);
     return first_ + i * int64_t(sizeof(T));
@@ -243,6 +249,8 @@ class HostBlock {
  public:
   static constexpr int kThreads = threads_;
   static constexpr int kWarps = kThreads / 32;
+  template <class T>
+  using Shared = HostShared<T>;
 
   HostBlock(Team* team, int thread, int64_t index, int64_t blocks)
       : team_(team), thread_(thread), index_(index), blocks_(blocks) {}
@@ -415,8 +423,9 @@ class HostLauncher {
 
   template <class Kernel>
   solid::Status run(int64_t blocks, int64_t shared_bytes, const typename Kernel::Args& args) const {
-    constexpr int64_t kMost = 227 * 1024;  // of sm_90; sm_86, 89 and 120 have 99 KB
-    if (shared_bytes > kMost) throw KernelError("expected at most 227 KB of shared memory for a block");
+    if (blocks > solid::kMostBlocks) return solid::Status::kTooLarge;
+    constexpr int64_t kMost = 99 * 1024;  // what sm_86, 89 and 120 have
+    if (shared_bytes > kMost) throw KernelError("expected at most 99 KB of shared memory for a block");
     run_grid<Kernel>(blocks, shared_bytes, args, order_);
     return solid::Status::kOk;
   }

@@ -69,7 +69,7 @@ class SharedMemory {
 
  private:
   static constexpr int kNobody = -1;
-  static constexpr int kSeveral = -2;  // atomically
+  static constexpr int kSeveral = -2;  // atomically; kSeveral - 1 - warp where all are of that warp
 
   struct Place {
     int writer = kNobody;
@@ -84,7 +84,7 @@ class SharedMemory {
 
   bool wrote_before(const Place& p, int thread) const {
     if (p.writer == kNobody || p.write_epoch < epoch_ || p.writer == thread) return true;
-    return p.writer >= 0 && p.writer / 32 == thread / 32 && p.write_warp_epoch < warp_epoch(thread);
+    return warp_of(p.writer) == thread / 32 && p.write_warp_epoch < warp_epoch(thread);
   }
 
   [[noreturn]] void fail(int thread, const char* does, int64_t place, const std::string& what) const {
@@ -92,8 +92,14 @@ class SharedMemory {
                       " of shared memory " + what);
   }
 
+  // The warp of a writer or of several ones, -1 if they are of more than one.
+  static int warp_of(int writer) { return writer >= 0 ? writer / 32 : kSeveral - 1 - writer; }
+  static int both(int writer, int thread) {
+    return warp_of(writer) == thread / 32 ? kSeveral - 1 - thread / 32 : kSeveral;
+  }
+
   static std::string who(int writer) {
-    return writer == kSeveral ? "several threads" : "thread " + std::to_string(writer);
+    return writer <= kSeveral ? "several threads" : "thread " + std::to_string(writer);
   }
 
   void check_read(int thread, int64_t place) {
@@ -120,7 +126,7 @@ class SharedMemory {
       if ((p.read_warps & ~warp) != 0 || lanes)
         fail(thread, "writes", place, "in a race: another thread read it, no barrier between");
     }
-    p.writer = before ? thread : kSeveral, p.atomic = atomic;
+    p.writer = before ? thread : both(p.writer, thread), p.atomic = atomic;
     p.write_epoch = epoch_, p.write_warp_epoch = warp_epoch(thread);
   }
 

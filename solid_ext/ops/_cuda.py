@@ -9,6 +9,13 @@ from torch import Tensor
 
 from solid_ext._native import kernels
 
+ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}  # Element of csrc/cuda/numbers.h
+
+
+def query(question: str, *arguments: int) -> Any:
+    """Calls a binding that runs nothing on a device, say one that sizes a workspace."""
+    return _binding(question)(*arguments)
+
 
 def call(kernel: str, near: Tensor, *arguments: int | float) -> Any:
     """Calls the binding `kernel` with the device of `near`, its current stream and the arguments.
@@ -17,12 +24,7 @@ def call(kernel: str, near: Tensor, *arguments: int | float) -> Any:
 
     Raises: RuntimeError if the module was built without CUDA kernels, or with what the CUDA runtime says of the launch.
     """
-    function = getattr(kernels, kernel, None)
-    if function is None:
-        raise RuntimeError(
-            f"{kernel}: expected a module built with CUDA kernels for a tensor on {near.device}, got one without "
-            "(build_info()['cuda'] is None: install again with nvcc on the path, SOLID_EXT_CUDA=ON)"
-        )
+    function = _binding(kernel)
     with torch.cuda.device(near.device):
         return function(near.device.index, torch.cuda.current_stream(near.device).cuda_stream, *arguments)
 
@@ -30,3 +32,12 @@ def call(kernel: str, near: Tensor, *arguments: int | float) -> Any:
 def address(tensor: Tensor | None) -> int:
     """Where the tensor's first element lies; 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def _binding(name: str) -> Any:
+    if not hasattr(kernels, name):
+        raise RuntimeError(
+            f"{name}: expected a module built with CUDA kernels, got one without (build_info()['cuda'] is None: "
+            "install again with nvcc on the path and SOLID_EXT_CUDA=ON)"
+        )
+    return getattr(kernels, name)

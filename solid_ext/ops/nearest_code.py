@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from solid_ext._native import kernels
-from solid_ext.ops import reference
+from solid_ext.ops import nearest_code_cuda, reference
 from solid_ext.ops._library import define_operator, unobserved
 
 Gradient = Literal["straight_through", "none", "rotation"]
@@ -187,8 +187,8 @@ def _check(x: Tensor, codebook: Tensor, mask: Tensor | None, gradient: str, metr
         raise ValueError(f"nearest_code: expected metric in {METRICS}, got {metric!r}")
     if backend not in BACKENDS:
         raise ValueError(f"nearest_code: expected backend in {BACKENDS}, got {backend!r}")
-    if backend == "native" and x.device.type != "cpu":
-        raise ValueError(f"nearest_code: expected x on the CPU for backend 'native', got {x.device}")
+    if backend == "native" and x.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"nearest_code: expected x on the CPU or a CUDA device for backend 'native', got {x.device}")
 
 
 def _search(x: Tensor, codebook: Tensor, mask: Tensor | None, backend: str, statistics: str) -> tuple[Tensor, ...]:
@@ -468,6 +468,7 @@ def _statistics_fake(x: Tensor, codebook: Tensor, mask: Tensor | None, sums: boo
 _search_operator = define_operator(
     "nearest_code(Tensor x, Tensor codebook, Tensor? mask) -> (Tensor index, Tensor quantized, Tensor distance)",
     cpu=_search_cpu,
+    cuda=nearest_code_cuda.search,
     fake=_search_fake,
     vmap=_search_vmap,
 )
@@ -475,12 +476,14 @@ _statistics_operator = define_operator(
     "nearest_code_statistics(Tensor x, Tensor codebook, Tensor? mask, bool sums)"
     " -> (Tensor index, Tensor quantized, Tensor distance, Tensor counts, Tensor sums)",
     cpu=_statistics_cpu,
+    cuda=nearest_code_cuda.statistics,
     fake=_statistics_fake,
     vmap=_statistics_vmap,
 )
 _segment_sum_operator = define_operator(
     "segment_sum(Tensor values, Tensor index, Tensor? mask, SymInt codes) -> Tensor",
     cpu=_segment_sum_cpu,
+    cuda=nearest_code_cuda.segment_sum,
     fake=_segment_sum_fake,
     vmap=_segment_sum_vmap,
 )

@@ -1,0 +1,439 @@
+// The screened search: matrix units find, at half precision, the few codes that can be nearest.
+//
+// With x~, c~ rounded to bfloat16, n = ||c~||, lost = ||c - c~||, e = ||x - x~|| and h = ||c||^2 / 2,
+//   |<x, c> - <x~, c~>| <= e n + ||x|| lost                                        (Cauchy and Schwarz).
+// The matrix units return S = h - <x~, c~> up to rounding. A step adds 16 products to a sum, each cut off at
+// 2^-23 of the largest term T <= h + 1.01 ||x|| n, and cuts the result: 18 T 2^-23 at most, so that D / 16
+// steps lose less than (1.2 D + 18) T 2^-23. The exact cost F, a chain of D fused operations in float from h,
+// loses less than (0.6 D + 1) T 2^-23. With eta = (D + 32) 2^-22 both, and the few operations on the bounds
+// themselves, are covered:
+//   |S - F| <= margin = e n + ||x|| (lost + eta n) + eta h + 2^-100,
+// where n, lost and h may be replaced by their largest values in a group of codes. (Norms are made 1 % larger
+// than computed, and 2^-50, which covers their own rounding and underflow.)
+//
+// While the codes stream by, a row keeps U = min (S + margin), above the cost of some code, and lists every
+// code with S - margin <= U. U only falls, so the nearest code, and all that tie with it, are listed. In the
+// end those with S - margin <= U are left: one alone is the nearest, several are compared by their exact
+// costs. A row with more than the list holds, with a NaN, or longer than 1e18, is searched exactly.
+//
+// A warp owns 32 rows (two tiles of 16) and meets 64 codes at a time: 64 sums a lane. Codes come through two
+// buffers of 64 codes x 64 components by asynchronous copies, one barrier each.
+#pragma once
+
+#include "cuda/numbers.h"
+#include "nearest_code/search.cuh"
+
+namespace solid {
+
+constexpr int kGroup = 64;        // codes that meet a warp's rows at a time, and share a bound
+constexpr int kChunkWords = 32;   // pairs of components in a buffer
+constexpr int kChunkStride = 36;  // eight rows of four words touch all banks
+constexpr int kScreenRows = 128;  // of a block
+constexpr int kWarpRows = 32;
+constexpr int kSlots = 10;     // codes listed for a row; D = 256 leaves room for no more in 99 KB
+constexpr int kTidySlots = 5;  // beyond these a list is tidied
+constexpr int64_t kLeastShared = 99 * 1024;  // what a block has on every architecture from sm_80 on
+constexpr float kLongest = 1e18f;
+constexpr float kLargest = 3.4e38f;
+constexpr float kTiny = 0x1p-50f;
+
+constexpr int kMasked = -1;
+constexpr int kGivenUp = -2;
+
+struct GroupBounds {
+  float norm, lost, slack, unused;
+};
+
+// Pairs of a row, to whole steps of the matrix units (16 components).
+SOLID_BOTH int64_t screen_words(int64_t dim) { return (dim + 15) / 16 * 8; }
+SOLID_BOTH int64_t screen_groups(int64_t codes) { return (codes + kGroup - 1) / kGroup; }
+
+// The codebook as the matrix units take it, in the workspace: pairs [groups x 64, words], then bounds
+// [groups], then half norms [groups x 64], +infinity for codes that cannot be chosen.
+struct PackedCodes {
+  uint32_t* pairs;
+  GroupBounds* bounds;
+  float* halves;
+};
+
+SOLID_DEVICE PackedCodes packed_codes(const NearestCodeCuda& args) {
+  const int64_t groups = screen_groups(args.codes);
+  PackedCodes packed;
+  packed.pairs = static_cast<uint32_t*>(args.workspace);
+  packed.bounds = reinterpret_cast<GroupBounds*>(packed.pairs + groups * kGroup * screen_words(args.dim));
+  packed.halves = reinterpret_cast<float*>(packed.bounds + groups);
+  return packed;
+}
+
+SOLID_DEVICE float larger(float value) { return value * 1.01f + kTiny; }
+
+// Packs one group of codes.
+struct PackCodes {
+  static constexpr int kThreads = kSearchThreads;
+  static constexpr int kBlocks = 4;
+  static constexpr int64_t kSharedBytes = (kTileSize + 4 * kGroup) * sizeof(float);
+  using Args = NearestCodeCuda;
+
+  template <class Block>
+  static SOLID_DEVICE void run(Block& block, const Args& args) {
+    auto tile = block.template shared<float>(kTileSize);
+    auto halves = block.template shared<float>(kGroup);
+    auto norms = block.template shared<float>(kGroup);
+    auto losses = block.template shared<float>(kGroup);
+    const int t = block.thread();
+    const PackedCodes packed = packed_codes(args);
+    const int64_t first_code = block.index() * kGroup;
+    const int64_t words = screen_words(args.dim);
+    const float* codebook = static_cast<const float*>(args.codebook);
+    const auto offset = [&](int lane) {
+      return first_code + lane < args.codes ? (first_code + lane) * args.dim : int64_t(-1);
+    };
+    float square = 0, rounded = 0, lost = 0;
+    for (int64_t first = 0; first < args.dim; first += kDepth) {
+      block.sync();
+      load_tile<float>(block, tile, codebook, offset, first, args.dim);
+      block.sync();
+      if (t < kGroup)
+        for (int d = 0; d < kDepth; ++d) {
+          const float component = tile[d * kTileStride + t];
+          const float narrow = to_float(to_bf16(component));
+          square = fused(component, component, square);
+          rounded = fused(narrow, narrow, rounded);
+          lost = fused(component - narrow, component - narrow, lost);
+        }
+    }
+    if (t < kGroup) {
+      const float half = square * 0.5f;
+      const bool usable = first_code + t < args.codes && half < infinity<float>();
+      halves.set(t, usable ? half : infinity<float>());
+      norms.set(t, usable ? larger(sqrtf(rounded)) : 0);
+      losses.set(t, usable ? larger(sqrtf(lost)) : 0);
+      packed.halves[first_code + t] = usable ? half : infinity<float>();
+    }
+    for (int64_t first = 0; first < 2 * words; first += kDepth) {
+      block.sync();
+      load_tile<float>(block, tile, codebook, offset, first, args.dim);
+      block.sync();
+      for (int i = t; i < kGroup * kDepth / 2; i += kThreads) {
+        const int code = i / (kDepth / 2), word = i % (kDepth / 2);
+        if (first / 2 + word >= words) continue;
+        const bool usable = halves[code] < infinity<float>();
+        const float low = usable ? -tile[2 * word * kTileStride + code] : 0;
+        const float high = usable ? -tile[(2 * word + 1) * kTileStride + code] : 0;
+        packed.pairs[(first_code + code) * words + first / 2 + word] = pair_of(to_bf16(low), to_bf16(high));
+      }
+    }
+    if (t == 0) {
+      const float eta = float(args.dim + 32) * 0x1p-22f;
+      GroupBounds bounds{0, 0, 0, 0};
+      for (int code = 0; code < kGroup; ++code) {
+        if (!(halves[code] < infinity<float>())) continue;
+        bounds.norm = fmaxf(bounds.norm, norms[code]);
+        bounds.lost = fmaxf(bounds.lost, losses[code]);
+        bounds.slack = fmaxf(bounds.slack, halves[code]);
+      }
+      bounds.lost = bounds.lost + eta * bounds.norm;
+      bounds.slack = eta * bounds.slack + 0x1p-100f;
+      packed.bounds[block.index()] = bounds;
+    }
+  }
+};
+
+struct ScreenedSearch {
+  static constexpr int kThreads = kSearchThreads;
+  static constexpr int kBlocks = 3;
+  using Args = NearestCodeCuda;
+
+  static SOLID_BOTH int64_t row_words(int64_t dim) {
+    const int64_t words = kScreenRows * (screen_words(dim) + 4);
+    return words > 2 * kTileSize ? words : 2 * kTileSize;  // the exact search takes the same memory
+  }
+  static SOLID_BOTH int64_t shared_bytes(int64_t dim) {
+    return 4 * (row_words(dim) + 2 * kGroup * kChunkStride + 2 * kGroup + kScreenRows * (2 * kSlots + 3) +
+                3 * kTile + 4);
+  }
+
+  template <class Block>
+  static SOLID_DEVICE void run(Block& block, const Args& args) {
+    Screen<Block>(block, args).run();
+  }
+
+  template <class Block>
+  struct Screen {
+    template <class T>
+    using Shared = typename Block::template Shared<T>;
+
+    SOLID_DEVICE Screen(Block& block, const Args& args)
+        : block(block),
+          args(args),
+          packed(packed_codes(args)),
+          words(int(screen_words(args.dim))),
+          chunks((words + kChunkWords - 1) / kChunkWords),
+          first_row(block.index() * kScreenRows),
+          row_pairs(block.template shared<uint32_t>(int(row_words(args.dim)))),
+          code_pairs(block.template shared<uint32_t>(2 * kGroup * kChunkStride)),
+          halves(block.template shared<float>(2 * kGroup)),
+          listed_bound(block.template shared<float>(kScreenRows * kSlots)),
+          listed_code(block.template shared<int>(kScreenRows * kSlots)),
+          listed(block.template shared<int>(kScreenRows)),
+          upper(block.template shared<float>(kScreenRows)),
+          found(block.template shared<int>(kScreenRows)),
+          exact_halves(block.template shared<float>(kTile)),
+          left(block.template shared<int>(2 * kTile)),
+          left_count(block.template shared<int>(4)) {}
+
+    SOLID_DEVICE void run() {
+      prepare_rows();
+      sweep();
+      choose();
+      search_left();
+      for (int row = block.warp() * kWarpRows; row < (block.warp() + 1) * kWarpRows; ++row)
+        if (first_row + row < args.rows) finish_row<float>(block, args, first_row + row, found[row]);
+    }
+
+   private:
+    // Rows of this lane: 16 m + 8 h + lane / 4 of the warp's, for r = 2 m + h; it holds columns 2 (lane % 4),
+    // + 1.
+    SOLID_DEVICE int own_row(int r) const { return block.warp() * kWarpRows + 8 * r + block.lane() / 4; }
+
+    // x~ into shared memory, norms into registers, by the four lanes that share a row.
+    SOLID_DEVICE void prepare_rows() {
+      if (block.thread() == 0) left_count.set(0, 0);
+      listed.set(block.thread(), 0);
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        const int64_t row = first_row + own_row(r);
+        const bool valid = row < args.rows && (args.mask == nullptr || args.mask[row]);
+        float square = 0, lost = 0;
+        visit<float>(args.x, args.type, [&](const auto* x) {
+          for (int w = block.lane() % 4; w < words; w += 4) {
+            const int64_t d = 2 * int64_t(w);
+            const float low = valid && d < args.dim ? widen(x[row * args.x_stride + d]) : 0;
+            const float high = valid && d + 1 < args.dim ? widen(x[row * args.x_stride + d + 1]) : 0;
+            const Bf16 narrow_low = to_bf16(low), narrow_high = to_bf16(high);
+            const float lost_low = low - to_float(narrow_low), lost_high = high - to_float(narrow_high);
+            square = fused(low, low, fused(high, high, square));
+            lost = fused(lost_low, lost_low, fused(lost_high, lost_high, lost));
+            row_pairs.set(own_row(r) * (words + 4) + w, pair_of(narrow_low, narrow_high));
+          }
+        });
+        square += block.warp_xor(square, 1), square += block.warp_xor(square, 2);
+        lost += block.warp_xor(lost, 1), lost += block.warp_xor(lost, 2);
+        const bool usable = valid && square <= kLongest * kLongest;
+        length[r] = usable ? larger(sqrtf(square)) : 0;
+        error[r] = usable ? larger(sqrtf(lost)) : 0;
+        least_upper[r] = usable ? kLargest : -infinity<float>();
+        if (block.lane() % 4 == 0) found.set(own_row(r), usable ? 0 : valid ? kGivenUp : kMasked);
+      }
+    }
+
+    // Starts the copies of one chunk of one group.
+    SOLID_DEVICE void fetch(int64_t group, int chunk, int buffer) {
+      const int count = words - chunk * kChunkWords < kChunkWords ? words - chunk * kChunkWords : kChunkWords;
+      const uint32_t* from = packed.pairs + group * kGroup * words + chunk * kChunkWords;
+      const int pieces = count / 4;
+      for (int i = block.thread(); i < kGroup * pieces; i += Block::kThreads) {
+        const int code = i / pieces, piece = i % pieces;
+        block.template copy_async<4>(code_pairs, (buffer * kGroup + code) * kChunkStride + 4 * piece,
+                                     from + int64_t(code) * words + 4 * piece);
+      }
+      if (chunk == 0 && block.thread() < kGroup / 4)
+        block.template copy_async<4>(halves, int(group % 2) * kGroup + 4 * block.thread(),
+                                     packed.halves + group * kGroup + 4 * block.thread());
+      block.commit_copies();
+    }
+
+    SOLID_DEVICE void sweep() {
+      const int64_t groups = screen_groups(args.codes);
+      float sums[2][8][4];
+      fetch(0, 0, 0);
+      int buffer = 0;
+      for (int64_t group = 0; group < groups; ++group)
+        for (int chunk = 0; chunk < chunks; ++chunk, buffer ^= 1) {
+          block.template wait_copies<0>();
+          block.sync();  // this chunk is there for all, and nobody reads the other buffer any more
+          if (chunk + 1 < chunks)
+            fetch(group, chunk + 1, buffer ^ 1);
+          else if (group + 1 < groups)
+            fetch(group + 1, 0, buffer ^ 1);
+          if (chunk == 0) start_sums(int(group % 2), sums);
+          multiply(chunk, buffer, sums);
+          if (chunk + 1 == chunks) meet(group, sums);
+        }
+    }
+
+    SOLID_DEVICE void start_sums(int parity, float (&sums)[2][8][4]) {
+#pragma unroll
+      for (int n = 0; n < 8; ++n) {
+        const auto pair = halves.template pack<2>(parity * kGroup + 8 * n + block.lane() % 4 * 2);
+#pragma unroll
+        for (int m = 0; m < 2; ++m)
+#pragma unroll
+          for (int i = 0; i < 4; ++i) sums[m][n][i] = pair.at[i % 2];
+      }
+    }
+
+    SOLID_DEVICE void multiply(int chunk, int buffer, float (&sums)[2][8][4]) {
+      const int lane = block.lane();
+      const int rest = words - chunk * kChunkWords;
+      const int steps = (rest < kChunkWords ? rest : kChunkWords) / 8;
+      // Where this lane's row of the four matrices of a load begins: block.cuh, warp_load_matrices.
+      const int row =
+          (block.warp() * kWarpRows + lane % 16) * (words + 4) + chunk * kChunkWords + lane / 16 * 4;
+      const int code = (buffer * kGroup + lane / 16 * 8 + lane % 8) * kChunkStride + lane / 8 % 2 * 4;
+      for (int step = 0; step < steps; ++step) {
+        uint32_t rows[2][4];
+#pragma unroll
+        for (int m = 0; m < 2; ++m)
+          block.warp_load_matrices(row_pairs, row + 16 * m * (words + 4) + 8 * step, rows[m]);
+#pragma unroll
+        for (int n = 0; n < 8; n += 2) {
+          uint32_t codes[4];
+          block.warp_load_matrices(code_pairs, code + 8 * n * kChunkStride + 8 * step, codes);
+          const uint32_t first[2] = {codes[0], codes[1]}, second[2] = {codes[2], codes[3]};
+#pragma unroll
+          for (int m = 0; m < 2; ++m) {
+            block.warp_product_bf16(sums[m][n], rows[m], first, sums[m][n]);
+            block.warp_product_bf16(sums[m][n + 1], rows[m], second, sums[m][n + 1]);
+          }
+        }
+      }
+    }
+
+    // The group's 64 codes meet the warp's 32 rows.
+    SOLID_DEVICE void meet(int64_t group, const float (&sums)[2][8][4]) {
+      const GroupBounds bounds = packed.bounds[group];
+      float own_least[4], limit[4], margin[4];
+      bool any = false;
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        own_least[r] = infinity<float>();
+#pragma unroll
+        for (int n = 0; n < 8; ++n)
+          own_least[r] = fminf(own_least[r], fminf(sums[r / 2][n][r % 2 * 2], sums[r / 2][n][r % 2 * 2 + 1]));
+        float least = fminf(own_least[r], block.warp_xor(own_least[r], 1));
+        least = fminf(least, block.warp_xor(least, 2));
+        margin[r] = fused(error[r], bounds.norm, fused(length[r], bounds.lost, bounds.slack));
+        least_upper[r] = fminf(least_upper[r], least + margin[r]);
+        limit[r] = fminf(least_upper[r] + margin[r], kLargest);
+        any = any || least <= limit[r];
+      }
+      if (block.warp_vote(any) == 0) return;
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        if (block.lane() % 4 == 0) upper.set(own_row(r), least_upper[r]);
+        if (!(own_least[r] <= limit[r])) continue;
+        const int first = int(group) * kGroup + block.lane() % 4 * 2;
+#pragma unroll
+        for (int n = 0; n < 8; ++n)
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            const float sum = sums[r / 2][n][r % 2 * 2 + i];
+            if (sum <= limit[r]) list(own_row(r), first + 8 * n + i, sum - margin[r]);
+          }
+      }
+      block.sync_warp();
+      const int row = block.thread();  // one row a lane from here on
+      if (listed[row] > kTidySlots) tidy(row);
+      block.sync_warp();
+    }
+
+    SOLID_DEVICE void list(int row, int code, float bound) {
+      const int slot = listed.add(row, 1);
+      if (slot >= kSlots) return;  // the count remembers
+      listed_code.set(row * kSlots + slot, code);
+      listed_bound.set(row * kSlots + slot, bound);
+    }
+
+    // Leaves those of a row's list that can still be nearest; returns their number, more than kSlots if some
+    // were lost.
+    SOLID_DEVICE int tidy(int row) {
+      const int count = listed[row];
+      if (count > kSlots) return count;
+      const float limit = upper[row];
+      int kept = 0;
+      for (int slot = 0; slot < count; ++slot) {
+        const float bound = listed_bound[row * kSlots + slot];
+        const int code = listed_code[row * kSlots + slot];
+        if (!(bound <= limit)) continue;
+        listed_bound.set(row * kSlots + kept, bound);
+        listed_code.set(row * kSlots + kept, code);
+        ++kept;
+      }
+      listed.set(row, kept);
+      return kept;
+    }
+
+    // One row a lane: the nearest of the codes listed for it.
+    SOLID_DEVICE void choose() {
+#pragma unroll
+      for (int r = 0; r < 4; ++r)
+        if (block.lane() % 4 == 0) upper.set(own_row(r), least_upper[r]);
+      block.sync_warp();
+      const int row = block.thread();
+      if (found[row] == 0) {
+        const int count = tidy(row);
+        if (count > kSlots)
+          found.set(row, kGivenUp);
+        else if (count > 0)
+          found.set(row, count == 1 ? listed_code[row * kSlots] : nearest_listed(row, count));
+      }
+      if (found[row] == kGivenUp) left.set(left_count.add(0, 1), row);
+    }
+
+    SOLID_DEVICE int nearest_listed(int row, int count) {
+      float best = infinity<float>();
+      int best_code = 0;
+      for (int slot = 0; slot < count; ++slot) {
+        const int code = listed_code[row * kSlots + slot];
+        const float* entry = static_cast<const float*>(args.codebook) + code * args.dim;
+        float cost = packed.halves[code];
+        visit<float>(args.x, args.type, [&](const auto* x) {
+          x += (first_row + row) * args.x_stride;
+#pragma unroll 8
+          for (int64_t d = 0; d < args.dim; ++d) cost = fused(-entry[d], widen(x[d]), cost);
+        });
+        if (cost < best || (cost == best && code < best_code)) best = cost, best_code = code;
+      }
+      return best_code;
+    }
+
+    // The rows given up, exactly, in the memory of the pairs.
+    SOLID_DEVICE void search_left() {
+      block.sync();
+      const int count = left_count[0];
+      for (int first = 0; first < count; first += kTile) {
+        auto values = row_pairs.template as<float>();
+        auto taken = left.part(first, kTile);
+        if (block.thread() < kTile && first + block.thread() >= count) taken.set(block.thread(), -1);
+        block.sync();
+        SearchMemory<float, Block> memory{values.part(0, kTileSize), values.part(kTileSize, kTileSize),
+                                          exact_halves, taken};
+        search_tile<float>(block, args, memory, first_row, [&](int place, int code) {
+          if (taken[place] >= 0) found.set(taken[place], code);
+        });
+        block.sync();
+      }
+    }
+
+    Block& block;
+    const Args& args;
+    const PackedCodes packed;
+    const int words, chunks;
+    const int64_t first_row;
+    Shared<uint32_t> row_pairs;   // [128][words + 4], bfloat16
+    Shared<uint32_t> code_pairs;  // [2][64][kChunkStride]
+    Shared<float> halves;         // [2][64], of two groups
+    Shared<float> listed_bound;   // [128][kSlots]: S - margin
+    Shared<int> listed_code;
+    Shared<int> listed;   // [128]: how many
+    Shared<float> upper;  // [128]: U
+    Shared<int> found;    // [128]: the code, kMasked or kGivenUp
+    Shared<float> exact_halves;
+    Shared<int> left;  // rows given up
+    Shared<int> left_count;
+    float length[4], error[4], least_upper[4];  // of the rows own_row(r): ||x||, e, U
+  };
+};
+
+}  // namespace solid

@@ -1,0 +1,20 @@
+#include "cuda/launch.cuh"
+#include "nearest_code/plan.cuh"
+
+namespace solid {
+
+int64_t nearest_code_cuda_workspace(Method method, Element type, int64_t rows, int64_t codes, int64_t dim) {
+  NearestCodeCuda args;
+  args.method = method, args.type = type, args.rows = rows, args.codes = codes, args.dim = dim;
+  return workspace_bytes(args);
+}
+
+Status nearest_code_cuda(const Stream& stream, const NearestCodeCuda& args) {
+  return plan_nearest_code(DeviceLauncher(stream), args);
+}
+
+Status segment_sum_cuda(const Stream& stream, const SegmentSumCuda& args) {
+  return plan_segment_sum(DeviceLauncher(stream), args);
+}
+
+}  // namespace solid

@@ -1,0 +1,67 @@
+// Which kernels run, and on how many blocks: the same for a GPU and for the host policy of the tests.
+#pragma once
+
+#include "nearest_code/matrix_screen.cuh"
+#include "nearest_code/search.cuh"
+#include "nearest_code/segment_sum.cuh"
+
+namespace solid {
+
+inline bool can_screen(const NearestCodeCuda& args) {
+  return args.type != Element::kDouble && ScreenedSearch::shared_bytes(args.dim) <= kLeastShared;
+}
+
+// Estimated, not measured: one cost takes D fused operations exactly, and about D / 16 + 2 screened; packing
+// the codes is a launch of its own, and every row of a block costs about 100 operations more.
+inline bool screening_pays(const NearestCodeCuda& args) {
+  return args.dim >= 16 && args.codes >= 128 && args.rows >= 2048;
+}
+
+inline bool screens(const NearestCodeCuda& args) {
+  if (args.method == Method::kChosen) return can_screen(args) && screening_pays(args);
+  return args.method == Method::kScreened;
+}
+
+inline int64_t workspace_bytes(const NearestCodeCuda& args) {
+  if (!screens(args)) return 0;
+  const int64_t groups = screen_groups(args.codes);
+  return groups * (kGroup * 4 * (screen_words(args.dim) + 1) + int64_t(sizeof(GroupBounds)));
+}
+
+inline int64_t blocks_of(int64_t count, int64_t each) { return (count + each - 1) / each; }
+
+template <class Launcher>
+Status plan_nearest_code(const Launcher& launcher, const NearestCodeCuda& args) {
+  constexpr int64_t kMostCodes = 0x7fffff00;  // numbered by int
+  if (args.rows < 0 || args.dim < 1 || args.codes < 1 || args.codes > kMostCodes) return Status::kBadArgument;
+  if (args.rows == 0) return Status::kOk;
+  if (screens(args)) {
+    if (!can_screen(args) || args.workspace == nullptr) return Status::kBadArgument;
+    const Status packed =
+        launcher.template run<PackCodes>(screen_groups(args.codes), PackCodes::kSharedBytes, args);
+    if (packed != Status::kOk) return packed;
+    return launcher.template run<ScreenedSearch>(blocks_of(args.rows, kScreenRows),
+                                                 ScreenedSearch::shared_bytes(args.dim), args);
+  }
+  const int64_t blocks = blocks_of(args.rows, kTile);
+  if (args.type == Element::kDouble)
+    return launcher.template run<ExactSearch<double>>(blocks, ExactSearch<double>::kSharedBytes, args);
+  return launcher.template run<ExactSearch<float>>(blocks, ExactSearch<float>::kSharedBytes, args);
+}
+
+template <class T, class Launcher>
+Status plan_segment_sum_of(const Launcher& launcher, const SegmentSumCuda& args) {
+  if (args.starts == nullptr)
+    return launcher.template run<AtomicSegmentSum<T>>(blocks_of(args.rows, kSumRows), 0, args);
+  const int64_t tasks = args.codes * blocks_of(args.dim, 32);
+  return launcher.template run<OrderedSegmentSum<T>>(blocks_of(tasks, kSumThreads / 32), 0, args);
+}
+
+template <class Launcher>
+Status plan_segment_sum(const Launcher& launcher, const SegmentSumCuda& args) {
+  if (args.rows < 0 || args.dim < 0 || args.codes < 1) return Status::kBadArgument;
+  if (args.type == Element::kDouble) return plan_segment_sum_of<double>(launcher, args);
+  return plan_segment_sum_of<float>(launcher, args);
+}
+
+}  // namespace solid

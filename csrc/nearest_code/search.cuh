@@ -1,0 +1,204 @@
+// The exact search: a tile of rows against tiles of codes, one fused multiply-subtract per component.
+//
+// A block holds 64 rows; 16 x 8 threads own 4 codes x 8 rows each of a 64 x 64 tile of costs, in registers.
+// Components come in chunks of 32, transposed in shared memory so that a thread reads its codes and its rows
+// as packs of four. The chain of a cost (start from ||c||^2 / 2, subtract the products in order) is that of
+// the CPU, so the bits are the same; it needs the half norm first, which is why a tile of codes is read
+// twice if D > 32: from the cache, for one part in 64 of the arithmetic.
+#pragma once
+
+#include "cuda/numbers.h"
+#include "cuda/reduce.h"
+#include "nearest_code/nearest_code_cuda.h"
+
+namespace solid {
+
+constexpr int kTile = 64;   // rows of a block, and codes compared at a time
+constexpr int kDepth = 32;  // components of a chunk
+constexpr int kTileStride =
+    kTile + 4;  // keeps packs of four aligned and the transposing stores apart in banks
+constexpr int kTileSize = kDepth * kTileStride;
+constexpr int kSearchThreads = 128;
+constexpr int kThreadRows = 8;
+constexpr int kThreadCodes = 4;
+constexpr int kCodeLanes = kTile / kThreadCodes;  // neighbouring threads that share their rows
+
+// tile[d][row] = component first + d of row `row`, 0 beyond; offset(row): its first element, negative: none.
+// A warp takes 8 components of 4 rows: whole 32-byte sectors from memory, all 32 banks in shared memory.
+template <class T, class Block, class Tile, class From, class Offset>
+SOLID_DEVICE void load_tile(Block& block, Tile& tile, const From* from, const Offset& offset, int64_t first,
+                            int64_t dim) {
+#pragma unroll 4
+  for (int step = 0; step < kTile * kDepth / Block::kThreads; ++step) {
+    const int i = step * Block::kThreads + block.thread();
+    const int d = i % 8 + i / 32 % (kDepth / 8) * 8;
+    const int row = i / 8 % 4 + i / (4 * kDepth) * 4;
+    const int64_t at = offset(row);
+    const bool present = at >= 0 && first + d < dim;
+    tile.set(d * kTileStride + row, present ? T(widen(from[at + first + d])) : T(0));
+  }
+}
+
+// The shared memory of the exact search.
+template <class T, class Block>
+struct SearchMemory {
+  typename Block::template Shared<T> rows, codes;  // kTileSize
+  typename Block::template Shared<T> halves;       // kTile: ||c||^2 / 2
+  typename Block::template Shared<int>
+      taken;  // kTile: numbers, from first_row on, of the rows that are searched; negative: none
+};
+
+// The nearest code of each row taken; found(place in taken, code) is called by one thread for each place.
+template <class T, class Block, class Found>
+SOLID_DEVICE void search_tile(Block& block, const NearestCodeCuda& args, SearchMemory<T, Block>& memory,
+                              int64_t first_row, const Found& found) {
+  static_assert(Block::kThreads == kTile / kThreadRows * kCodeLanes, "one thread for each part of the tile");
+  const int t = block.thread();
+  const int first_place = t / kCodeLanes * kThreadRows;
+  const int first_lane = t % kCodeLanes * kThreadCodes;
+  const T* codebook = static_cast<const T*>(args.codebook);
+  const bool whole = args.dim <= kDepth;  // one chunk: loaded once
+
+  T best[kThreadRows];
+  int code[kThreadRows];
+#pragma unroll
+  for (int r = 0; r < kThreadRows; ++r) best[r] = infinity<T>(), code[r] = 0;
+
+  for (int64_t first_code = 0; first_code < args.codes; first_code += kTile) {
+    const auto code_offset = [&](int lane) {
+      return first_code + lane < args.codes ? (first_code + lane) * args.dim : int64_t(-1);
+    };
+    const auto row_offset = [&](int place) {
+      const int row = memory.taken[place];
+      return row >= 0 ? (first_row + row) * args.x_stride : int64_t(-1);
+    };
+    T norm = 0;
+    for (int64_t first = 0; first < args.dim; first += kDepth) {
+      block.sync();  // the tile before has been read
+      load_tile<T>(block, memory.codes, codebook, code_offset, first, args.dim);
+      block.sync();
+      if (t < kTile)
+        for (int d = 0; d < kDepth; ++d) {
+          const T component = memory.codes[d * kTileStride + t];
+          norm = fused(component, component, norm);
+        }
+    }
+    if (t < kTile) memory.halves.set(t, first_code + t < args.codes ? norm * T(0.5) : infinity<T>());
+
+    T cost[kThreadRows][kThreadCodes];
+    for (int64_t first = 0; first < args.dim; first += kDepth) {
+      if (!whole) {
+        block.sync();
+        load_tile<T>(block, memory.codes, codebook, code_offset, first, args.dim);
+      }
+      if (!whole || first_code == 0)
+        visit<T>(args.x, args.type,
+                 [&](const auto* x) { load_tile<T>(block, memory.rows, x, row_offset, first, args.dim); });
+      block.sync();
+      if (first == 0) {
+        const Pack<T, kThreadCodes> halves = memory.halves.template pack<kThreadCodes>(first_lane);
+#pragma unroll
+        for (int r = 0; r < kThreadRows; ++r)
+#pragma unroll
+          for (int c = 0; c < kThreadCodes; ++c) cost[r][c] = halves.at[c];
+      }
+      const int depth = args.dim - first < kDepth ? int(args.dim - first) : kDepth;
+#pragma unroll 4
+      for (int d = 0; d < depth; ++d) {
+        const auto codes = memory.codes.template pack<kThreadCodes>(d * kTileStride + first_lane);
+        Pack<T, 4> rows[kThreadRows / 4];
+#pragma unroll
+        for (int p = 0; p < kThreadRows / 4; ++p)
+          rows[p] = memory.rows.template pack<4>(d * kTileStride + first_place + 4 * p);
+#pragma unroll
+        for (int r = 0; r < kThreadRows; ++r)
+#pragma unroll
+          for (int c = 0; c < kThreadCodes; ++c)
+            cost[r][c] = fused(-codes.at[c], rows[r / 4].at[r % 4], cost[r][c]);
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kThreadRows; ++r)
+#pragma unroll
+      for (int c = 0; c < kThreadCodes; ++c)
+        if (cost[r][c] < best[r]) best[r] = cost[r][c], code[r] = int(first_code) + first_lane + c;
+  }
+
+#pragma unroll
+  for (int r = 0; r < kThreadRows; ++r) {
+#pragma unroll
+    for (int lanes = kCodeLanes / 2; lanes > 0; lanes /= 2) {
+      const T other = block.warp_xor(best[r], lanes);
+      const int other_code = block.warp_xor(code[r], lanes);
+      if (other < best[r] || (other == best[r] && other_code < code[r]))
+        best[r] = other, code[r] = other_code;
+    }
+    if (first_lane == 0) found(first_place + r, code[r]);
+  }
+}
+
+// Writes one row's results, by one warp: the chosen code, and its distance measured directly. `code` is
+// negative for a masked row.
+template <class T, class Block>
+SOLID_DEVICE void finish_row(Block& block, const NearestCodeCuda& args, int64_t row, int64_t code) {
+  const bool valid = code >= 0;
+  const T* entry = static_cast<const T*>(args.codebook) + (valid ? code * args.dim : 0);
+  T distance = 0;
+  for (int64_t d = block.lane(); d < args.dim; d += 32) {
+    const T component = valid ? entry[d] : T(0);
+    store_element(args.quantized, args.type, row * args.dim + d, component);
+    if (!valid) continue;
+    const T difference = load_element<T>(args.x, args.type, row * args.x_stride + d) - component;
+    distance = fused(difference, difference, distance);
+  }
+  distance = warp_sum(block, distance);
+  if (block.lane() == 0) {
+    args.index[row] = valid ? code : 0;
+    static_cast<T*>(args.distance)[row] = distance;
+  }
+  const bool counted = valid && distance - distance == T(0);  // neither NaN nor infinite
+  if (args.counts == nullptr || !counted) return;
+  if (block.lane() == 0) block.add(args.counts + code, int64_t(1));
+  if (args.sums == nullptr) return;
+  for (int64_t d = block.lane(); d < args.dim; d += 32)
+    block.add(static_cast<T*>(args.sums) + code * args.dim + d,
+              load_element<T>(args.x, args.type, row * args.x_stride + d));
+}
+
+template <class T>
+struct ExactSearch {
+  static constexpr int kThreads = kSearchThreads;
+  static constexpr int kBlocks = sizeof(T) == 8 ? 2 : 4;
+  static constexpr int64_t kSharedBytes = (2 * kTileSize + kTile) * sizeof(T) + 2 * kTile * sizeof(int);
+  using Args = NearestCodeCuda;
+
+  template <class Block>
+  static SOLID_DEVICE void run(Block& block, const Args& args) {
+    SearchMemory<T, Block> memory{
+        block.template shared<T>(kTileSize),
+        block.template shared<T>(kTileSize),
+        block.template shared<T>(kTile),
+        block.template shared<int>(kTile),
+    };
+    auto codes = block.template shared<int>(kTile);
+    const int64_t first_row = block.index() * kTile;
+    if (block.thread() < kTile) {
+      const int64_t row = first_row + block.thread();
+      const bool valid = row < args.rows && (args.mask == nullptr || args.mask[row]);
+      memory.taken.set(block.thread(), valid ? block.thread() : -1);
+      codes.set(block.thread(), -1);
+    }
+    block.sync();
+    const int lane = block.lane();
+    const bool any = block.warp_vote(memory.taken[lane] >= 0 || memory.taken[lane + 32] >= 0) != 0;
+    if (any)
+      search_tile<T>(block, args, memory, first_row, [&](int place, int code) {
+        if (memory.taken[place] >= 0) codes.set(place, code);
+      });
+    block.sync();
+    for (int place = block.warp(); place < kTile; place += Block::kWarps)
+      if (first_row + place < args.rows) finish_row<T>(block, args, first_row + place, codes[place]);
+  }
+};
+
+}  // namespace solid

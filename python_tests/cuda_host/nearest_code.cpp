@@ -1,0 +1,44 @@
+// nearest_code and segment_sum on the host policy, with the arguments of their bindings (no device, no
+// stream).
+#include "cuda_host/host.h"
+#include "nearest_code/plan.cuh"
+
+namespace {
+
+using solid_test::HostLauncher;
+using solid_test::Values;
+
+const solid_test::Register workspace("nearest_code_cuda_workspace", [](const HostLauncher&, Values& values) {
+  solid::NearestCodeCuda args;
+  args.method = static_cast<solid::Method>(values.next());
+  args.type = static_cast<solid::Element>(values.next());
+  args.rows = values.next(), args.codes = values.next(), args.dim = values.next();
+  *values.pointer<int64_t>() = solid::workspace_bytes(args);
+});
+
+const solid_test::Register search("nearest_code_cuda", [](const HostLauncher& launcher, Values& values) {
+  solid::NearestCodeCuda args;
+  args.method = static_cast<solid::Method>(values.next());
+  args.type = static_cast<solid::Element>(values.next());
+  args.x = values.pointer<void>(), args.x_stride = values.next();
+  args.rows = values.next(), args.dim = values.next();
+  args.codebook = values.pointer<void>(), args.codes = values.next();
+  args.mask = values.pointer<bool>(), args.workspace = values.pointer<void>();
+  args.index = values.pointer<int64_t>(), args.quantized = values.pointer<void>();
+  args.distance = values.pointer<void>();
+  args.counts = values.pointer<int64_t>(), args.sums = values.pointer<void>();
+  solid_test::expect_ok(solid::plan_nearest_code(launcher, args));
+});
+
+const solid_test::Register segment("segment_sum_cuda", [](const HostLauncher& launcher, Values& values) {
+  solid::SegmentSumCuda args;
+  args.type = static_cast<solid::Element>(values.next());
+  args.values = values.pointer<void>(), args.stride = values.next();
+  args.rows = values.next(), args.dim = values.next(), args.codes = values.next();
+  args.sums = values.pointer<void>();
+  args.index = values.pointer<int64_t>(), args.mask = values.pointer<bool>();
+  args.order = values.pointer<int64_t>(), args.starts = values.pointer<int64_t>();
+  solid_test::expect_ok(solid::plan_segment_sum(launcher, args));
+});
+
+}  // namespace
