@@ -12,6 +12,7 @@
 #include "common/status.h"
 #include "cuda/bind.h"
 #include "dynamic_linear/bind.h"
+#include "dynamic_linear/bind_cuda.h"
 #include "gru/bind.h"
 #include "nearest_code/bind_cuda.h"
 #include "nearest_code/nearest_code.h"
@@ -115,6 +116,7 @@ PYBIND11_MODULE(_solid_ext, m) {
   solid::bind_dynamic_linear(m);
   solid::bind_gru(m);
 #if defined(SOLID_CUDA)
+  solid::bind_dynamic_linear_cuda(m);
   solid::bind_nearest_code_cuda(m);
 #endif
 }
