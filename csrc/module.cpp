@@ -14,6 +14,7 @@
 #include "dynamic_linear/bind.h"
 #include "dynamic_linear/bind_cuda.h"
 #include "gru/bind.h"
+#include "gru/bind_cuda.h"
 #include "nearest_code/bind_cuda.h"
 #include "nearest_code/nearest_code.h"
 #include "symbols/symbols.h"
@@ -117,6 +118,7 @@ PYBIND11_MODULE(_solid_ext, m) {
   solid::bind_gru(m);
 #if defined(SOLID_CUDA)
   solid::bind_dynamic_linear_cuda(m);
+  solid::bind_gru_cuda(m);
   solid::bind_nearest_code_cuda(m);
 #endif
 }

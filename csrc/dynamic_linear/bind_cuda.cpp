@@ -12,23 +12,9 @@ namespace py = pybind11;
 namespace solid {
 namespace {
 
-// The arguments one after the other.
-class Numbers {
- public:
-  explicit Numbers(const py::args& values) : values_(values) {}
-  int64_t operator()() const {
-    if (at_ == values_.size())
-      throw py::index_error("dynamic_mlp: expected more numbers than " + std::to_string(at_));
-    return values_[at_++].cast<int64_t>();
-  }
-
- private:
-  const py::args& values_;
-  mutable size_t at_ = 0;
-};
-
 int64_t workspace(const py::args& values) {
-  const DynamicCuda call = read_dynamic_sizes(Numbers(values));
+  const Numbers next(values);
+  const DynamicCuda call = read_dynamic_sizes(next);
   return DynamicWorkspace(call).bytes(call);
 }
 

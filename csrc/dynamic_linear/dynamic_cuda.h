@@ -70,7 +70,8 @@ DynamicCuda read_dynamic_call(const Next& next, bool backward) {
   DynamicCuda call = read_dynamic_sizes(next);
   const auto pointer = [&] { return reinterpret_cast<void*>(next()); };
   const auto each_layer = [&](auto& table, int branch) {
-    for (int l = 0; l < call.layers && call.codes[branch] > 0; ++l) table[branch][l] = pointer();
+    for (int l = 0; l < call.layers && l < kMostLayers && call.codes[branch] > 0; ++l)
+      table[branch][l] = pointer();
   };
   call.x = pointer();
   for (const void*& z : call.z) z = pointer();

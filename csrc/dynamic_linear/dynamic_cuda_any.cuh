@@ -268,7 +268,7 @@ struct DynamicMapAny {
       const int count = int(task.end - b < kGroup ? task.end - b : kGroup);
       // Each warp one sequence of the group: the mask, and the sum over targets of x g^T.
       for (int n = 0; n < (task.one_row ? 1 : kPair); ++n) {
-        const int64_t row = task.rows[n];
+        const int64_t row = task.row(n);
         T product = 0;
         if (warp < count && row <= inputs && o < outputs) {
           for (int64_t t = 0; t < call.targets; ++t) {
@@ -292,7 +292,7 @@ struct DynamicMapAny {
           offsets[n] += product;
 #pragma unroll
           for (int j = 0; j < kEach; ++j) {
-            const int64_t code = int64_t(task.codes[n]) * kTile + warp * kEach + j;
+            const int64_t code = int64_t(task.code(n)) * kTile + warp * kEach + j;
             if (code < codes)
               sums[n][j] = fused(load_element<T>(call.z[branch], call.type, (b + s) * codes + code), product,
                                  sums[n][j]);

@@ -16,13 +16,17 @@ namespace solid {
 // Which tiles of which map a block sums, and where in the batch.
 struct MapTask {
   int branch = 0, layer = 0, index = 0;
-  int column = 0;                           // tile of outputs
-  int rows[kPair] = {}, codes[kPair] = {};  // of either tile
-  bool present[kPair] = {};
+  int column = 0;        // tile of outputs
   bool one_row = false;  // both tiles are of one row
+  int first_row = 0, first_code = 0, rows = 0, tiles = 0;
   int strip = 0;
   int64_t first = 0, end = 0;  // sequences
   int64_t parameters = 0;      // of the maps before this one
+
+  // Row, tile of codes and existence of either tile.
+  SOLID_DEVICE int row(int n) const { return one_row ? first_row : first_row + n; }
+  SOLID_DEVICE int code(int n) const { return one_row ? first_code + n : first_code; }
+  SOLID_DEVICE bool present(int n) const { return row(n) < rows && code(n) < tiles; }
 
   SOLID_DEVICE MapTask(const DynamicCuda& call, const DynamicWorkspace& places, int64_t block) {
     index = int(block / places.strips);
@@ -37,15 +41,14 @@ struct MapTask {
       parameters += (call.sizes[layer] + 1) * (call.codes[branch] + 1) * call.sizes[layer + 1];
       if (++layer == call.layers) ++branch, layer = 0;
     }
-    const int columns = int(tiles_of(call.sizes[layer + 1])), tiles = int(tiles_of(call.codes[branch]));
+    const int columns = int(tiles_of(call.sizes[layer + 1]));
+    rows = int(call.sizes[layer] + 1);
+    tiles = int(tiles_of(call.codes[branch]));
+    one_row = tiles > 1;
     column = int(left) % columns;
     const int pair = int(left) / columns, pairs = (tiles + 1) / 2;
-    one_row = tiles > 1;
-    for (int n = 0; n < kPair; ++n) {
-      rows[n] = one_row ? pair / pairs : kPair * pair + n;
-      codes[n] = one_row ? kPair * (pair % pairs) + n : 0;
-      present[n] = rows[n] <= call.sizes[layer] && codes[n] < tiles;
-    }
+    first_row = one_row ? pair / pairs : kPair * pair;
+    first_code = one_row ? kPair * (pair % pairs) : 0;
   }
 };
 
@@ -61,11 +64,10 @@ SOLID_DEVICE void finish_task(Block& block, const DynamicCuda& call, const Dynam
   const auto each = [&](const auto& use) {
     for (int i = block.thread(); i < kPair * kLines * kTile; i += Block::kThreads) {
       const int n = i / (kLines * kTile), line = i / kTile % kLines;
-      const int64_t code = int64_t(task.codes[n]) * kTile + line,
-                    o = int64_t(task.column) * kTile + i % kTile;
+      const int64_t code = int64_t(task.code(n)) * kTile + line, o = int64_t(task.column) * kTile + i % kTile;
       const bool offset = line == kTile;
-      if (!task.present[n] || o >= outputs || (offset ? task.codes[n] > 0 : code >= codes)) continue;
-      const int64_t row = task.rows[n];
+      if (!task.present(n) || o >= outputs || (offset ? task.code(n) > 0 : code >= codes)) continue;
+      const int64_t row = task.row(n);
       use((n * kLines + line) * pitch + i % kTile, (offset ? row : row * codes + code) * outputs + o, offset);
     }
   };
@@ -146,8 +148,8 @@ struct DynamicMapTiles {
 
     if (clip) {
       for (int tile = 0; tile < (task.one_row ? tiles : kPair); ++tile) {
-        load_map(block, args, l, branch, task.rows[task.one_row ? 0 : tile], 1, task.one_row ? tile : 0,
-                 task.column, Shape::kMapPitch, maps, tile * kLines * Shape::kMapPitch);
+        load_map(block, args, l, branch, task.row(tile), 1, task.one_row ? tile : 0, task.column,
+                 Shape::kMapPitch, maps, tile * kLines * Shape::kMapPitch);
       }
       block.commit_copies();
       block.template wait_copies<0>();
@@ -157,15 +159,13 @@ struct DynamicMapTiles {
     const int64_t inputs = call.sizes[l], outputs = call.sizes[l + 1], codes = call.codes[branch];
     const float* hidden = l == 0 ? nullptr : hidden_of<float>(call, l);
     const float* gradient = gradient_of<float>(call, l);
-    float sums[kPair][1][kRows][kColumns], offsets[kPair][kRows];
+    float sums[kPair][1][kRows][kColumns], offsets[kPair] = {};  // offsets: of the lane's one row
 #pragma unroll
     for (int n = 0; n < kPair; ++n)
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        offsets[n][r] = 0;
+      for (int r = 0; r < kRows; ++r)
 #pragma unroll
         for (int c = 0; c < kColumns; ++c) sums[n][0][r][c] = 0;
-      }
 
     for (int64_t b = task.first + block.warp() * kTile; b < task.end; b += Shape::kWarps * kTile) {
       load_own(block, call.z[branch], call.type, codes, 0, tiles * kTile, b, task.end, shape.z_pitch, own,
@@ -175,7 +175,7 @@ struct DynamicMapTiles {
       block.commit_copies();
 #pragma unroll
       for (int n = 0; n < kPair; ++n) {
-        const int64_t row = task.rows[n];
+        const int64_t row = task.row(n);
         const bool present = b + lane < task.end && row <= inputs;
         own.set(x_at + n * kTile + lane, !present ? 0.f
                                          : row == inputs
@@ -187,7 +187,7 @@ struct DynamicMapTiles {
 #pragma unroll
       for (int n = 0; n < kPair; ++n) {
         if (n > 0 && task.one_row) {
-          Math::template multiply<false>(block, own, z_at + task.codes[n] * kTile % (tiles * kTile),
+          Math::template multiply<false>(block, own, z_at + task.code(n) * kTile % (tiles * kTile),
                                          shape.z_pitch, own, {m_at}, Shape::kTilePitch, sums[n]);
           continue;
         }
@@ -205,6 +205,7 @@ struct DynamicMapTiles {
                                           Shape::kMapPitch, own, {z_at + tile * kTile}, shape.z_pitch, w);
           }
         }
+        float parts[kRows] = {};
 #pragma unroll
         for (int c = 0; c < kColumns; ++c) {
           const int column = Math::template column<true>(lane, c);
@@ -217,14 +218,15 @@ struct DynamicMapTiles {
             for (int j = 0; j < Math::kRun; ++j) {
               const int r = run + j;
               values.at[j] = !clip || inside(w[0][r][c], delta) ? x * values.at[j] : 0.f;
-              offsets[n][r] += values.at[j];
+              parts[r] += values.at[j];
             }
             own.template set_pack<Math::kRun>(m_at + column * Shape::kTilePitch + Math::row(lane, run),
                                               values);
           }
         }
+        offsets[n] += sum_over_columns(block, parts);
         block.sync_warp();
-        Math::template multiply<false>(block, own, z_at + task.codes[n] * kTile, shape.z_pitch, own, {m_at},
+        Math::template multiply<false>(block, own, z_at + task.code(n) * kTile, shape.z_pitch, own, {m_at},
                                        Shape::kTilePitch, sums[n]);
         if (!task.one_row) block.sync_warp();
       }
@@ -245,7 +247,7 @@ struct DynamicMapTiles {
 #pragma unroll
             for (int c = 0; c < kColumns; ++c)
               add(Math::row(lane, r), Math::template column<false>(lane, c), sums[n][0][r][c]);
-          add(kTile, Math::row(lane, lane % kRows), sum_over_columns(block, offsets[n]));
+          add(kTile, Math::row(lane, lane % kRows), offsets[n]);
         }
       }
       block.sync();
@@ -263,6 +265,7 @@ struct DynamicMapTiles {
     const bool packed =
         type == Element::kFloat && stride % 4 == 0 && reinterpret_cast<uintptr_t>(base) % 16 == 0;
     const int per_line = packed ? width / 4 : width;
+#pragma unroll 1
     for (int i = block.lane(); i < kTile * per_line; i += 32) {
       const int line = i / per_line, column = i % per_line * (packed ? 4 : 1);
       const bool present = b + line < end && first + column < stride;

@@ -30,28 +30,31 @@ struct PlainMath {
                                     float (&sums)[count][kRows][kColumns]) {
     const int lane = block.lane(), from = left_at + row(lane, 0);
     if constexpr (transposed) {
-#pragma unroll 2
+#pragma unroll 1
       for (int s = 0; s < kTile; s += 4) {
-        Pack<float, 4> a[4][2];
-#pragma unroll
-        for (int d = 0; d < 4; ++d)
-#pragma unroll
-          for (int half = 0; half < 2; ++half)
-            a[d][half] = left.template pack<4>(from + (s + d) * left_pitch + 4 * half);
+        Pack<float, 4> b[count][kColumns];
 #pragma unroll
         for (int n = 0; n < count; ++n)
 #pragma unroll
-          for (int c = 0; c < kColumns; ++c) {
-            const auto b = right.template pack<4>(right_at[n] + column<true>(lane, c) * right_pitch + s);
+          for (int c = 0; c < kColumns; ++c)
+            b[n][c] = right.template pack<4>(right_at[n] + column<true>(lane, c) * right_pitch + s);
 #pragma unroll
-            for (int d = 0; d < 4; ++d)
+        for (int d = 0; d < 4; ++d) {
+          Pack<float, 4> a[2];
+#pragma unroll
+          for (int half = 0; half < 2; ++half)
+            a[half] = left.template pack<4>(from + (s + d) * left_pitch + 4 * half);
+#pragma unroll
+          for (int n = 0; n < count; ++n)
+#pragma unroll
+            for (int c = 0; c < kColumns; ++c)
 #pragma unroll
               for (int r = 0; r < kRows; ++r)
-                sums[n][r][c] = fused(a[d][r / 4].at[r % 4], b.at[d], sums[n][r][c]);
-          }
+                sums[n][r][c] = fused(a[r / 4].at[r % 4], b[n][c].at[d], sums[n][r][c]);
+        }
       }
     } else {
-#pragma unroll 4
+#pragma unroll 2
       for (int s = 0; s < kTile; ++s) {
         Pack<float, 4> a[2];
 #pragma unroll
@@ -91,7 +94,7 @@ struct Tf32Math {
                                     float (&sums)[count][kRows][kColumns]) {
     const int g = block.lane() / 4, t = block.lane() % 4;
     const int first = transposed ? 2 * t : t, second = transposed ? 2 * t + 1 : t + 4;
-#pragma unroll
+#pragma unroll 1
     for (int s = 0; s < kTile; s += 8) {
       uint32_t a[2][4];
 #pragma unroll

@@ -56,12 +56,12 @@ template <class Math, class Launch>
 Status forward_by_tiles(const Launch& launch, const DynamicCuda& call, const DynamicDevice& device,
                         bool* taken) {
   TileArgs args(call);
-  const auto bytes = [](const TileShape<Math>& shape) { return shape.forward_bytes(); };
+  const auto bytes = [&](const TileShape<Math>& shape) { return shape.forward_bytes(call); };
   *taken = choose_tiles<Math>(call, device, bytes, &args);
   if (!*taken) return Status::kOk;
   const TileShape<Math> shape(call, args.groups);
   return launch.template run<DynamicForwardTiles<Math> >((call.batch + shape.sequences - 1) / shape.sequences,
-                                                         shape.forward_bytes(), args);
+                                                         shape.forward_bytes(call), args);
 }
 
 template <class Math, class Launch>

@@ -39,36 +39,33 @@ struct TileShape {
   static constexpr int kRightPitch = kTile + Math::kRightPitch;
   static constexpr int kMapTile = kLines * kRightPitch;
 
-  int sequences, phases, rows, height, codes[kBranches], z_pitch, pitch;
+  int sequences, phases, rows, height, most_codes, z_pitch, pitch;
 
   SOLID_BOTH TileShape(const DynamicCuda& call, int groups)
       : sequences(groups * kTile),
         phases(kWarps / groups),
         rows(kPair * phases),
         height(round_up_to(widest_of(call) + 1, rows)),
-        codes{round_up_to(call.codes[0], kTile), round_up_to(call.codes[1], kTile)},
+        most_codes(round_up_to(call.codes[0] > call.codes[1] ? call.codes[0] : call.codes[1], kTile)),
         z_pitch(sequences + kLeftPitch),
         pitch(sequences + kLeftPitchTransposed) {}
 
-  SOLID_BOTH int most_codes() const { return codes[0] > codes[1] ? codes[0] : codes[1]; }
   SOLID_BOTH int stages() const { return 2 * rows * kMapTile; }
   SOLID_BOTH int activations() const { return height * pitch; }
   // Backward: tiles of g are read in 32 lines at a time.
   SOLID_BOTH int gradients() const { return round_up_to(height, kTile) * pitch; }
   SOLID_BOTH int own_pitch() const { return kTile + kLeftPitchTransposed; }
   // A tile per warp of x_i m g, two where codes come in several tiles and it is read again; and dz of those.
-  SOLID_BOTH int masked(int width) const {
-    return width > kTile ? 2 * kTile * own_pitch() : kTile * own_pitch();
-  }
-  SOLID_BOTH int own_codes(int width) const { return width > kTile ? width * own_pitch() : 0; }
+  SOLID_BOTH int masked() const { return (most_codes > kTile ? 2 : 1) * kTile * own_pitch(); }
+  SOLID_BOTH int own_codes() const { return most_codes > kTile ? most_codes * own_pitch() : 0; }
 
-  SOLID_BOTH int64_t forward_bytes() const {
-    return 4 * (int64_t(codes[0] + codes[1]) * z_pitch + 2 * activations() + stages());
+  SOLID_BOTH int64_t forward_bytes(const DynamicCuda& call) const {
+    return 4 * (kTile * (tiles_of(call.codes[0]) + tiles_of(call.codes[1])) * z_pitch + 2 * activations() +
+                stages());
   }
   SOLID_BOTH int64_t backward_bytes() const {
-    const int most = most_codes();
-    return 4 * (int64_t(most) * z_pitch + activations() + 2 * gradients() + stages() +
-                kWarps * (masked(most) + own_codes(most)));
+    return 4 * (int64_t(most_codes) * z_pitch + activations() + 2 * gradients() + stages() +
+                kWarps * (masked() + own_codes()));
   }
 };
 
@@ -83,6 +80,7 @@ SOLID_DEVICE void load_map(Block& block, const TileArgs& args, int l, int branch
   const void* map = call.maps[branch][l];
   const void* offset = call.offsets[branch][l];
   const auto each = [&](int per_line, const auto& copy) {
+#pragma unroll 1
     for (int i = block.thread(); i < count * kLines * per_line; i += Block::kThreads) {
       const int line = i / per_line, step = kTile / per_line;
       const int j = line % kLines, row = first + line / kLines;
@@ -111,8 +109,9 @@ SOLID_DEVICE void load_map(Block& block, const TileArgs& args, int l, int branch
 // z^T [codes rounded up][sequences], zero where there is none.
 template <class Block>
 SOLID_DEVICE void load_codes(Block& block, const DynamicCuda& call, int branch, int64_t first, int sequences,
-                             int width, int pitch, typename Block::template Shared<float>& to, int at) {
+                             int pitch, typename Block::template Shared<float>& to, int at) {
   const int64_t codes = call.codes[branch];
+  const int width = round_up_to(codes, kTile);
   for (int i = block.thread(); i < sequences * width; i += Block::kThreads) {
     const int m = i / width, code = i % width;
     const bool present = code < codes && first + m < call.batch;
@@ -169,18 +168,19 @@ struct DynamicForwardTiles {
     const TileShape<Math> shape(call, args.groups);
     const int group = block.warp() % args.groups, phase = block.warp() / args.groups, lane = block.lane();
     const int64_t first = block.index() * shape.sequences;
-    auto z = block.template shared<float>((shape.codes[0] + shape.codes[1]) * shape.z_pitch);
+    const int item_steps = int(tiles_of(call.codes[kItem]));
+    const int steps = item_steps + int(tiles_of(call.codes[kSemantic]));
+    auto z = block.template shared<float>(steps * kTile * shape.z_pitch);
     auto in = block.template shared<float>(shape.activations());
     auto out = block.template shared<float>(shape.activations());
     auto stages = block.template shared<float>(shape.stages());
 
     for (int branch = 0; branch < kBranches; ++branch) {
-      load_codes(block, call, branch, first, shape.sequences, shape.codes[branch], shape.z_pitch, z,
-                 branch * shape.codes[0] * shape.z_pitch);
+      load_codes(block, call, branch, first, shape.sequences, shape.z_pitch, z,
+                 branch * item_steps * kTile * shape.z_pitch);
     }
     load_inputs(block, call, 0, first, shape.height, shape.sequences, shape.pitch, in);
 
-    const int item_steps = shape.codes[0] / kTile, steps = (shape.codes[0] + shape.codes[1]) / kTile;
     const float delta = float(call.delta);
     for (int l = 0; l < call.layers; ++l) {
       const int inputs = int(call.sizes[l]), outputs = int(call.sizes[l + 1]);
@@ -202,6 +202,8 @@ struct DynamicForwardTiles {
         block.sync();
         if (stage + 1 < total) load(stage + 1);
         int map[kPair];
+
+#pragma unroll
         for (int n = 0; n < kPair; ++n)
           map[n] = (stage % 2 * shape.rows + phase * kPair + n) * TileShape<Math>::kMapTile;
         const bool begins = here.step == 0, trunk = here.step == item_steps;
@@ -295,20 +297,19 @@ struct DynamicBackwardTiles {
   static SOLID_DEVICE void run(Block& block, const Args& args) {
     const DynamicCuda& call = args.call;
     const TileShape<Math> shape(call, args.groups);
-    const int most = shape.most_codes();
     const DynamicWorkspace& places = args.places;
     Pass<Block> pass{block,
                      args,
                      shape,
                      places,
                      block.index() * shape.sequences,
-                     block.template shared<float>(most * shape.z_pitch),
+                     block.template shared<float>(shape.most_codes * shape.z_pitch),
                      block.template shared<float>(shape.activations()),
                      block.template shared<float>(shape.gradients()),
                      block.template shared<float>(shape.gradients()),
                      block.template shared<float>(shape.stages()),
-                     block.template shared<float>(shape.kWarps * shape.masked(most)),
-                     block.template shared<float>(shape.kWarps * shape.own_codes(most))};
+                     block.template shared<float>(shape.kWarps * shape.masked()),
+                     block.template shared<float>(shape.kWarps * shape.own_codes())};
     // The second launch counts from zero.
     if (block.index() == 0) {
       int* counters = reinterpret_cast<int*>(static_cast<float*>(call.workspace) + places.counters);
@@ -352,7 +353,7 @@ struct DynamicBackwardTiles {
       load_inputs(block, call, l, first, shape.height, shape.sequences, shape.pitch, x);
       for (int branch = 0; branch < kBranches; ++branch) {
         if (call.codes[branch] == 0) continue;
-        load_codes(block, call, branch, first, shape.sequences, shape.codes[branch], shape.z_pitch, z, 0);
+        load_codes(block, call, branch, first, shape.sequences, shape.z_pitch, z, 0);
         if (bounded(call, branch))
           rows<true>(l, branch);
         else
@@ -388,13 +389,13 @@ struct DynamicBackwardTiles {
       const DynamicCuda& call = args.call;
       const int inputs = int(call.sizes[l]), outputs = int(call.sizes[l + 1]), lane = block.lane();
       const int group = block.warp() % args.groups, phase = block.warp() / args.groups;
-      const int tiles = shape.codes[branch] / kTile;
+      const int tiles = int(tiles_of(call.codes[branch]));
       // Weights need all tiles of codes, then each tile meets x_i m g: the last one at once, the others going
       // back.
       const int steps = clip ? 2 * tiles - 1 : tiles;
       const int total = int(tiles_of(outputs)) * (round_up_to(inputs + 1, shape.rows) / shape.rows) * steps;
-      const int own = block.warp() * shape.masked(shape.most_codes());
-      const int own_dz = block.warp() * shape.own_codes(shape.most_codes());
+      const int own = block.warp() * shape.masked();
+      const int own_dz = block.warp() * shape.own_codes();
       const auto tile_of = [&](int step) { return step < tiles ? step : 2 * tiles - 2 - step; };
       const float delta = float(call.delta);
       TileCursor here, ahead;
@@ -429,6 +430,8 @@ struct DynamicBackwardTiles {
         block.sync();
         if (stage + 1 < total) load(stage + 1);
         int map[kPair];
+
+#pragma unroll
         for (int n = 0; n < kPair; ++n)
           map[n] = (stage % 2 * shape.rows + phase * kPair + n) * TileShape<Math>::kMapTile;
         const int tile = tile_of(here.step), row = here.row + phase * kPair;
