@@ -12,7 +12,9 @@
 #include "common/status.h"
 #include "cuda/bind.h"
 #include "dynamic_linear/bind.h"
+#include "dynamic_linear/bind_cuda.h"
 #include "gru/bind.h"
+#include "gru/bind_cuda.h"
 #include "nearest_code/bind_cuda.h"
 #include "nearest_code/nearest_code.h"
 #include "symbols/symbols.h"
@@ -127,6 +129,8 @@ PYBIND11_MODULE(_solid_ext, m) {
   solid::bind_dynamic_linear(m);
   solid::bind_gru(m);
 #if defined(SOLID_CUDA)
+  solid::bind_dynamic_linear_cuda(m);
+  solid::bind_gru_cuda(m);
   solid::bind_nearest_code_cuda(m);
 #endif
 }

@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
 #include <string>
 
 #include "cuda/stream.h"
@@ -23,6 +24,21 @@ void check_cuda(Status status, const What& what) {
                                 std::to_string(kMostBlocks) + " blocks");
   throw std::runtime_error(name + ": CUDA says: " + cuda_message());
 }
+
+// A binding's arguments one after the other.
+class Numbers {
+ public:
+  explicit Numbers(const pybind11::args& values) : values_(values) {}
+  int64_t operator()() const {
+    if (at_ == values_.size())
+      throw pybind11::index_error("expected more numbers than " + std::to_string(at_));
+    return values_[at_++].cast<int64_t>();
+  }
+
+ private:
+  const pybind11::args& values_;
+  mutable size_t at_ = 0;
+};
 
 inline pybind11::object cuda_info() {
   pybind11::dict info;

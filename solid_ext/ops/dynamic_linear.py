@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from solid_ext._native import kernels
-from solid_ext.ops import reference
+from solid_ext.ops import dynamic_linear_cuda, reference
 from solid_ext.ops._library import define_operator, unobserved
 
 Activation = Literal["none", "tanh"]
@@ -509,11 +509,13 @@ forward_operator = define_operator(
     "dynamic_mlp_forward(Tensor x, Tensor? z_item, Tensor? z_semantic, Tensor[] parameters, float delta, "
     "bool tanh_last, bool keep) -> (Tensor y, Tensor hidden)",
     cpu=_forward_cpu,
+    cuda=dynamic_linear_cuda.forward,
     fake=_forward_fake,
 )
 backward_operator = define_operator(
     "dynamic_mlp_backward(Tensor dy, Tensor x, Tensor? z_item, Tensor? z_semantic, Tensor[] parameters, Tensor? y, "
     "Tensor hidden, float delta, bool tanh_last, bool[] wanted) -> Tensor[]",
     cpu=_backward_cpu,
+    cuda=dynamic_linear_cuda.backward,
     fake=_backward_fake,
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from solid_ext._native import kernels
-from solid_ext.ops import reference
+from solid_ext.ops import gru_cuda, reference
 from solid_ext.ops._library import define_operator, unobserved
 
 Backend = Literal["native", "reference"]
@@ -234,11 +234,13 @@ def _backward_fake(
 forward_operator = define_operator(
     "gru_last_state_forward(Tensor x, Tensor mask, Tensor[] parameters, bool keep) -> (Tensor h, Tensor states)",
     cpu=_forward_cpu,
+    cuda=gru_cuda.forward,
     fake=_forward_fake,
 )
 backward_operator = define_operator(
     "gru_last_state_backward(Tensor dh, Tensor x, Tensor mask, Tensor[] parameters, Tensor states, bool[] wanted) "
     "-> Tensor[]",
     cpu=_backward_cpu,
+    cuda=gru_cuda.backward,
     fake=_backward_fake,
 )
