@@ -32,6 +32,8 @@ bench: .venv/test
 	$(BIN)/python bench/bench_dynamic_mlp.py --json
 	$(BIN)/python bench/bench_gru.py --json
 	$(BIN)/python bench/bench_train_step.py --json
+	$(BIN)/python bench/bench_nearest_code.py --grid --json $(FAISS:%=--faiss-python %)
+	$(BIN)/python bench/plot_kernels.py
 
 # The kernels without Python (csrc/check), built with sanitizers that must also stop at planted bugs; and for Arm, emulated.
 sanitize:
