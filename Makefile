@@ -14,7 +14,7 @@ PIP := $(BIN)/pip --disable-pip-version-check install -q -c constraints.txt
 NATIVE := CMakeLists.txt $(filter-out csrc/check/%,$(wildcard csrc/*.cpp csrc/*/*))
 KERNEL_TESTS := $(wildcard python_tests/test_native.py python_tests/test_ops_*.py python_tests/test_nn_*.py)
 
-.PHONY: demo compare test bench lint sanitize neon test-isa
+.PHONY: demo compare test bench lint sanitize neon test-isa test-cuda
 
 demo: .venv/native $(if $(filter movielens-100k,$(DATASET)),.venv/recbole)
 	$(BIN)/python -m solid_ext.cli train --dataset $(DATASET) --out $(OUT) --overwrite --config bench/demo.yaml
@@ -32,6 +32,12 @@ bench: .venv/test
 	$(BIN)/python bench/bench_dynamic_mlp.py --json
 	$(BIN)/python bench/bench_gru.py --json
 	$(BIN)/python bench/bench_train_step.py --json
+	$(BIN)/python bench/bench_nearest_code.py --grid --json $(FAISS:%=--faiss-python %)
+	$(BIN)/python bench/plot_kernels.py
+
+# The CUDA kernels' source on the host policy, and compiled for every architecture where there is nvcc.
+test-cuda: .venv/test
+	SOLID_EXT_TEST_CUDA=1 $(BIN)/python -m pytest $(wildcard python_tests/test_cuda_*.py)
 
 # The kernels without Python (csrc/check), built with sanitizers that must also stop at planted bugs; and for Arm, emulated.
 sanitize:

@@ -70,6 +70,8 @@ def _ids(prefix: str, number: np.ndarray, digits: int) -> pl.Series:
 
 def epoch(folder: Path) -> None:
     """Train one epoch of both stages; print rows and seconds as JSON."""
+    import torch
+
     from solid_ext import SOLID, load_dataset
 
     start = time.perf_counter()
@@ -80,6 +82,7 @@ def epoch(folder: Path) -> None:
     seconds = {stage.name: round(sum(e.seconds for e in stage.history), 1) for stage in training.stages}
     rows = len(training.split.train)
     result = {
+        "threads": torch.get_num_threads(),
         "load_seconds": round(loaded, 1),
         "train_rows": rows,
         "valid_rows": len(training.split.valid),

@@ -27,6 +27,7 @@ from solid_ext import build_info
 
 RESULTS = Path(__file__).parent / "results"
 SGEMM = "sgemm"
+SETTLING = 0.02  # seconds: after a call, OpenMP's idle threads spin for about 10 ms before they leave their core
 SGEMM_SIZE = 1536  # 9.4 MB per matrix: large enough for its full speed, small enough for every round
 
 Call = Callable[[], float]  # does the work once and returns its seconds
@@ -189,10 +190,15 @@ def compare(
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
+    previous: Call | None = None
     end = time.perf_counter() + seconds
     while (done := len(next(iter(times.values())))) < rounds[1] and (done < rounds[0] or time.perf_counter() < end):
         for name, call in calls.items():
+            if isinstance(call, Peer) or isinstance(previous, Peer):
+                time.sleep(SETTLING)  # or the threads of the one process stand in the way of the other's
+                call()  # untimed: its own threads are awake again
             times[name].append(call())
+            previous = call
     ours = times[next(iter(contestants))]
     rows = []
     for name, taken in times.items():

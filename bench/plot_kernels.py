@@ -91,6 +91,7 @@ def dynamic_mlp() -> None:
         peers = {"eager": "eager", "torch.compile": "compile"}
         panels[f"B ({kind})"] = "D = O = k = 32", along(chosen, "B", {"D": 32}, peers)
         panels[f"D = O = k ({kind})"] = "B = 1,024", along(chosen, "D", {"B": 1024}, peers)
+    panels = {over: panel for over, panel in panels.items() if all(len(points) > 1 for points in panel[1].values())}
     draw("dynamic_mlp", "dynamic_mlp, two layers, one thread", panels)
 
 

@@ -359,7 +359,12 @@ Status nearest_code(const NearestCode& args) {
 #endif
     }
   });
-  for_each_block((args.rows + kBlockRows - 1) / kBlockRows, args.threads, [&](int64_t block) {
+  // A thread that sleeps takes as long to wake as this many steps take: too little work stays with one
+  // thread.
+  constexpr int64_t kStepsPerThread = 4000000, kStepsPerRow = 1500;
+  const int64_t useful = args.rows * (padded * dim + kStepsPerRow) / kStepsPerThread + 1;
+  const int threads = int(least(args.threads, useful));
+  for_each_block((args.rows + kBlockRows - 1) / kBlockRows, threads, [&](int64_t block) {
     const int64_t first = block * kBlockRows;
     const int64_t last = first + kBlockRows < args.rows ? first + kBlockRows : args.rows;
     search_block(problem, args.mask, first, last, args.index);
