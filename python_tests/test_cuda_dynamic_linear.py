@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import host_policy
@@ -31,7 +31,7 @@ Host = Callable[..., None]
 
 
 @pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     """CUDA calls go to the host policy; call it to choose the order of threads, the device and AddressSanitizer."""
     chosen = {"order": 0, "multiprocessors": 1, "shared": SHARED, "call": host_policy.call}
 
@@ -50,7 +50,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     monkeypatch.setattr(_cuda, "call", call)
     monkeypatch.setattr(_cuda, "query", query)
     monkeypatch.setattr(dynamic_linear_cuda, "address", lambda tensor: tensor)
-    yield choose
+    return choose
 
 
 def run(case: Case, delta: float, tanh_last: bool = False, wanted: Sequence[bool] | None = None) -> list[Tensor]:
@@ -146,7 +146,9 @@ def test_integers_are_exact_and_the_clip_is_closed(
 ) -> None:
     """Small integers have exact sums, in TF32 too, with many weights exactly on the bound."""
     monkeypatch.setattr(dynamic_linear_cuda, "_may_round_to_tf32", lambda: tf32)
-    monkeypatch.setattr("test_cuda_dynamic_linear.weights_of", lambda y: (torch.arange(y.numel()) % 3 - 1).to(y).view_as(y))
+    monkeypatch.setattr(
+        "test_cuda_dynamic_linear.weights_of", lambda y: (torch.arange(y.numel()) % 3 - 1).to(y).view_as(y)
+    )
     case = integers(make((6, 17), 3, 37, targets))
     on_bound = torch.einsum("bk,iko->bio", case.z_item, case.item_maps[0]) + case.item_offsets[0]
     assert (on_bound.abs() == 2).any()
@@ -245,7 +247,9 @@ def test_workspace_holds_nothing_of_the_size_of_the_weights(host: Host) -> None:
     """O(B (D + O + k)) floats, and at most sixteen sums of each parameter."""
     batch, size = 1 << 20, 64
     sizes = (0, 0, batch, 1, 2, size, size, size, 0, 0, size, size)
-    assert _cuda.query("dynamic_cuda_workspace", *sizes) <= 4 * (batch * 5 * size + 16 * 4 * (size + 1) ** 2 * size + 4096)
+    assert _cuda.query("dynamic_cuda_workspace", *sizes) <= 4 * (
+        batch * 5 * size + 16 * 4 * (size + 1) ** 2 * size + 4096
+    )
 
 
 def test_too_many_layers_get_a_sentence(host: Host) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import host_policy
 import pytest
@@ -19,7 +19,7 @@ Host = Callable[..., None]
 
 
 @pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     """CUDA calls go to the host policy; call it to choose the order of threads, the device and AddressSanitizer."""
     chosen = {"order": 0, "shared": SHARED, "call": host_policy.call}
 
@@ -37,7 +37,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     monkeypatch.setattr(_cuda, "call", call)
     monkeypatch.setattr(_cuda, "query", query)
     monkeypatch.setattr(gru_cuda, "address", lambda tensor: tensor)
-    yield choose
+    return choose
 
 
 def run(case: Case, wanted: tuple[bool, ...] = (True,) * 5) -> list[Tensor]:

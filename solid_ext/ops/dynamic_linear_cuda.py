@@ -46,7 +46,7 @@ def backward(
 ) -> list[Tensor]:
     """The operator dynamic_mlp_backward: the wanted gradients of x, z_item, z_semantic and the parameters.
 
-    All sums run in a fixed order: the result is the same bit by bit, with `torch.use_deterministic_algorithms` or without.
+    All sums run in a fixed order: the result is bitwise the same, whatever `torch.use_deterministic_algorithms` says.
     """
     call = _Call(x, z_item, z_semantic, parameters, delta, tanh_last)
     dy = dy.contiguous()

@@ -28,7 +28,7 @@ def backward(
 ) -> list[Tensor]:
     """The operator gru_last_state_backward: the wanted gradients of x and the parameters.
 
-    All sums run in a fixed order: the result is the same bit by bit, with `torch.use_deterministic_algorithms` or without.
+    All sums run in a fixed order: the result is bitwise the same, whatever `torch.use_deterministic_algorithms` says.
     """
     call = _Call(x, mask, parameters)
     dh = dh.contiguous()
