@@ -105,6 +105,24 @@ def test_a_killed_comparison_goes_on_without_repeating_anything(arguments: list[
     assert (tmp_path / "out" / "report.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+def test_runs_share_a_stage1_that_is_the_same(arguments: list[str], tmp_path: Path) -> None:
+    names = ["solid", "solid-no-codebook", "solid-cold", "solid-apg", "static-semantic-start"]
+    main([*arguments, "--methods", ",".join(["popularity", *names])])
+    runs = tmp_path / "out" / "runs" / "synthetic" / "sasrec"
+    logs = {name: (runs / name / "0" / "stage1" / "log.csv").read_text() for name in names}
+    # Seconds are in the log, so equal ones are one training.
+    assert logs["solid"] == logs["solid-no-codebook"] == logs["solid-cold"]
+    assert len(set(logs.values())) == 3, "a low-rank generator or none at all trains another stage 1"
+    dataset = Dataset.load(tmp_path / "world")
+    (cold,) = (cell for cell in Grid.load(tmp_path / "out" / "compare.json").cells() if cell.method == "solid-cold")
+    run_cell(tmp_path / "alone", cold, dataset)
+    borrowed, alone = (
+        json.loads((folder / "metrics.json").read_text()) for folder in (runs / "solid-cold" / "0", tmp_path / "alone")
+    )
+    assert borrowed["metrics"] == alone["metrics"]
+    assert [stage["epochs"] for stage in borrowed["stages"]] == [stage["epochs"] for stage in alone["stages"]]
+
+
 def test_a_run_that_fails_leaves_the_others_alone(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -21,9 +22,10 @@ from solid_ext.evaluate import evaluate_full, evaluate_sampled
 from solid_ext.run import open_run, write_json
 from solid_ext.solid import SOLID, make_split
 from solid_ext.train import Epoch
+from solid_ext.train.algorithm import stage1_config
 
 GRID, RUNS, DATA = "compare.json", "runs", "data"
-METRICS, USERS = "metrics.json", "users.parquet"
+METRICS, USERS, STAGE1 = "metrics.json", "users.parquet", "stage1"
 
 
 class Clock:
@@ -47,16 +49,18 @@ class Clock:
     def end(self, stage: str, best: Epoch) -> None: ...
 
 
-def run_cell(folder: Path, cell: Cell, dataset: Dataset) -> None:
+def run_cell(folder: Path, cell: Cell, dataset: Dataset, others: Mapping[Path, Cell] | None = None) -> None:
     """Train, measure on the test rows and write `users.parquet` and, last of all, `metrics.json`.
 
-    A folder that a stopped run left is resumed from the checkpoints of its stages.
+    A folder that a stopped run left is resumed from the checkpoints of its stages. One of the finished runs `others`
+    whose stage 1 would be the same, bit by bit, lends it.
     """
     config = cell.config
     resume = _holds_a_run(folder)
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
     open_run(folder, config, dataset, resume=resume, overwrite=False)
+    _borrow_stage1(folder, cell, others or {})
     torch.set_num_threads(config.train.threads)
     split, clock, start = make_split(config, dataset), Clock(), time.perf_counter()
     if cell.method in PEERS:
@@ -97,6 +101,20 @@ def run_cell(folder: Path, cell: Cell, dataset: Dataset) -> None:
     )
 
 
+def _borrow_stage1(folder: Path, cell: Cell, others: Mapping[Path, Cell]) -> None:
+    """Copy stage 1 from a run of the same dataset that trained the same one, unless this run has begun its own."""
+    wanted = stage1_config(cell.config)
+    if wanted is None or cell.method in PEERS or (folder / STAGE1).exists():
+        return
+    for other, theirs in others.items():
+        if (theirs.dataset, stage1_config(theirs.config)) == (cell.dataset, wanted) and theirs.method not in PEERS:
+            partial = folder / (STAGE1 + ".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(other / STAGE1, partial)
+            partial.rename(folder / STAGE1)
+            return
+
+
 def _holds_a_run(folder: Path) -> bool:
     """Whether a run got so far that it can be resumed; one killed before that starts anew."""
     try:
@@ -117,9 +135,11 @@ def main(arguments: list[str]) -> None:
     """Run one cell; bad luck ends in one sentence on standard error and exit code 2."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     out, number = Path(arguments[0]), int(arguments[1])
-    cell = Grid.load(out / GRID).cells()[number]
+    cells = Grid.load(out / GRID).cells()
+    cell, folders = cells[number], {out / RUNS / each.name: each for each in cells}
+    finished = {folder: each for folder, each in folders.items() if (folder / METRICS).exists()}
     try:
-        run_cell(out / RUNS / cell.name, cell, Dataset.load(out / DATA / cell.dataset))
+        run_cell(out / RUNS / cell.name, cell, Dataset.load(out / DATA / cell.dataset), finished)
     except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
         sys.stderr.write(f"{error or type(error).__name__}\n")
         sys.exit(2)

@@ -37,6 +37,18 @@ def static_model(model: ModelConfig) -> ModelConfig:
     return replace(model, semantic_trunk=False, item_branch=False, finetune_steps=0)
 
 
+def stage1_config(config: Config) -> Config | None:
+    """What stage 1 depends on, all else at its default: equal ones train the same stage 1. None: there is none."""
+    model, train, default = config.model, config.train, Config()
+    if not (model.semantic_trunk or train.semantic_start):
+        return None
+    of_stage2 = ("item_branch", "use_codebook", "codebook_learns", "codebook_hidden", "delta")
+    of_stage2 += ("gradient", "update", "revive_after")
+    model = replace(model, **{name: getattr(default.model, name) for name in of_stage2})
+    train = replace(train, **{name: getattr(default.train, name) for name in ("alignment", "stage2_start")})
+    return replace(config, model=model, train=train)
+
+
 def train_static(
     config: Config,
     dataset: Dataset,
@@ -80,7 +92,7 @@ def train_solid(
         return train_stage(name, network, dataset, split, config.train, validate, folder=where, reporter=reporter)
 
     model = build_model(config, config.model, dataset.num_items, semantics)
-    if not (config.model.semantic_trunk or config.train.semantic_start):
+    if stage1_config(config) is None:
         return model, [train("stage2", model)]
     with seeded(config):
         stage1 = SemanticRecommender(config.model, semantics)
