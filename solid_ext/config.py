@@ -117,8 +117,9 @@ class TrainConfig:
     """B, sequences per step."""
     epochs: int = 100
     """Most epochs of a stage."""
-    patience: int = 10
-    """Epochs without a better validation metric after which a stage has converged."""
+    patience: int = 20
+    """Epochs without a better validation metric after which a stage has converged; cross-entropy with few negatives
+    can stay at popularity's level for 15 epochs before it learns more."""
     monitor: Literal["ndcg@10", "user_auc"] = "ndcg@10"
     """Validation metric that stops a stage and chooses its best epoch."""
     validation: Literal["sampled", "full"] = "sampled"
