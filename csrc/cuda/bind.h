@@ -20,8 +20,8 @@ void check_cuda(Status status, const What& what) {
   if (status == Status::kBadArgument)
     throw pybind11::value_error(name + ": expected arguments that a kernel can use");
   if (status == Status::kTooLarge)
-    throw pybind11::value_error(name + ": expected sizes that one launch can hold, got more than " +
-                                std::to_string(kMostBlocks) + " blocks");
+    throw pybind11::value_error(name + ": expected sizes that one launch can hold: at most " +
+                                std::to_string(kMostBlocks) + " blocks, and in one of them the device's most shared memory");
   throw std::runtime_error(name + ": CUDA says: " + cuda_message());
 }
 
