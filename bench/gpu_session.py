@@ -1,10 +1,12 @@
 """One run on a machine with a GPU: build, tests on the device, compute-sanitizer, benchmarks, profile; one file.
 
-    bench/gpu_session.sh [--dry] [--out FILE]
+    bench/gpu_session.sh [--dry] [--out FILE] [--parts NAME ..]
 
 writes `bench/results/gpu_session.json` (`gpu_session_dry_run.json` with --dry, which goes the same way without a
 device as far as that leads, at tiny sizes whose times mean nothing and are left out). Logs go to `build/gpu_session/`.
-A part that fails is recorded and the rest goes on; the exit status is then 1.
+A part that fails is recorded and the rest goes on; the exit status is then 1. --parts runs those whose names begin so
+(configure, build, info, tests, opcheck, sanitizer, bench, ncu) and adds them to what the file holds, where one command
+may not take as long as all of them do.
 
 Needs nvcc, and a Python with torch, pybind11, CMake, ninja, pytest and what the package itself needs; no network.
 SOLID_EXT_DATA names a folder of datasets, for epochs per second.
@@ -13,6 +15,7 @@ SOLID_EXT_DATA names a folder of datasets, for epochs per second.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import datetime
 import json
@@ -35,13 +38,16 @@ TAIL = 3  # lines of a passed part's log; 30 of a failed one's
 class Session:
     """Parts in their order, with what came of each."""
 
-    def __init__(self, dry: bool) -> None:
-        self.dry = dry
+    def __init__(self, chosen: tuple[str, ...] = ()) -> None:
+        self.chosen = chosen
         self.parts: dict[str, dict[str, Any]] = {}
         self.environment = {**os.environ, "PYTHONPATH": f"{BUILD}{os.pathsep}{ROOT}"}
         LOGS.mkdir(parents=True, exist_ok=True)
 
     def run(self, name: str, *command: object, environment: dict[str, str] | None = None) -> bool:
+        """Whether it ran and passed; its log stays in LOGS, its last lines in `parts`."""
+        if self.chosen and not name.startswith(self.chosen):
+            return False
         words = [str(word) for word in command]
         print(f"== {name}: {' '.join(words)}", flush=True)
         log = LOGS / f"{name}.log"
@@ -71,6 +77,8 @@ class Session:
         return code == 0
 
     def leave_out(self, name: str, reason: str) -> None:
+        if self.chosen and not name.startswith(self.chosen):
+            return
         print(f"== {name}: left out, {reason}", flush=True)
         self.parts[name] = {"passed": None, "left out": reason}
 
@@ -91,18 +99,16 @@ def ncu_figures(path: Path) -> list[dict[str, Any]]:
     for row in csv.DictReader(lines):
         entry = launches.setdefault(row["ID"], {"kernel": row["Kernel Name"], "metrics": {}})
         value: float | str = row["Metric Value"]
-        try:
+        with contextlib.suppress(ValueError):
             value = float(str(value).replace(",", ""))
-        except ValueError:
-            pass
         unit = row.get("Metric Unit", "")
         entry["metrics"][f"{row['Metric Name']} [{unit}]" if unit else row["Metric Name"]] = value
     return list(launches.values())
 
 
-def session(dry: bool) -> tuple[dict[str, dict[str, Any]], Path]:
+def session(dry: bool, chosen: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     python = sys.executable
-    run = Session(dry)
+    run = Session(chosen)
     cmake_of_pybind = subprocess.run(
         [python, "-m", "pybind11", "--cmakedir"], capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -129,9 +135,10 @@ def session(dry: bool) -> tuple[dict[str, dict[str, Any]], Path]:
             # PyTorch's allocator would hide what lies beyond an array.
             uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
             run.run(name, "compute-sanitizer", f"--tool={tool}", *tests, environment=uncached)
-            complete, ours = sanitizer_findings((LOGS / f"{name}.log").read_text(errors="replace"))
-            run.parts[name] |= {"of our kernels": ours[:20]}
-            run.parts[name]["passed"] &= complete and not ours
+            if name in run.parts:
+                complete, ours = sanitizer_findings((LOGS / f"{name}.log").read_text(errors="replace"))
+                run.parts[name] |= {"of our kernels": ours[:20]}
+                run.parts[name]["passed"] &= complete and not ours
     if dry:
         run.run("sanitizer_tests", *pytest, "-k", "for_the_sanitizer", environment=device)
     bench = [python, "bench/bench_gpu.py", "--json", LOGS / "bench.json"]
@@ -145,30 +152,33 @@ def session(dry: bool) -> tuple[dict[str, dict[str, Any]], Path]:
         sections = [word for section in NCU_SECTIONS for word in ("--section", section)]
         profiled = ("--kernel-name", "regex:kernel_entry", "--csv", "--page", "details", "--print-details", "all")
         run.run("ncu", "ncu", *sections, *profiled, python, "bench/bench_gpu.py", "--profile")
-    return run.parts, LOGS
+    return run.parts
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--dry", action="store_true", help="without a device, as far as that leads")
     arguments.add_argument("--out", type=Path, help="the file to write")
+    arguments.add_argument("--parts", nargs="+", default=(), help="names, or how they begin; all if left out")
     options = arguments.parse_args()
     name = "gpu_session_dry_run" if options.dry else "gpu_session"
     out = options.out or ROOT / "bench" / "results" / f"{name}.json"
-    parts, logs = session(options.dry)
-    content: dict[str, Any] = {
-        "device": "none: no device was at hand, so that no kernel ran on one and nothing was measured",
+    content: dict[str, Any] = json.loads(out.read_text()) if options.parts and out.exists() else {}
+    parts = session(options.dry, tuple(options.parts))
+    if options.dry and "bench" in parts:
+        parts["bench"].pop("tail")  # numbers that mean nothing
+    content |= {
+        "device": content.get("device", "none: no device was at hand, so that no kernel ran and nothing was measured"),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
-        "parts": parts,
+        "parts": content.get("parts", {}) | parts,
     }
-    bench = logs / "bench.json"
-    if not options.dry and parts["bench"]["passed"]:
-        content |= json.loads(bench.read_text())
+    if not options.dry and parts.get("bench", {}).get("passed"):
+        content |= json.loads((LOGS / "bench.json").read_text())
         content["device"] = content["notes"]["device"]
-    if not options.dry and parts["ncu"]["passed"]:
-        content["ncu"] = ncu_figures(logs / "ncu.log")
+    if not options.dry and parts.get("ncu", {}).get("passed"):
+        content["ncu"] = ncu_figures(LOGS / "ncu.log")
     out.write_text(json.dumps(content, indent=1) + "\n")
-    failed = [name for name, part in parts.items() if part["passed"] is False]
+    failed = [name for name, part in content["parts"].items() if part["passed"] is False]
     print(f"{out}: {'failed: ' + ', '.join(failed) if failed else 'all parts passed'}")
     raise SystemExit(bool(failed))
 

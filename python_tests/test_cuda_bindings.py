@@ -1,4 +1,4 @@
-"""What the bindings of CUDA kernels answer where no device can be reached: a sentence, each time, and nothing sticks."""
+"""What the bindings of CUDA kernels answer where no device is reached: a sentence, each time, and nothing sticks."""
 
 from __future__ import annotations
 

@@ -101,10 +101,10 @@ def absolute_terms(case: Case, index: int) -> Tensor:
 def test_more_tiles_than_partial_sums(host: Host) -> None:
     """A float32 sum of n terms is off by at most n 2^-24 times the sum of their absolute values.
 
-    Here n is what the longest chain adds: 32 sequences of a tile, two tiles of a block, 256 blocks, and 30 more for what
-    rounds within a term. The upstream gradients change sign halfway, so that sums pass through values a hundred times
-    as large as the results: a bound relative to the results would be none. This one is 0.16 of an average sequence's
-    share, so that one left out or counted twice is seen; float64, on the same path, has no such allowance.
+    Here n is what the longest chain adds: 32 sequences of a tile, two tiles of a block, 256 blocks, and 30 more for
+    what rounds within a term. The upstream gradients change sign halfway, so that sums pass through values a hundred
+    times as large as the results: a bound relative to the results would be none. This one is 0.16 of an average
+    sequence's share, so that one left out or counted twice is seen; float64, on the same path, has no such allowance.
     """
     case = make(8300, 1, 2, 3)
     expected = with_gradients(of("reference"), to(case, torch.float64))

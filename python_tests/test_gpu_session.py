@@ -54,7 +54,7 @@ def test_figures_of_the_profiler_are_kept_by_launch(session: ModuleType, tmp_pat
 
 def test_a_part_that_fails_is_kept_with_its_last_lines(session: ModuleType, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(session, "LOGS", tmp_path)
-    run = session.Session(dry=True)
+    run = session.Session()
     assert run.run("right", "printf", "one\ntwo\n")
     assert not run.run("wrong", "sh", "-c", "echo gone wrong; exit 3")
     assert not run.run("absent", "no-such-program-anywhere")
@@ -63,4 +63,8 @@ def test_a_part_that_fails_is_kept_with_its_last_lines(session: ModuleType, tmp_
     assert run.parts["wrong"]["status"] == 3
     assert run.parts["wrong"]["tail"] == ["gone wrong"]
     assert run.parts["absent"]["passed"] is False
+    chosen = session.Session(("sanitizer",))
+    assert chosen.run("sanitizer_memcheck", "true")
+    assert not chosen.run("tests", "true")
+    assert list(chosen.parts) == ["sanitizer_memcheck"]
     assert run.parts["later"] == {"passed": None, "left out": "no device at hand"}

@@ -21,7 +21,8 @@ void check_cuda(Status status, const What& what) {
     throw pybind11::value_error(name + ": expected arguments that a kernel can use");
   if (status == Status::kTooLarge)
     throw pybind11::value_error(name + ": expected sizes that one launch can hold: at most " +
-                                std::to_string(kMostBlocks) + " blocks, and in one of them the device's most shared memory");
+                                std::to_string(kMostBlocks) +
+                                " blocks, each with at most the device's shared memory");
   throw std::runtime_error(name + ": CUDA says: " + cuda_message());
 }
 
