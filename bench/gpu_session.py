@@ -5,11 +5,12 @@
 writes `bench/results/gpu_session.json` (`gpu_session_dry_run.json` with --dry, which goes the same way without a
 device as far as that leads, at tiny sizes whose times mean nothing and are left out). Logs go to `build/gpu_session/`.
 A part that fails is recorded and the rest goes on; the exit status is then 1. --parts runs those whose names begin so
-(configure, build, info, tests, opcheck, sanitizer, bench, ncu) and adds them to what the file holds, where one command
-may not take as long as all of them do.
+(wheels, configure, build, info, tests, opcheck, sanitizer, bench, ncu) and adds them to what the file holds, where one
+command may not take as long as all of them do.
 
-Needs nvcc, and a Python with torch, pybind11, CMake, ninja, pytest and what the package itself needs; no network.
-SOLID_EXT_DATA names a folder of datasets, for epochs per second.
+Needs nvcc, and a Python with torch, pybind11, CMake, ninja, pytest and what the package itself imports; no network.
+What that Python lacks, say polars, may lie as wheels in the folder that SOLID_EXT_WHEELS names. SOLID_EXT_DATA names a
+folder of datasets, for epochs per second.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 LOGS = ROOT / "build" / "gpu_session"
 BUILD = ROOT / "build" / "gpu"
+SITE = LOGS / "site"  # what came as wheels
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
 NCU_SECTIONS = ("SpeedOfLight", "Occupancy", "LaunchStats", "ComputeWorkloadAnalysis", "MemoryWorkloadAnalysis")
 TAIL = 3  # lines of a passed part's log; 30 of a failed one's
@@ -41,7 +43,7 @@ class Session:
     def __init__(self, chosen: tuple[str, ...] = ()) -> None:
         self.chosen = chosen
         self.parts: dict[str, dict[str, Any]] = {}
-        self.environment = {**os.environ, "PYTHONPATH": f"{BUILD}{os.pathsep}{ROOT}"}
+        self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (BUILD, ROOT, SITE)))}
         LOGS.mkdir(parents=True, exist_ok=True)
 
     def run(self, name: str, *command: object, environment: dict[str, str] | None = None) -> bool:
@@ -109,6 +111,9 @@ def ncu_figures(path: Path) -> list[dict[str, Any]]:
 def session(dry: bool, chosen: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     python = sys.executable
     run = Session(chosen)
+    wheels = sorted(Path(os.environ["SOLID_EXT_WHEELS"]).glob("*.whl")) if "SOLID_EXT_WHEELS" in os.environ else []
+    if wheels:
+        run.run("wheels", python, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", SITE, *wheels)
     cmake_of_pybind = subprocess.run(
         [python, "-m", "pybind11", "--cmakedir"], capture_output=True, text=True, check=False
     ).stdout.strip()
