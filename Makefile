@@ -35,9 +35,10 @@ bench: .venv/test
 	$(BIN)/python bench/bench_nearest_code.py --grid --json $(FAISS:%=--faiss-python %)
 	$(BIN)/python bench/plot_kernels.py
 
-# The CUDA kernels' source on the host policy, and compiled for every architecture where there is nvcc.
+# That part of `make test` alone which is about CUDA: the kernels' source on the host policy, with AddressSanitizer too, and
+# compiled for every architecture where there is nvcc. On a machine with a GPU, bench/gpu_session.sh does all the rest.
 test-cuda: .venv/test
-	SOLID_EXT_TEST_CUDA=1 $(BIN)/python -m pytest $(wildcard python_tests/test_cuda_*.py)
+	$(BIN)/python -m pytest $(wildcard python_tests/test_cuda_*.py)
 
 # The kernels without Python (csrc/check), built with sanitizers that must also stop at planted bugs; and for Arm, emulated.
 sanitize:

@@ -1,25 +1,29 @@
 """The kernels, the training step and epochs on a CUDA device: time, fraction of measured peaks, memory.
 
-    python bench/bench_gpu.py [--json] [--device cuda] [--data FOLDER] [--small]
+    python bench/bench_gpu.py [--json FILE] [--device cuda] [--data FILE] [--small | --profile]
 
 Every contestant is checked against float64 on a part of its input before it is timed. Times are medians of repeated
-calls between device events. `--device cpu --small` is a dry run of the script itself, whose numbers mean nothing and
-are not written.
+calls between device events. Limits are measured in the same run: a large product in float32, TF32 and bfloat16, and a
+large copy. A roofline bound is the larger of operations over the product's rate and bytes that must be moved over the
+copy's. `--device cpu --small` is a dry run of the script itself, whose numbers mean nothing. `--profile` calls the
+two headline kernels once each, for ncu.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from bench_train_step import batch_of, model_of
-from harness import Report, Row
+from harness import Report, Row, machine
 from torch import Tensor
 
 from solid_ext import SOLID, Config
@@ -29,6 +33,22 @@ from solid_ext.ops import nearest_code
 from solid_ext.train import Step, make_optimizer
 
 Work = Callable[[], object]
+NEAREST = [(10240, 590, 32), (1_000_000, 8192, 64), (1_000_000, 1024, 256)]  # N, K, D
+BATCHES = [1024, 16384, 262144]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the device does in this run: GFLOP/s of a large product, GB/s of a large copy."""
+
+    float32: float
+    tf32: float
+    bfloat16: float
+    copy: float
+
+    def bound(self, flops: float, moved: float, rate: float) -> float:
+        """Milliseconds below which no kernel can be."""
+        return max(flops / rate, moved / self.copy) / 1e6
 
 
 def milliseconds(work: Work, device: torch.device, *, seconds: float = 1.0) -> list[float]:
@@ -95,10 +115,31 @@ def compare(
         )
 
 
-def matrix_peak(device: torch.device, dtype: torch.dtype, size: int) -> float:
-    """GFLOP/s of a large product."""
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return 2.0 * size**3 / statistics.median(milliseconds(lambda: a @ b, device)) / 1e6
+def measured_limits(device: torch.device, small: bool) -> Limits:
+    size, floats = (256, 1 << 16) if small else (8192, 1 << 28)
+
+    def product(dtype: torch.dtype) -> float:
+        a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+        return 2.0 * size**3 / statistics.median(milliseconds(lambda: a @ b, device)) / 1e6
+
+    before = torch.backends.cuda.matmul.fp32_precision
+    rates = {}
+    for precision in ("ieee", "tf32"):
+        torch.backends.cuda.matmul.fp32_precision = precision
+        rates[precision] = product(torch.float32)
+    torch.backends.cuda.matmul.fp32_precision = before
+    source = torch.zeros(floats, device=device)
+    target = torch.empty_like(source)
+    copied = 8.0 * floats / statistics.median(milliseconds(lambda: target.copy_(source), device)) / 1e6
+    return Limits(rates["ieee"], rates["tf32"], product(torch.bfloat16), copied)
+
+
+def note_roofline(report: Report, case: str, limits: Limits, flops: float, moved: float, rates: list[str]) -> None:
+    """Which fraction of the bound our row of `case` reaches, with the arithmetic at each of the named rates."""
+    ours = next(row for row in report.rows if row.case == case)
+    for name in rates:
+        bound = limits.bound(flops, moved, getattr(limits, name))
+        report.notes[f"{case}, fraction of the roofline with products in {name}"] = round(bound / ours.seconds / 1e3, 3)
 
 
 def chunked(x: Tensor, codebook: Tensor, rows: int = 65536) -> Tensor:
@@ -107,9 +148,8 @@ def chunked(x: Tensor, codebook: Tensor, rows: int = 65536) -> Tensor:
     return torch.cat([(half - part @ codebook.T).argmin(1) for part in x.split(rows)])
 
 
-def bench_nearest_code(report: Report, device: torch.device, small: bool, peak: float) -> None:
-    shapes = [(10240, 590, 32), (1_000_000, 8192, 64), (1_000_000, 1024, 256)]
-    for rows, codes, dim in [(200, 50, 16)] if small else shapes:
+def bench_nearest_code(report: Report, device: torch.device, small: bool, limits: Limits) -> None:
+    for rows, codes, dim in [(200, 50, 16)] if small else NEAREST:
         x, codebook = torch.randn(rows, dim, device=device), torch.randn(codes, dim, device=device)
         found = nearest_code(x, codebook).index[:4096]
         cost = (codebook.double().square().sum(1) - 2 * x[:4096].double() @ codebook.double().T).cpu()
@@ -125,11 +165,14 @@ def bench_nearest_code(report: Report, device: torch.device, small: bool, peak: 
             compiled = torch.compile(chunked)
             contestants["chunked matmul + argmin, compiled"] = lambda x=x, c=codebook, f=compiled: f(x, c)
         work = 2.0 * rows * codes * dim
-        compare(report, f"nearest_code N = {rows}, K = {codes}, D = {dim}", contestants, device, work, peak)
+        case = f"nearest_code N = {rows}, K = {codes}, D = {dim}"
+        compare(report, case, contestants, device, work, limits.float32)
+        moved = 4.0 * (2 * rows * dim + codes * dim + 3 * rows)  # x, quantized, codebook, index and distance
+        note_roofline(report, case, limits, work, moved, ["float32", "bfloat16"])
 
 
-def bench_dynamic_mlp(report: Report, device: torch.device, small: bool, peak: float) -> None:
-    for batch in [8] if small else [1024, 16384, 262144]:
+def bench_dynamic_mlp(report: Report, device: torch.device, small: bool, limits: Limits) -> None:
+    for batch in [8] if small else BATCHES:
         torch.manual_seed(0)
         native = DynamicMLP((32, 32, 32), 32, 0.01).to(device)
         eager = DynamicMLP((32, 32, 32), 32, 0.01, backend="reference").to(device)
@@ -146,7 +189,7 @@ def bench_dynamic_mlp(report: Report, device: torch.device, small: bool, peak: f
             layers["torch.compile"] = torch.compile(eager)
 
         def step(module: torch.nn.Module, inputs: list[Tensor] = inputs) -> object:
-            return torch.autograd.grad(module(*inputs).sum(), [*inputs, *module.parameters()])
+            return step_of(module, inputs)
 
         def forward(module: torch.nn.Module, inputs: list[Tensor] = inputs) -> object:
             with torch.no_grad():
@@ -156,7 +199,35 @@ def bench_dynamic_mlp(report: Report, device: torch.device, small: bool, peak: f
         for kind, times in (("forward", 1.0), ("forward + backward", 4.0)):
             run = forward if times == 1 else step
             calls: dict[str, Work] = {name: partial(run, module) for name, module in layers.items()}
-            compare(report, f"dynamic_mlp {kind}, B = {batch}", calls, device, flops * times, peak)
+            case = f"dynamic_mlp {kind}, B = {batch}"
+            compare(report, case, calls, device, flops * times, limits.float32)
+            moved = 4.0 * batch * 32 * 4 * times  # x, both codes and y, and their gradients
+            note_roofline(report, case, limits, flops * times, moved, ["float32", "tf32"])
+
+
+def note_flat_memory(report: Report, device: torch.device, small: bool) -> None:
+    """Peak bytes of forward and backward beside those of the weights that are never written, for two widths."""
+    batch = 8 if small else 16384
+    for size in (32, 128):
+        layer = DynamicMLP((size, size, size), 32, 0.01).to(device)
+        inputs = [torch.randn(batch, n, device=device, requires_grad=True) for n in (size, 32, 32)]
+        held = peak_bytes(partial(step_of, layer, inputs), device)
+        if held is not None:
+            report.notes[f"dynamic_mlp, B = {batch}, D = O = {size}: peak bytes"] = held
+            report.notes[f"dynamic_mlp, B = {batch}, D = O = {size}: bytes of B D O floats"] = 4 * batch * size * size
+
+
+def step_of(module: torch.nn.Module, inputs: list[Tensor]) -> object:
+    return torch.autograd.grad(module(*inputs).sum(), [*inputs, *module.parameters()])
+
+
+def profile(device: torch.device) -> None:
+    """Each headline kernel once."""
+    rows, codes, dim = NEAREST[1]
+    nearest_code(torch.randn(rows, dim, device=device), torch.randn(codes, dim, device=device))
+    layer = DynamicMLP((32, 32, 32), 32, 0.01).to(device)
+    step_of(layer, [torch.randn(BATCHES[1], 32, device=device, requires_grad=True) for _ in range(3)])
+    torch.cuda.synchronize(device)
 
 
 def bench_training_step(report: Report, device: torch.device, small: bool) -> None:
@@ -216,31 +287,37 @@ def epochs(report: Report, device: torch.device, data: Path) -> None:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--json", action="store_true", help="write bench/results/gpu.json")
+    arguments.add_argument("--json", type=Path, help="the file to write")
     arguments.add_argument("--device", default="cuda")
-    arguments.add_argument("--data", type=Path, help="a dataset folder, for epochs per second")
+    arguments.add_argument("--data", type=Path, help="a dataset's interactions, for epochs per second")
     arguments.add_argument("--small", action="store_true", help="tiny shapes: a dry run of the script")
+    arguments.add_argument("--profile", action="store_true", help="the two headline kernels once each, and no more")
     options = arguments.parse_args()
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("bench_gpu: expected a CUDA device, got none; --device cpu --small runs the script dry")
+    if options.profile:
+        profile(device)
+        return
     report = Report("gpu")
     if device.type == "cuda":
         report.notes["device"] = torch.cuda.get_device_name(device)
-    size = 256 if options.small else 8192
-    peaks = {dtype: matrix_peak(device, dtype, size) for dtype in (torch.float32, torch.bfloat16)}
-    for dtype, rate in peaks.items():
-        report.notes[f"a large product in {str(dtype).removeprefix('torch.')}, GFLOP/s"] = round(rate)
-    bench_nearest_code(report, device, options.small, peaks[torch.float32])
-    bench_dynamic_mlp(report, device, options.small, peaks[torch.float32])
+    limits = measured_limits(device, options.small)
+    for name, rate in asdict(limits).items():
+        unit = "a large copy, GB/s" if name == "copy" else f"a large product in {name}, GFLOP/s"
+        report.notes[unit] = round(rate)
+    bench_nearest_code(report, device, options.small, limits)
+    bench_dynamic_mlp(report, device, options.small, limits)
+    note_flat_memory(report, device, options.small)
     bench_training_step(report, device, options.small)
     if device.type == "cuda" and not options.small:
         largest_batch(report, device)
     if options.data:
         epochs(report, device, options.data)
     report.print()
-    if options.json and device.type == "cuda" and not options.small:
-        report.write()
+    if options.json:
+        content = {"machine": machine(), "notes": report.notes, "rows": [asdict(row) for row in report.rows]}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

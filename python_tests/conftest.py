@@ -12,9 +12,6 @@ import torch
 from solid_ext import Dataset
 from solid_ext.data import SyntheticTruth, synthetic_dataset
 
-# The CUDA kernels are not finished: `make test-cuda` runs their tests.
-collect_ignore_glob = [] if os.environ.get("SOLID_EXT_TEST_CUDA") else ["test_cuda_*.py"]
-
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

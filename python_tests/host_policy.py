@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -39,11 +40,17 @@ def _built(sanitized: bool) -> Path:
     target = _folder() / ("host_program" if sanitized else "host.so")
     kind = ["-O1", "-fsanitize=address"] if sanitized else ["-O2", "-shared", "-fPIC"]
     includes = [f"-I{ROOT / 'csrc'}", f"-I{FOLDER.parent}"]
-    sources = sorted(str(path) for path in FOLDER.glob("*.cpp"))
-    command = [os.environ.get("CXX", "g++"), *FLAGS, *WARNINGS, *kind, *includes, *sources, "-o", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"the host policy does not compile:\n{done.stderr[-4000:]}")
+
+    def run(*arguments: str) -> None:
+        command = [os.environ.get("CXX", "g++"), *FLAGS, *WARNINGS, *kind, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"the host policy does not compile:\n{done.stderr[-4000:]}")
+
+    objects = {str(path): f"{target}.{path.stem}.o" for path in sorted(FOLDER.glob("*.cpp"))}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda source: run(*includes, "-c", source, "-o", objects[source]), objects))
+    run(*objects.values(), "-o", str(target))
     return target
 
 

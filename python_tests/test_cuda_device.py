@@ -204,3 +204,20 @@ def test_refused_sizes_leave_the_device_usable() -> None:
     with pytest.raises(ValueError, match="expected codebook on cuda:0, got cpu"):
         nearest_code(x, codebook.cpu())
     assert torch.equal(nearest_code(x, codebook).index.cpu(), nearest_code(x.cpu(), codebook.cpu()).index)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("ordered", [False, True])
+def test_for_the_sanitizer_nearest_code(method: str, ordered: bool) -> None:
+    """What compute-sanitizer runs, slowly: every kernel once, at sizes with tails."""
+    torch.use_deterministic_algorithms(ordered)
+    try:
+        for dtype in (torch.float32, torch.bfloat16, torch.float64):
+            if method == "screened" and dtype == torch.float64:
+                continue
+            x, codebook = normal(131, 37, dtype=dtype).cuda(), normal(133, 37, seed=1, dtype=dtype).cuda()
+            mask = (normal(131, seed=2) > -1).cuda()
+            index = nearest_code_cuda.run(x, codebook, mask, "sums", method=method)[0]
+            nearest_code_cuda.segment_sum(x, index, mask, 133)
+    finally:
+        torch.use_deterministic_algorithms(False)

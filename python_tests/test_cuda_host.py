@@ -30,6 +30,7 @@ def test_right_kernels_run(order: int, call: Callable[..., None]) -> None:
     assert torch.equal(planted("copies", 0, 1024, order=order, call=call), expected.view(-1, 256).flip(1).flatten())
 
 
+@pytest.mark.parametrize("call", [host_policy.call, host_policy.call_sanitized])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(
     ("kernel", "mistake", "message"),
@@ -50,9 +51,11 @@ def test_right_kernels_run(order: int, call: Callable[..., None]) -> None:
         ("copies", 4, "copy_async from an address that is not aligned"),
     ],
 )
-def test_each_planted_mistake_is_caught(kernel: str, mistake: int, message: str, order: int) -> None:
+def test_each_planted_mistake_is_caught(
+    kernel: str, mistake: int, message: str, order: int, call: Callable[..., None]
+) -> None:
     with pytest.raises(KernelError, match=message):
-        planted(kernel, mistake, 1024, order=order)
+        planted(kernel, mistake, 1024, order=order, call=call)
 
 
 def test_reads_past_a_global_array_are_caught() -> None:

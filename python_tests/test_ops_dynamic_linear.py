@@ -10,10 +10,12 @@ from functools import cache
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from solid_ext import build_info
 from solid_ext._native import kernels
-from solid_ext.ops.dynamic_linear import dynamic_linear, dynamic_mlp
+from solid_ext.ops.dynamic_linear import _in_runs, dynamic_linear, dynamic_mlp
 
 IMPLEMENTATIONS = ["reference", *(f"native-{isa}" for isa in build_info()["isa_usable"])]
 SIZES = [  # D_0 .. D_P, k: single elements, tile edges, full vectors, three layers
@@ -593,6 +595,8 @@ def test_autocast_computes_in_the_dtype_of_the_maps(backend: str) -> None:
             r"expected item maps with outputs \[5\], got \[7\]",
         ),
         ({"item_offsets": [torch.zeros(5, 5, device="meta")]}, ValueError, "expected item tensors on x's device cpu"),
+        ({"x": torch.zeros(6, 4).to_sparse()}, ValueError, "expected x a dense tensor, got torch.sparse_coo"),
+        ({"z_item": torch.zeros(6, 3).to_sparse()}, ValueError, "expected item tensors dense, got torch.sparse_coo"),
         ({"delta": -1.0}, ValueError, "expected delta >= 0, got -1.0"),
         ({"delta": float("nan")}, ValueError, "expected delta >= 0, got nan"),
         ({"backend": "cuda"}, ValueError, "expected backend 'native' or 'reference', got 'cuda'"),
@@ -603,6 +607,44 @@ def test_errors_say_what_was_expected(change: dict, error: type[Exception], mess
     values = {field.name: getattr(case, field.name) for field in fields(case)} | {"delta": 0.1} | change
     with pytest.raises(error, match="dynamic_mlp: " + message):
         dynamic_mlp(**values)
+
+
+@pytest.mark.parametrize("branches", ["both", "item", "semantic"])
+@pytest.mark.parametrize("tanh_last", [False, True])
+def test_runs_of_layers_are_the_whole(branches: str, tanh_last: bool) -> None:
+    """What a CUDA device gets that has more layers than one launch takes."""
+    case = make((4, 5, 3, 6, 2, 3), 3, 6, 2, branches, dtype=torch.float64)
+
+    def native_parts(most: int):
+        def run(c: Case) -> Tensor:
+            parameters = [*c.tensors()[1 + (c.z_item is not None) + (c.z_semantic is not None) :]]
+            return _in_runs("dynamic_mlp", c.x, c.z_item, c.z_semantic, tuple(parameters), 0.1, tanh_last, most)
+
+        return run
+
+    whole = with_gradients(native_parts(5), case)
+    for most in (1, 2, 4):
+        assert_close(with_gradients(native_parts(most), case), whole, 1e-13)
+
+
+def test_a_cuda_device_takes_any_number_of_layers() -> None:
+    """On tensors without memory: which operators would run on a device."""
+    layers = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            if function is operators.dynamic_mlp_forward.default:
+                layers.append((len(arguments[3]) // 2, arguments[5]))
+            return function(*arguments, **(options or {}))
+
+    with torch.no_grad(), FakeTensorMode(), Watch():
+        x, z = torch.empty(3, 2, device="cuda"), torch.empty(3, 4, device="cuda")
+        maps = [torch.empty(3, 4, 2, device="cuda") for _ in range(40)]
+        offsets = [torch.empty(3, 2, device="cuda") for _ in range(40)]
+        y = dynamic_mlp(x, None, z, (), (), maps, offsets, delta=0.1)
+    assert layers == [(16, True), (16, True), (8, False)]  # layers, and whether tanh follows the last
+    assert y.shape == (3, 2)
+    assert y.device.type == "cuda"
 
 
 def test_unknown_activation() -> None:

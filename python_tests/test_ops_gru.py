@@ -412,6 +412,15 @@ def test_transforms_of_torch_func_get_a_sentence() -> None:
             "expected bias_hidden of x's dtype torch.float32, got torch.float64",
             {5: torch.zeros(15).double()},
         ),
+        (
+            ValueError,
+            "expected mask on x's device cpu, got meta",
+            {1: torch.ones(6, 3, dtype=torch.bool, device="meta")},
+        ),
+        (ValueError, "expected bias_input on x's device cpu, got meta", {4: torch.zeros(15, device="meta")}),
+        (ValueError, "expected x a dense tensor, got torch.sparse_coo", {0: torch.zeros(6, 3, 4).to_sparse()}),
+        (ValueError, "expected mask a dense tensor", {1: torch.ones(6, 3, dtype=torch.bool).to_sparse()}),
+        (ValueError, "expected weight_input a dense tensor", {2: torch.zeros(15, 4).to_sparse()}),
     ],
 )
 def test_what_does_not_fit_gets_a_sentence(error: type[Exception], message: str, changed: dict[int, object]) -> None:

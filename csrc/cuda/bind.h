@@ -20,8 +20,9 @@ void check_cuda(Status status, const What& what) {
   if (status == Status::kBadArgument)
     throw pybind11::value_error(name + ": expected arguments that a kernel can use");
   if (status == Status::kTooLarge)
-    throw pybind11::value_error(name + ": expected sizes that one launch can hold, got more than " +
-                                std::to_string(kMostBlocks) + " blocks");
+    throw pybind11::value_error(name + ": expected sizes that one launch can hold: at most " +
+                                std::to_string(kMostBlocks) +
+                                " blocks, each with at most the device's shared memory");
   throw std::runtime_error(name + ": CUDA says: " + cuda_message());
 }
 

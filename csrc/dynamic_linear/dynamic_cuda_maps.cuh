@@ -124,7 +124,7 @@ struct MapShape {
 template <class Math>
 struct DynamicMapTiles {
   static constexpr int kThreads = 128;
-  static constexpr int kBlocks = 3;
+  static constexpr int kBlocks = Math::kMapBlocks;
   using Args = TileArgs;
   static constexpr int kRows = Math::kRows, kColumns = Math::kColumns;
 

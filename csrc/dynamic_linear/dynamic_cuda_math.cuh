@@ -16,6 +16,7 @@ struct PlainMath {
   static constexpr int kRows = 8, kColumns = 4;
   static constexpr int kRun = 4;  // rows r .. r + kRun - 1 are neighbours
   static constexpr int kRightPitch = 4;
+  static constexpr int kMapBlocks = 2;  // per multiprocessor of DynamicMapTiles; with three sm_80 spills
 
   static SOLID_DEVICE int row(int lane, int r) { return lane / 8 * 8 + r; }
   template <bool transposed>
@@ -78,6 +79,7 @@ struct Tf32Math {
   static constexpr int kRows = 4, kColumns = 8;
   static constexpr int kRun = 1;
   static constexpr int kRightPitch = 8;
+  static constexpr int kMapBlocks = 3;
 
   static SOLID_DEVICE int row(int lane, int r) { return r / 2 * 16 + r % 2 * 8 + lane / 4; }
   template <bool transposed>

@@ -460,27 +460,36 @@ struct DynamicBackwardTiles {
         }
         here.advance(shape.rows, inputs, steps);
       }
+      // Through shared memory, so that lanes are codes and global memory is read and written in lines. (From
+      // registers, the addresses of 32 places would be kept from before the loop above: spills.)
+      if (tiles == 1) {
+#pragma unroll
+        for (int r = 0; r < kRows; ++r)
+#pragma unroll
+          for (int c = 0; c < kColumns; ++c)
+            masked.set(own + Math::template column<true>(lane, c) * shape.own_pitch() + Math::row(lane, r),
+                       dz[0][r][c]);
+      }
+      block.sync_warp();
+      const Floats& summed = tiles == 1 ? masked : own_codes;
+      const int from = tiles == 1 ? own : own_dz;
       // Phases and layers add up in a fixed order; the lowest layer's last phase has the sum.
       float* sums = static_cast<float*>(call.workspace) + places.codes[branch];
+      const int64_t codes = call.codes[branch];
       for (int turn = 0; turn < shape.phases; ++turn) {
         if (turn == phase) {
           const bool begins = l + 1 == call.layers && turn == 0, ends = l == 0 && turn + 1 == shape.phases;
-          for (int tile = 0; tile < tiles; ++tile) {
-            if (tiles > 1) each_dz(tile, [&](int at, float& value) { value = own_codes[at]; });
-#pragma unroll
-            for (int r = 0; r < kRows; ++r) {
-              const int64_t b = first + group * kTile + Math::row(lane, r);
-#pragma unroll
-              for (int c = 0; c < kColumns; ++c) {
-                const int64_t code = tile * kTile + Math::template column<true>(lane, c);
-                if (b >= call.batch || code >= call.codes[branch]) continue;
-                const int64_t at = b * call.codes[branch] + code;
-                const float sum = begins ? dz[0][r][c] : sums[at] + dz[0][r][c];
-                if (!ends)
-                  sums[at] = sum;
-                else if (call.dz[branch] != nullptr)
-                  store_element(call.dz[branch], call.type, at, sum);
-              }
+          for (int m = 0; m < kTile; ++m) {
+            const int64_t b = first + group * kTile + m;
+            if (b >= call.batch) break;
+            for (int code = lane; code < codes; code += 32) {
+              const float value = summed[from + code * shape.own_pitch() + m];
+              const int64_t at = b * codes + code;
+              const float sum = begins ? value : sums[at] + value;
+              if (!ends)
+                sums[at] = sum;
+              else if (call.dz[branch] != nullptr)
+                store_element(call.dz[branch], call.type, at, sum);
             }
           }
         }

@@ -27,7 +27,8 @@ struct Order {
   int64_t seed = 0;
 };
 
-inline const char* const kSyncWarp = "sync_warp";
+// An array, so that its address is the same in every source: one literal in each would have an address each.
+inline constexpr char kSyncWarp[] = "sync_warp";
 
 enum class Wait { kReady, kWarp, kBlock, kDone };
 

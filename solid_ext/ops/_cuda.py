@@ -38,6 +38,6 @@ def _binding(name: str) -> Any:
     if not hasattr(kernels, name):
         raise RuntimeError(
             f"{name}: expected a module built with CUDA kernels, got one without (build_info()['cuda'] is None: "
-            "install again with nvcc on the path and SOLID_EXT_CUDA=ON)"
+            "install again with nvcc on the path, and SOLID_EXT_CUDA unset or ON)"
         )
     return getattr(kernels, name)

@@ -182,6 +182,8 @@ def _check(
         raise ValueError(f"{name}: expected x [B, D] or [B, T, D], got {list(x.shape)}")
     if x.dtype not in KERNEL_TYPES:
         raise TypeError(f"{name}: expected x of a floating dtype, got {x.dtype}")
+    if x.layout is not torch.strided:
+        raise ValueError(f"{name}: expected x a dense tensor, got {x.layout}")
     if z_semantic is not None:
         _check_branch(name, "semantic", x, z_semantic, semantic_maps, semantic_offsets)
     if z_item is not None:
@@ -222,6 +224,8 @@ def _check_branch(
     for tensor in (z, *maps, *offsets):
         if tensor.dtype != dtype:
             raise TypeError(f"{name}: expected {branch} tensors of x's dtype {dtype}, got {tensor.dtype}")
+        if tensor.layout is not torch.strided:
+            raise ValueError(f"{name}: expected {branch} tensors dense, got {tensor.layout}")
         if not (on_cpu and tensor.is_cpu) and tensor.device != x.device:
             raise ValueError(f"{name}: expected {branch} tensors on x's device {x.device}, got {tensor.device}")
 
@@ -243,6 +247,9 @@ def _native(
         raise NotImplementedError(
             f"{name}: expected a plain call, got one inside torch.func; fold the mapped dimension into B"
         )
+    if x.is_cuda and _layers(z_item, z_semantic, parameters) > dynamic_linear_cuda.MOST_LAYERS:
+        call = name, x, z_item, z_semantic, parameters, delta, tanh_last
+        return _in_runs(*call, dynamic_linear_cuda.MOST_LAYERS)
     if torch.is_grad_enabled():
         for tensor in (x, z_item, z_semantic, *parameters):
             if tensor is not None and tensor.requires_grad:
@@ -263,6 +270,32 @@ def _native(
             return y.unflatten(0, (x.shape[0], parts)).flatten(1, 2)
         return _launch_forward(x, z_item, z_semantic, parameters, delta, tanh_last, False)[0]
     return forward_operator(x, z_item, z_semantic, parameters, delta, tanh_last, False)[0]
+
+
+def _layers(z_item: Tensor | None, z_semantic: Tensor | None, parameters: Sequence[Tensor]) -> int:
+    return len(parameters) // (2 if z_item is None or z_semantic is None else 4)
+
+
+def _in_runs(
+    name: str,
+    x: Tensor,
+    z_item: Tensor | None,
+    z_semantic: Tensor | None,
+    parameters: tuple[Tensor, ...],
+    delta: float,
+    tanh_last: bool,
+    most: int,
+) -> Tensor:
+    """More layers than one launch takes: runs of at most `most`, each ending with the tanh between layers.
+
+    Between runs activations are rounded to x's dtype, which within a run narrow types are not.
+    """
+    layers = _layers(z_item, z_semantic, parameters)
+    tables = [parameters[at : at + layers] for at in range(0, len(parameters), layers)]
+    for first in range(0, layers, most):
+        run = tuple(parameter for table in tables for parameter in table[first : first + most])
+        x = _native(name, x, z_item, z_semantic, run, delta, tanh_last or first + most < layers)
+    return x
 
 
 def _parts(x: Tensor) -> int:

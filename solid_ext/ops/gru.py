@@ -80,10 +80,14 @@ def _check(
         raise ValueError(f"{name}: expected x [B, L, D >= 1], got {list(x.shape)}")
     if x.dtype not in DTYPES:
         raise TypeError(f"{name}: expected x of a floating dtype, got {x.dtype}")
+    if x.layout is not torch.strided:
+        raise ValueError(f"{name}: expected x a dense tensor, got {x.layout}")
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         raise TypeError(f"{name}: expected mask a bool tensor, got {getattr(mask, 'dtype', type(mask).__name__)}")
     if mask.shape != x.shape[:2]:
         raise ValueError(f"{name}: expected mask [B={x.shape[0]}, L={x.shape[1]}], got {list(mask.shape)}")
+    if mask.layout is not torch.strided:
+        raise ValueError(f"{name}: expected mask a dense tensor, got {mask.layout}")
     if mask.device != x.device:
         raise ValueError(f"{name}: expected mask on x's device {x.device}, got {mask.device}")
     named = {
@@ -97,6 +101,8 @@ def _check(
             raise TypeError(f"{name}: expected {key} a tensor, got {type(tensor).__name__}")
         if tensor.dtype != x.dtype:
             raise TypeError(f"{name}: expected {key} of x's dtype {x.dtype}, got {tensor.dtype}")
+        if tensor.layout is not torch.strided:
+            raise ValueError(f"{name}: expected {key} a dense tensor, got {tensor.layout}")
         if tensor.device != x.device:
             raise ValueError(f"{name}: expected {key} on x's device {x.device}, got {tensor.device}")
     if weight_hidden.dim() != 2 or weight_hidden.shape[1] == 0:

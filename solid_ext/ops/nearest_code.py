@@ -168,6 +168,9 @@ def _check(x: Tensor, codebook: Tensor, mask: Tensor | None, gradient: str, metr
         raise ValueError(f"nearest_code: expected codebook [K, D={shape[-1]}], got {list(codes)}")
     if codes[0] < 1 or codes[1] < 1:
         raise ValueError(f"nearest_code: expected codebook [K >= 1, D >= 1], got {list(codes)}")
+    for name, tensor in (("x", x), ("codebook", codebook), ("mask", mask)):
+        if tensor is not None and tensor.layout is not torch.strided:
+            raise ValueError(f"nearest_code: expected {name} a dense tensor, got {tensor.layout}")
     if not (x.dtype in NARROW_DTYPES and codebook.dtype in NARROW_DTYPES) and not (
         x.dtype == codebook.dtype == torch.float64
     ):

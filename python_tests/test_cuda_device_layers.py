@@ -1,0 +1,236 @@
+"""dynamic_mlp, gru_last_state and the training step on a GPU, against the CPU in float64.
+
+SOLID_EXT_TEST_DEVICE=cpu runs what it can of this file on the CPU, which says nothing of the kernels and shows that the
+tests themselves are sound (`bench/gpu_session.sh --dry`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import test_ops_gru as gru
+import torch
+from test_ops_dynamic_linear import INFINITE, SIZES, Case, assert_close, make, native, weights_of, with_gradients
+from torch import Tensor
+
+from solid_ext import Config, build_info
+from solid_ext.models import DynamicRecommender
+from solid_ext.nn import DynamicMLP
+from solid_ext.ops.gru import gru_last_state
+from solid_ext.train import Step, make_optimizer
+
+DEVICE = torch.device(os.environ.get("SOLID_EXT_TEST_DEVICE", "cuda"))
+ON_GPU = DEVICE.type == "cuda"
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(
+        ON_GPU and (not torch.cuda.is_available() or build_info()["cuda"] is None),
+        reason="needs a CUDA device, torch with CUDA, and a module built with it",
+    ),
+]
+gpu_alone = pytest.mark.skipif(not ON_GPU, reason="dry run on the CPU: needs a CUDA device")
+operators = torch.ops.solid_ext
+
+
+def moved(case: Case) -> Case:
+    return case.rebuilt([t.to(DEVICE) for t in case.tensors()])
+
+
+def on_device(case: Case, delta: float) -> list[Tensor]:
+    return [t.cpu() for t in with_gradients(native(delta), moved(case))]
+
+
+def in_double(case: Case, delta: float) -> list[Tensor]:
+    return with_gradients(native(delta, "reference"), case.to(torch.float64))
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    yield
+    torch.backends.cuda.matmul.fp32_precision = before
+
+
+@pytest.mark.parametrize("targets", [None, 1, 3])
+@pytest.mark.parametrize(("branches", "delta"), [("both", 0.1), ("item", 0.2), ("semantic", 0.1), ("both", INFINITE)])
+@pytest.mark.parametrize(("sizes", "codes"), SIZES)
+def test_dynamic_mlp(sizes: tuple[int, ...], codes: int, branches: str, delta: float, targets: int | None) -> None:
+    for batch in (1, 33, 300):
+        case = make(sizes, codes, batch, targets, branches, codes_semantic=codes + 1)
+        expected = in_double(case, delta)
+        assert_close(on_device(case, delta), expected, 2e-5)
+        if batch == 33:
+            assert_close(on_device(case.to(torch.float64), delta), expected, 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_dynamic_mlp_in_half_precision(dtype: torch.dtype) -> None:
+    case = make((9, 33, 5), 7, 200, dtype=dtype)
+    found = on_device(case, 0.1)
+    assert {t.dtype for t in found} == {dtype}
+    assert_close(found, in_double(case, 0.1), 10 * torch.finfo(dtype).eps)
+
+
+@gpu_alone
+def test_tf32_is_used_where_torch_may_and_nowhere_else(tf32: None) -> None:
+    case = make((32, 32, 32), 32, 300)
+    expected = in_double(case, INFINITE)
+    found = on_device(case, INFINITE)
+    assert_close(found, expected, 3e-3)
+    with pytest.raises(AssertionError):
+        assert_close(found, expected, 1e-5)
+
+
+def test_large_batches_and_repeats() -> None:
+    case = make((32, 32, 32), 32, 70_000)
+    found = on_device(case, 0.01)
+    assert_close(found, with_gradients(native(0.01), case), 1e-4)
+    for one, other in zip(on_device(case, 0.01), found, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_dynamic_mlp_is_differentiated_right_and_registered_right() -> None:
+    case = moved(make((4, 5, 3), 3, 6, dtype=torch.float64))
+    leaves = [t.requires_grad_() for t in case.tensors()]
+    assert torch.autograd.gradcheck(lambda *tensors: native(0.2)(case.rebuilt(list(tensors))), leaves)
+    for targets in (None, 3):
+        case = moved(make((4, 5, 3), 3, 6, targets))
+        parameters = case.tensors()[3:]
+        inputs = (case.x, case.z_item, case.z_semantic, parameters)
+        for keep in (True, False):
+            torch.library.opcheck(operators.dynamic_mlp_forward.default, (*inputs, 0.1, False, keep))
+        y, hidden = operators.dynamic_mlp_forward.default(*inputs, 0.1, True, True)
+        arguments = torch.ones_like(y), *inputs, y, hidden, 0.1, True, [True] * (3 + len(parameters))
+        torch.library.opcheck(operators.dynamic_mlp_backward.default, arguments)
+
+
+def test_dynamic_mlp_compiles_as_one_graph() -> None:
+    def step(x: Tensor, z_item: Tensor, z_semantic: Tensor, *rest: Tensor) -> Tensor:
+        return native(0.1)(case.rebuilt([x, z_item, z_semantic, *rest])).square()
+
+    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
+    for batch in (6, 9, 30):
+        case = moved(make((4, 5, 3), 3, batch))
+        leaves = [t.requires_grad_() for t in case.tensors()]
+        found, expected = (torch.autograd.grad(f(*leaves).sum(), leaves) for f in (compiled, step))
+        assert_close(list(found), list(expected), 1e-6)
+
+
+@gpu_alone
+def test_graphs_replay_forward_and_backward() -> None:
+    case = moved(make((32, 32, 32), 32, 1000))
+    leaves = [t.requires_grad_() for t in case.tensors()]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.autograd.grad(native(0.01)(case).sum(), leaves)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = native(0.01)(case)
+        gradients = torch.autograd.grad(y, leaves, weights_of(y.detach()))
+    with torch.no_grad():
+        case.x.copy_(torch.randn_like(case.x))
+    graph.replay()
+    expected = with_gradients(native(0.01), case)
+    for one, other in zip([y, *gradients], expected, strict=True):
+        assert torch.equal(one, other)
+
+
+@gpu_alone
+def test_memory_does_not_grow_with_inputs_times_outputs() -> None:
+    peaks = {}
+    for size in (32, 128):
+        layer = DynamicMLP((size, size, size), 32, 0.01).to(DEVICE)
+        inputs = [torch.randn(16384, n, device=DEVICE, requires_grad=True) for n in (size, 32, 32)]
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        torch.autograd.grad(layer(*inputs).sum(), [*inputs, *layer.parameters()])
+        peaks[size] = torch.cuda.max_memory_allocated() - before
+    assert peaks[128] < 6 * peaks[32]  # four times the activations, not sixteen times
+
+
+@pytest.mark.parametrize("mask", ["full", "right-padded", "scattered"])
+@pytest.mark.parametrize("size", [*gru.SIZES, (40, 3, 200, 150), (8300, 1, 2, 3)])
+def test_gru_last_state(size: tuple[int, int, int, int], mask: str) -> None:
+    case = gru.make(*size, mask)
+    reference = gru.of("reference")
+    expected = with_device(reference, gru.to(case, torch.float64), torch.device("cpu"))
+    # Sums of thousands of terms that cancel: see test_more_tiles_than_partial_sums.
+    assert_close(with_device(gru.of(), case, DEVICE), expected, 1e-4 if size[0] > 8000 else 1e-5)
+    assert_close(with_device(gru.of(), gru.to(case, torch.float64), DEVICE), expected, 1e-12)
+
+
+def with_device(function, case: gru.Case, device: torch.device) -> list[Tensor]:
+    return [t.cpu() for t in gru.with_gradients(function, tuple(t.to(device) for t in case))]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gru_last_state_in_half_precision(dtype: torch.dtype) -> None:
+    case = gru.make(35, 3, 9, 10, "scattered", dtype)
+    expected = with_device(gru.of("reference"), gru.to(case, torch.float64), torch.device("cpu"))
+    assert_close(with_device(gru.of(), case, DEVICE), expected, 10 * torch.finfo(dtype).eps)
+
+
+def test_gru_last_state_is_differentiated_right_and_registered_right() -> None:
+    x, mask, *parameters = (t.to(DEVICE) for t in gru.make(6, 3, 4, 5, "scattered", torch.float64))
+    leaves = [t.requires_grad_() for t in (x, *parameters)]
+    assert torch.autograd.gradcheck(lambda x, *rest: gru_last_state(x, mask, *rest), leaves)
+    x, *parameters = (t.detach() for t in leaves)
+    for keep in (True, False):
+        torch.library.opcheck(operators.gru_last_state_forward.default, (x, mask, parameters, keep))
+    h, states = operators.gru_last_state_forward.default(x, mask, parameters, True)
+    arguments = torch.ones_like(h), x, mask, parameters, states, [True] * 5
+    torch.library.opcheck(operators.gru_last_state_backward.default, arguments)
+
+
+def batches(count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(count):
+        sequences, candidates = (torch.randint(1, 201, (32, n), generator=generator) for n in (10, 5))
+        yield sequences.to(DEVICE), candidates.to(DEVICE)
+
+
+def losses(**fields: object) -> Tensor:
+    torch.manual_seed(0)
+    config = Config().replace(device=str(DEVICE), **fields)
+    model = DynamicRecommender(config.model, 200, np.concatenate([[0], np.arange(200) % 20 + 1])).to(DEVICE)
+    step = Step(model, make_optimizer(model, config.train), config.train)
+    return torch.stack([step(*batch)[0] for batch in batches(8)]).cpu()
+
+
+def test_a_training_step_is_that_of_the_reference() -> None:
+    expected = losses(backend="reference")
+    torch.testing.assert_close(losses(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses(amp=True), expected, rtol=5e-2, atol=5e-2)
+
+
+@gpu_alone
+def test_a_recorded_training_step_is_the_same() -> None:
+    torch.testing.assert_close(losses(cuda_graph=True), losses(), rtol=1e-5, atol=1e-6)
+
+
+# What compute-sanitizer runs, slowly: every kernel once, at sizes with tails.
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("targets", [None, 2])
+def test_for_the_sanitizer_dynamic_mlp(
+    request: pytest.FixtureRequest, targets: int | None, dtype: torch.dtype, rounded: bool
+) -> None:
+    if rounded:
+        request.getfixturevalue("tf32")
+    on_device(make((5, 35, 2), 34, 70, targets, dtype=dtype, codes_semantic=3), 0.1)
+    on_device(make((3, 5), 2, 600, targets, dtype=dtype), 0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("size", [(35, 2, 5, 33), (9, 2, 120, 130), (5, 2, 600, 900)])
+def test_for_the_sanitizer_gru_last_state(size: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+    """Weights in shared memory; not in it; and one sequence a warp."""
+    with_device(gru.of(), gru.make(*size, "scattered", dtype), DEVICE)
