@@ -187,7 +187,7 @@ def test_a_run_trains_on_a_mix_and_says_what_it_found(
     np.save(tmp_path / "image.npy", np.eye(8)[truth.semantics[1:]])
     config = Config().replace(
         semantics="id+text+image", image_features=str(tmp_path / "image.npy"), num_semantics=6, semantic_levels=2,
-        length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, candidates=20,
+        id_encoder="model", length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, candidates=20,
     )  # fmt: skip
     run = train_run(tmp_path / "run", config, dataset, baseline=False)
     kept = Semantics.load(tmp_path / "run" / "semantics.safetensors")

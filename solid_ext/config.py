@@ -26,7 +26,10 @@ class SemanticsConfig:
     semantic_levels: int = 1
     """Levels of residual k-means; the first is the semantic, the others are kept beside it."""
     id_features: str = ""
-    """File of an embedding of every item's id (.npy, .safetensors, .parquet); none trains a static model for it."""
+    """File of an embedding of every item's id (.npy, .safetensors, .parquet); none makes it by id_encoder."""
+    id_encoder: Literal["cooccurrence", "model"] = "cooccurrence"
+    """cooccurrence: factors of which items stand near each other in the training part; model: the item embeddings of a
+    static model, trained for it, the paper's."""
     text_features: str = ""
     """File of an embedding of every item's text; none encodes title and categories by text_encoder."""
     text_encoder: str = "tfidf"

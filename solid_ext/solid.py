@@ -18,6 +18,7 @@ from solid_ext.data import (
     Dataset,
     Semantics,
     Split,
+    cooccurrence_features,
     gather_sequences,
     global_time,
     leave_one_out,
@@ -98,7 +99,7 @@ class SOLID:
 
         Args:
             data: a `Dataset`, or whatever `load_dataset` takes (a path, a frame, arrays).
-            baseline: also train the static backbone, as `self.training.static` (done anyway for semantics from ids).
+            baseline: also train the static backbone, as `self.training.static` (done anyway for id_encoder model).
             folder: where each stage keeps its checkpoints and log; a folder with those is resumed.
 
         Returns:
@@ -118,16 +119,21 @@ class SOLID:
         stages: list[Stage] = []
         static: list[DynamicRecommender] = []  # none or one
 
-        def id_features() -> np.ndarray:
+        def trained_static() -> DynamicRecommender:
             where = None if folder is None else folder / "static"
             model, stage = train_static(config, dataset, split, validate, folder=where, reporter=reporter)
             static.append(model)
             stages.append(stage)
-            return model.item_embedding.weight.detach().float().cpu().numpy()
+            return model
+
+        def id_features() -> np.ndarray:
+            if config.semantics.id_encoder == "cooccurrence":
+                return cooccurrence_features(dataset, split.train_end, seed=config.train.seed)
+            return trained_static().item_embedding.weight.detach().float().cpu().numpy()
 
         semantics = make_semantics(config.semantics, dataset, seed=config.train.seed, id_features=id_features)
         if baseline and not static:
-            id_features()
+            trained_static()
         self.model, both = train_solid(
             config, dataset, split, semantics.table, validate, folder=folder, reporter=reporter
         )

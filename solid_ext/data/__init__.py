@@ -8,6 +8,7 @@ from solid_ext.data.recipes import RECIPES, Recipe, Statistics, compare_with_tab
 from solid_ext.data.semantics import (
     Semantics,
     concatenate_features,
+    cooccurrence_features,
     image_features,
     make_semantics,
     read_features,
@@ -35,6 +36,7 @@ __all__ = [
     "SyntheticTruth",
     "compare_with_table1",
     "concatenate_features",
+    "cooccurrence_features",
     "gather_sequences",
     "global_time",
     "image_features",

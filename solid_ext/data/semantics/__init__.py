@@ -2,6 +2,7 @@
 
 from solid_ext.data.semantics.category import semantics_from_categories
 from solid_ext.data.semantics.clusters import concatenate_features, semantics_from_features
+from solid_ext.data.semantics.cooccurrence import cooccurrence_features
 from solid_ext.data.semantics.files import read_features
 from solid_ext.data.semantics.image import image_features
 from solid_ext.data.semantics.make import make_semantics, semantics_source
@@ -11,6 +12,7 @@ from solid_ext.data.semantics.text import text_features
 __all__ = [
     "Semantics",
     "concatenate_features",
+    "cooccurrence_features",
     "image_features",
     "make_semantics",
     "read_features",

@@ -31,11 +31,11 @@ def make_semantics(
     """Every item's semantic from its category, or from clusters of id, text and image features.
 
     A mix is the concatenation of its parts, each L2-normalised. Text and images come first, so that whatever is wrong
-    with them is said before a model is trained for the ids.
+    with them is said before a model may be trained for the ids.
 
     Args:
-        id_features: gives `[V + 1, d]`, a trained static model's item embeddings; called only if the source has ids
-            and the configuration names no file of them.
+        id_features: gives `[V + 1, F]`, an embedding of every item's id; called only if the source has ids and the
+            configuration names no file of them.
         seed: of the text projection and the clustering.
 
     Returns:

@@ -1,0 +1,69 @@
+"""Id features without a model: items that stand near the same items are alike."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+from solid_ext.data.dataset import Dataset
+
+WINDOW = 10  # positions; bounds the pairs of a user by ten times his items, however long his history is
+SMOOTHING = 0.75  # of the context frequencies, so that rare neighbours do not count for more than they tell
+
+
+def cooccurrence_features(dataset: Dataset, train_end: np.ndarray, *, dim: int = 64, seed: int) -> np.ndarray:
+    """Factors of the items' positive pointwise mutual information.
+
+    `M_ij = max(0, log(n_ij / (n_i q_j)))`, `q_j = n_j^0.75 / sum n^0.75`, with `n_ij` how often i and j stand within 10
+    positions of each other in a user's training part and `n_i = sum_j n_ij`; features `U S^0.5` of the truncated SVD
+    `U S V'` of `(M + M') / 2`.
+
+    Args:
+        dataset: the interactions.
+        train_end: `[U] int64`, flat ends: only user `u`'s items before `train_end[u]` are counted.
+        dim: F. Beyond the number of items the last columns are zero.
+        seed: of the randomised SVD.
+
+    Returns:
+        `[V + 1, F] float32`; row 0 and the rows of items without neighbours are zero.
+
+    Raises:
+        ValueError: a dim below 1, or no user with two different items to count.
+
+    Source: Levy and Goldberg, Neural Word Embedding as Implicit Matrix Factorization, 2014; Levy et al., Improving
+        Distributional Similarity with Lessons Learned from Word Embeddings, 2015.
+    """
+    if dim < 1:
+        raise ValueError(f"cooccurrence_features: expected dim >= 1, got {dim}")
+    # Imported here because it takes a second, which only who clusters should wait for.
+    from sklearn.utils.extmath import randomized_svd
+
+    size = dataset.num_items + 1
+    pairs = _pairs(dataset, train_end, size)
+    row, column = pairs.coords
+    if not len(row):
+        raise ValueError("cooccurrence_features: expected users with two different items to train on, got none")
+    count = np.bincount(row, pairs.data, size)
+    context = count**SMOOTHING / (count**SMOOTHING).sum()
+    information = np.log(pairs.data / (count[row] * context[column]))
+    matrix = sparse.csr_array((np.maximum(information, 0), (row, column)), shape=(size, size))
+    rank = min(dim, dataset.num_items)
+    left, scale, _ = randomized_svd((matrix + matrix.T) / 2, rank, random_state=seed)
+    features = np.zeros((size, dim), dtype=np.float32)
+    features[:, :rank] = left * np.sqrt(scale)
+    features[count == 0] = 0
+    return features
+
+
+def _pairs(dataset: Dataset, train_end: np.ndarray, size: int) -> sparse.coo_array:
+    """n_ij of different items, symmetric, one distance after the other."""
+    lengths = np.diff(dataset.offsets)
+    users = np.repeat(np.arange(dataset.num_users), lengths)
+    counted = np.arange(dataset.num_interactions) < np.repeat(train_end, lengths)
+    items, users = dataset.items[counted], users[counted]
+    total = sparse.csr_array((size, size))
+    for distance in range(1, WINDOW + 1):
+        first, second = items[:-distance], items[distance:]
+        near = (users[:-distance] == users[distance:]) & (first != second)
+        total = total + sparse.csr_array((np.ones(near.sum()), (first[near], second[near])), shape=(size, size))
+    return (total + total.T).tocoo()
