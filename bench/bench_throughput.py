@@ -2,9 +2,9 @@
 
     python bench/bench_throughput.py [--json]
 
-A row is a sequence with its positive and 4 negatives (Table 2: B = 1024, L = 10, d = 32, BCE), full (10 of 10), a step is
-forward, backward and Adam; V = 4385 items, C = 438 semantics as on amazon_scientific. One thread, as `solid-ext compare`
-gives every run. `finetune` and `static-semantic-start` train as `static` does and have no line of their own.
+A row is a sequence with its positive and 4 negatives (Table 2: B = 1024, L = 10, d = 32, BCE), full (10 of 10); a step
+is forward, backward and Adam; V = 4385 items, C = 438 semantics as on amazon_scientific. One thread, as
+`solid-ext compare` gives every run. `finetune` and `static-semantic-start` train as `static` does and have no line.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from solid_ext.nn.dynamic import Branches
 from solid_ext.nn.low_rank import LowRankMLP
 
 Layers = Callable[[Tensor], Tensor]
-# Positions of pairs (sequence, candidate) that a backbone which reads candidates is given at once. At d = 32 a temporary
-# is then 16 MB, which the allocator keeps: four times as large, its pages are faulted in again by every operation.
+# Positions of pairs (sequence, candidate) that a backbone which reads candidates is given at once. At d = 32 a
+# temporary is then 16 MB, which the allocator keeps: four times as large, every operation faults its pages in again.
 PAIRS = 2**17
 
 

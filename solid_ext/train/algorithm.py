@@ -17,6 +17,20 @@ from solid_ext.train.progress import Reporter
 from solid_ext.train.stage import Stage, Trainable, Validate, train_stage
 
 
+# Fields that stage 1 never reads: those of the item branch, its codebook and their loss.
+_OF_STAGE2_MODEL = (
+    "item_branch",
+    "use_codebook",
+    "codebook_learns",
+    "codebook_hidden",
+    "delta",
+    "gradient",
+    "update",
+    "revive_after",
+)
+_OF_STAGE2_TRAINING = ("alignment", "stage2_start")
+
+
 @contextmanager
 def seeded(config: Config) -> Iterator[None]:
     """Parameters made inside are drawn from the configuration's seed alone."""
@@ -42,10 +56,8 @@ def stage1_config(config: Config) -> Config | None:
     model, train, default = config.model, config.train, Config()
     if not (model.semantic_trunk or train.semantic_start):
         return None
-    of_stage2 = ("item_branch", "use_codebook", "codebook_learns", "codebook_hidden", "delta")
-    of_stage2 += ("gradient", "update", "revive_after")
-    model = replace(model, **{name: getattr(default.model, name) for name in of_stage2})
-    train = replace(train, **{name: getattr(default.train, name) for name in ("alignment", "stage2_start")})
+    model = replace(model, **{name: getattr(default.model, name) for name in _OF_STAGE2_MODEL})
+    train = replace(train, **{name: getattr(default.train, name) for name in _OF_STAGE2_TRAINING})
     return replace(config, model=model, train=train)
 
 
