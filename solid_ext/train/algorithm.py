@@ -16,7 +16,6 @@ from solid_ext.models import DynamicRecommender, SemanticRecommender, start_from
 from solid_ext.train.progress import Reporter
 from solid_ext.train.stage import Stage, Trainable, Validate, train_stage
 
-
 # Fields that stage 1 never reads: those of the item branch, its codebook and their loss.
 _OF_STAGE2_MODEL = (
     "item_branch",
