@@ -91,6 +91,8 @@ class ModelConfig:
     """How the codebook learns in stage 2."""
     revive_after: int = 0
     """Steps a code may stay unused before it is revived from the batch; 0 for never."""
+    neighbours: bool = False
+    """Add to the trained model's logits what the history's items were seen together with; weighted on validation."""
     backend: Literal["native", "reference"] = "native"
     """Who computes the two operations: the compiled kernels or plain torch."""
 

@@ -27,7 +27,7 @@ from solid_ext.data import (
 )
 from solid_ext.evaluate import Scorer, evaluate_full, evaluate_sampled, sampled_candidates
 from solid_ext.evaluate.scorer import inference
-from solid_ext.models import DynamicRecommender, valid_mask
+from solid_ext.models import DynamicRecommender, ItemKNN, WithNeighbours, choose_neighbours, valid_mask
 from solid_ext.models.backbones import check_backbone
 from solid_ext.serve.recommend import Recommendation, recommend
 from solid_ext.train import (
@@ -41,6 +41,7 @@ from solid_ext.train import (
     train_static,
 )
 
+NEIGHBOURS = "neighbours.safetensors"
 VALIDATION_SEED = 1_000_003  # the test rows' negatives are drawn from the plain seed, so the two never coincide
 
 
@@ -76,6 +77,7 @@ class SOLID:
     def __init__(self, config: Config | None = None, **fields: Any) -> None:
         self.config = (config or Config()).replace(**fields)
         self.model: DynamicRecommender | None = None
+        self.neighbours: WithNeighbours | None = None
         self.catalogue: Catalogue | None = None
         self.fingerprint: str | None = None
         self._training: Training | None = None
@@ -137,6 +139,10 @@ class SOLID:
         self.model, both = train_solid(
             config, dataset, split, semantics.table, validate, folder=folder, reporter=reporter
         )
+        self.neighbours = None
+        if config.model.neighbours:
+            knn = ItemKNN(dataset, split.train_end, self.model.length)
+            self.neighbours = choose_neighbours(self.model, knn, validate)
         self.catalogue, self.fingerprint = dataset.catalogue, dataset.fingerprint
         self._training = Training(dataset, split, semantics, static[0] if static else None, stages + both)
         return self
@@ -152,7 +158,7 @@ class SOLID:
 
         Source: design, solid, "Evaluation".
         """
-        return self.evaluate_scorer(self._fitted(), data)
+        return self.evaluate_scorer(self.scorer, data)
 
     def evaluate_scorer(self, scorer: Scorer, data: Any = None) -> dict[str, dict[str, float]]:
         """The same metrics, on the same rows and negatives, of any other scorer."""
@@ -173,9 +179,9 @@ class SOLID:
         unknown: str = "error",
     ) -> list[list[Recommendation]]:
         """The k best items for each history of raw item ids; see `solid_ext.serve.recommend`."""
-        model = self._fitted()
+        scorer = self.scorer
         assert self.catalogue is not None
-        return recommend(model, self.catalogue, histories, k, exclude_history=exclude_history, unknown=unknown)
+        return recommend(scorer, self.catalogue, histories, k, exclude_history=exclude_history, unknown=unknown)
 
     def code_usage(self, data: Any = None) -> np.ndarray | None:
         """How often each codebook entry is looked up over the test sequences: [C] int64; None without a codebook."""
@@ -210,9 +216,16 @@ class SOLID:
         save_checkpoint(partial / "model.safetensors", model.state_dict(), state)
         (partial / "config.yaml").write_text(self.config.to_yaml(), encoding="utf-8")
         self.catalogue.save(partial / "items.parquet")
+        if self.neighbours is not None:
+            self.neighbours.save(partial / NEIGHBOURS)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
         return folder
+
+    @property
+    def scorer(self) -> Scorer:
+        """What evaluates and recommends: the model, with its neighbours where the configuration has them."""
+        return self.neighbours or self._fitted()
 
     @staticmethod
     def load(folder: str | Path) -> SOLID:
@@ -233,6 +246,8 @@ class SOLID:
         load_model(model, tensors, folder / "model.safetensors")
         solid.model, solid.fingerprint = model.eval(), state["dataset"]
         solid.catalogue = Catalogue.load(folder / "items.parquet")
+        if solid.config.model.neighbours:
+            solid.neighbours = WithNeighbours.load(folder / NEIGHBOURS, solid.model)
         return solid
 
     def _fitted(self) -> DynamicRecommender:

@@ -67,8 +67,7 @@ def run_cell(folder: Path, cell: Cell, dataset: Dataset, others: Mapping[Path, C
         scorer, stages = PEERS[cell.method](Task(config, dataset, split, folder, clock))
     else:
         solid = SOLID(config).fit(dataset, folder=folder, reporter=clock)
-        assert solid.model is not None
-        scorer, stages = solid.model, solid.training.stages
+        scorer, stages = solid.scorer, solid.training.stages
     trained = time.perf_counter()
     rows = split.test
     sampled = evaluate_sampled(scorer, dataset, rows, negatives=config.evaluate.candidates, seed=config.train.seed)

@@ -3,6 +3,7 @@
 from solid_ext.models.encoder import valid_mask
 from solid_ext.models.itemknn import ItemKNN
 from solid_ext.models.markov import Markov
+from solid_ext.models.neighbours import WithNeighbours, choose_neighbours
 from solid_ext.models.popularity import Popularity
 from solid_ext.models.recommender import DynamicRecommender, UserState
 from solid_ext.models.sasrec_softmax import SASRecSoftmax
@@ -16,6 +17,8 @@ __all__ = [
     "SASRecSoftmax",
     "SemanticRecommender",
     "UserState",
+    "WithNeighbours",
+    "choose_neighbours",
     "start_from",
     "valid_mask",
 ]

@@ -59,6 +59,13 @@ class ItemKNN:
         seen.data[:] = 1.0  # an item that a user had twice counts once
         self.similarity = _similarity(seen, neighbours, shrink)
 
+    @classmethod
+    def of(cls, similarity: sparse.csr_array, length: int) -> ItemKNN:
+        """With a similarity [V + 1, V + 1] that was counted before."""
+        made = cls.__new__(cls)
+        made.similarity, made.length = similarity, length
+        return made
+
     def encode(self, sequences: Tensor) -> sparse.csr_array:
         """The scores of all items for `sequences: [B, L] int64`: `[B, V + 1]`, sparse."""
         ordered = sequences.sort(dim=1).values.numpy()

@@ -26,6 +26,7 @@ _OF_STAGE2_MODEL = (
     "gradient",
     "update",
     "revive_after",
+    "neighbours",
 )
 _OF_STAGE2_TRAINING = ("alignment", "stage2_start")
 
