@@ -136,8 +136,17 @@ class SOLID:
         semantics = make_semantics(config.semantics, dataset, seed=config.train.seed, id_features=id_features)
         if baseline and not static:
             trained_static()
+        # Items of a semantic tie in stage 1, and in full ranking each tie counts as ranked above: that tells nothing.
+        sampled = config.replace(validation="sampled")
         self.model, both = train_solid(
-            config, dataset, split, semantics.table, validate, folder=folder, reporter=reporter
+            config,
+            dataset,
+            split,
+            semantics.table,
+            validate,
+            validate_stage1=_Validation(sampled, dataset, split) if sampled != config else None,
+            folder=folder,
+            reporter=reporter,
         )
         self.neighbours = None
         if config.model.neighbours:

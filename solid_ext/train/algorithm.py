@@ -84,6 +84,7 @@ def train_solid(
     semantics: np.ndarray,
     validate: Validate,
     *,
+    validate_stage1: Validate | None = None,
     folder: Path | None = None,
     reporter: Reporter | None = None,
 ) -> tuple[DynamicRecommender, list[Stage]]:
@@ -94,14 +95,16 @@ def train_solid(
     `stage2_start` says. A configuration without a semantic trunk has a stage 1 only with `semantic_start`.
 
     Args:
-        semantics: [V + 1] int64 from Module 1. folder: holds a sub-folder a stage; what is there is resumed.
+        semantics: [V + 1] int64 from Module 1.
+        validate_stage1: the metric of stage 1, where it is another.
+        folder: holds a sub-folder a stage; what is there is resumed.
 
     Source: paper, Algorithm 1.
     """
 
-    def train(name: str, network: Trainable) -> Stage:
+    def train(name: str, network: Trainable, by: Validate = validate) -> Stage:
         where = None if folder is None else folder / name
-        return train_stage(name, network, dataset, split, config.train, validate, folder=where, reporter=reporter)
+        return train_stage(name, network, dataset, split, config.train, by, folder=where, reporter=reporter)
 
     model = build_model(config, config.model, dataset.num_items, semantics)
     if stage1_config(config) is None:
@@ -109,6 +112,6 @@ def train_solid(
     with seeded(config):
         stage1 = SemanticRecommender(config.model, semantics)
     stage1.to(config.train.device, model.item_embedding.weight.dtype)
-    first = train("stage1", stage1)
+    first = train("stage1", stage1, validate_stage1 or validate)
     start_from(model, stage1, config.train.stage2_start)
     return model, [first, train("stage2", model)]
