@@ -62,7 +62,9 @@ def test_any_form_of_the_data_gives_the_same_model(
 def test_full_validation_leaves_stage1_to_the_sampled_protocol(world: tuple[Dataset, SyntheticTruth]) -> None:
     """Items of one semantic tie in stage 1, so that full ranking, where ties count against a model, is blind there."""
     by = {name: SOLID(TINY, validation=name).fit(world[0]).training.stages for name in ("sampled", "full")}
-    first, second = ({name: [epoch.valid for epoch in stages[i].history] for name, stages in by.items()} for i in (0, 1))
+    first, second = (
+        {name: [epoch.valid for epoch in stages[i].history] for name, stages in by.items()} for i in (0, 1)
+    )
     assert first["full"] == first["sampled"]
     assert second["full"] != second["sampled"]
 

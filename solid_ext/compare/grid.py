@@ -16,7 +16,15 @@ from solid_ext.models.backbones import BACKBONES
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
-    "best": {"loss": "full_softmax", "validation": "full", "learning_rate": 0.003},
+    "best": {
+        "loss": "full_softmax",
+        "validation": "full",
+        "learning_rate": 0.003,
+        "patience": 5,
+        "dim": 64,
+        "dropout": 0.3,
+        "neighbours": True,
+    },
 }
 """paper: Table 2, the configuration's defaults; best: what does best here. Each sets fields by their name."""
 BY_BACKBONE: dict[tuple[str, str], dict[str, Any]] = {
