@@ -19,7 +19,7 @@ from scipy import stats
 
 from solid_ext import Config
 from solid_ext.cli import main
-from solid_ext.compare import PEERS, Grid, holm, make_grid, paired_differences
+from solid_ext.compare import PEERS, PRESETS, Grid, holm, make_grid, paired_differences
 from solid_ext.compare.cell import run_cell
 from solid_ext.compare.report import write_report
 from solid_ext.data import Dataset, SyntheticTruth, synthetic_dataset
@@ -230,7 +230,8 @@ def test_a_file_cannot_switch_a_method_off_and_din_has_a_loss_it_can_use() -> No
     fields = {"item_branch": False, "finetune_steps": 5, "backbone": "gru4rec", "seed": 3, "delta": 0.5}
     datasets = [synthetic_dataset(30, 20, 2)[0]]
     found = make_grid(datasets, ["din"], ["solid", "duet", "finetune"], [0], "best", fields).cells()
-    assert found[0].config.model == Config().replace(backbone="din", delta=0.5).model
+    tuned = {name: value for name, value in PRESETS["best"].items() if name in vars(Config().model)}
+    assert found[0].config.model == Config().replace(backbone="din", delta=0.5, **tuned).model
     assert found[1].config.model.delta == np.inf
     assert {cell.config.train.loss for cell in found} == {"sampled_softmax"}
     with pytest.raises(ValueError, match="loss: expected bce or sampled_softmax with backbone din"):

@@ -20,7 +20,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loss": "full_softmax",
         "validation": "full",
         "learning_rate": 0.003,
-        "patience": 5,
         "dim": 64,
         "dropout": 0.3,
         "neighbours": True,
