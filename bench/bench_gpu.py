@@ -27,6 +27,7 @@ from harness import Report, Row, machine
 from torch import Tensor
 
 from solid_ext import SOLID, Config
+from solid_ext.config import PAPER
 from solid_ext.data import load_dataset
 from solid_ext.nn import DynamicMLP
 from solid_ext.ops import nearest_code
@@ -232,7 +233,7 @@ def profile(device: torch.device) -> None:
 
 def bench_training_step(report: Report, device: torch.device, small: bool) -> None:
     batch = 32 if small else 1024
-    train = Config().train
+    train = Config().replace(**PAPER).train
     contestants: dict[str, Work] = {}
     kinds = {"native": {}, "reference": {"backend": "reference"}}
     if device.type == "cuda":
@@ -242,7 +243,7 @@ def bench_training_step(report: Report, device: torch.device, small: bool) -> No
         model = model_of(backend).to(device)
         config = (
             Config()
-            .replace(device=str(device), **{key: value for key, value in fields.items() if key != "backend"})
+            .replace(**PAPER, device=str(device), **{key: value for key, value in fields.items() if key != "backend"})
             .train
         )
         step = Step(model, make_optimizer(model, config), config)
@@ -259,7 +260,7 @@ def largest_batch(report: Report, device: torch.device) -> None:
     while True:
         try:
             model = model_of("native").to(device)
-            config = Config().replace(device=str(device)).train
+            config = Config().replace(**PAPER, device=str(device)).train
             Step(model, make_optimizer(model, config), config)(*(t.to(device) for t in batch_of(2 * batch)))
             torch.cuda.synchronize(device)
         except (torch.OutOfMemoryError, RuntimeError, ValueError) as error:
@@ -273,7 +274,7 @@ def epochs(report: Report, device: torch.device, data: Path) -> None:
     """Epochs per second of both stages on a dataset, and the metrics on the device beside those of the CPU."""
     dataset = load_dataset(data)
     for fields in ({}, {"cuda_graph": True}) if device.type == "cuda" else ({},):
-        solid = SOLID(Config().replace(device=str(device), epochs=3, **fields)).fit(dataset)
+        solid = SOLID(Config().replace(**PAPER, device=str(device), epochs=3, **fields)).fit(dataset)
         for stage in solid.training.stages:
             seconds = float(np.median([epoch.seconds for epoch in stage.history]))
             report.notes[f"{dataset.name}, {stage.name}, epochs per second{' (CUDA graph)' if fields else ''}"] = (

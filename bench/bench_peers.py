@@ -54,7 +54,7 @@ def main() -> None:
     for name, build in PEERS.items():
         rows = []
         for seed in range(options.seeds if name == "sasrec-softmax" else 1):
-            config = peer_config(Config().replace(seed=seed, threads=1))
+            config = peer_config(Config().replace(seed=seed, threads=1, patience=20))
             split = make_split(config, dataset)
             with tempfile.TemporaryDirectory() as folder:
                 scorer, _ = build(Task(config, dataset, split, Path(folder), Silent()))

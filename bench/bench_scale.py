@@ -8,7 +8,7 @@ rank to the power -0.8, rows are shuffled, times are days. Each step runs in a p
 its peak memory.
 
 * prepare: `solid-ext prepare electronic --raw ratings.csv --items items.tsv`.
-* epoch: `SOLID(epochs=1, semantics="category").fit(...)`: one epoch of each stage, validated, by Table 2's settings.
+* epoch: `SOLID(**PAPER, epochs=1, semantics="category").fit(...)`: one epoch of each stage, validated.
 """
 
 from __future__ import annotations
@@ -73,11 +73,12 @@ def epoch(folder: Path) -> None:
     import torch
 
     from solid_ext import SOLID, load_dataset
+    from solid_ext.config import PAPER
 
     start = time.perf_counter()
     dataset = load_dataset(folder / "dataset")
     loaded = time.perf_counter() - start
-    solid = SOLID(epochs=1, semantics="category").fit(dataset)
+    solid = SOLID(**PAPER, epochs=1, semantics="category").fit(dataset)
     training = solid.training
     seconds = {stage.name: round(sum(e.seconds for e in stage.history), 1) for stage in training.stages}
     rows = len(training.split.train)

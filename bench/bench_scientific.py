@@ -15,6 +15,7 @@ from typing import Any
 from harness import RESULTS, machine
 
 from solid_ext import Config, load_dataset
+from solid_ext.config import PAPER
 from solid_ext.run import train_run
 
 
@@ -48,8 +49,9 @@ def main() -> None:
     )
     options = arguments.parse_args()
     dataset = load_dataset(options.data)
+    paper = Config().replace(**PAPER, dtype=options.dtype)
     if options.control:
-        static = Config().replace(semantic_trunk=False, item_branch=False, semantic_start=True, dtype=options.dtype)
+        static = paper.replace(semantic_trunk=False, item_branch=False, semantic_start=True)
         with tempfile.TemporaryDirectory() as folder:
             run = train_run(Path(folder) / "run", static, dataset, baseline=False)
         metrics = {**run.metrics, "models": {"static, semantic start": run.metrics["models"]["SOLID"]}}
@@ -57,7 +59,7 @@ def main() -> None:
         return
     results: dict[str, Any] = {"machine": machine(), "dtype": options.dtype}
     for backend in ("native", "reference"):
-        config = Config().replace(backend=backend, dtype=options.dtype)
+        config = paper.replace(backend=backend)
         with tempfile.TemporaryDirectory() as folder:
             run = train_run(Path(folder) / "run", config, dataset, baseline=backend == "native")
         results[backend] = run.metrics

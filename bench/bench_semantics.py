@@ -27,7 +27,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from solid_ext import Config, Dataset, load_dataset
-from solid_ext.config import SemanticsConfig
+from solid_ext.config import PAPER, SemanticsConfig
 from solid_ext.data import leave_one_out, make_semantics, text_features
 from solid_ext.data.semantics.category import item_categories
 from solid_ext.data.semantics.quality import agreement
@@ -101,7 +101,7 @@ def static_embedding(dataset: Dataset) -> np.ndarray:
     """The item embeddings of a static model, trained to convergence at Table 2's settings."""
     split = leave_one_out(dataset)
     model, _ = train_static(
-        Config(),
+        Config().replace(**PAPER),
         dataset,
         split,
         lambda scorer: evaluate_sampled(scorer, dataset, split.valid, negatives=99, seed=1).values["ndcg@10"],

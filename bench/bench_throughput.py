@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from solid_ext import Config
+from solid_ext.config import PAPER
 from solid_ext.methods import method_config
 from solid_ext.models import DynamicRecommender
 from solid_ext.models.backbones import BACKBONES
@@ -40,7 +41,7 @@ METHODS = (
 
 def training_step(backbone: str, method: str, backend: str) -> object:
     """What the trainer does with a batch."""
-    config = method_config(Config().replace(backbone=backbone, backend=backend), method)
+    config = method_config(Config().replace(**PAPER, backbone=backbone, backend=backend), method)
     torch.manual_seed(0)
     model = DynamicRecommender(config.model, ITEMS, np.concatenate([[0], np.arange(ITEMS) % SEMANTICS + 1]))
     step = Step(model, make_optimizer(model, config.train), config.train)

@@ -17,6 +17,7 @@ from harness import Report, compare, peak_memory, thread_counts, timed
 from torch import Tensor
 
 from solid_ext import Config
+from solid_ext.config import PAPER
 from solid_ext.models import DynamicRecommender, valid_mask
 from solid_ext.train import Step, make_optimizer
 from solid_ext.train.losses import binary_cross_entropy
@@ -29,7 +30,7 @@ Work = Callable[[], object]
 def model_of(backend: str, dtype: torch.dtype = torch.float32) -> DynamicRecommender:
     torch.manual_seed(0)
     semantics = np.concatenate([[0], np.arange(ITEMS) % CODES + 1])
-    return DynamicRecommender(Config().replace(backend=backend).model, ITEMS, semantics).to(dtype)
+    return DynamicRecommender(Config().replace(**PAPER, backend=backend).model, ITEMS, semantics).to(dtype)
 
 
 def batch_of(size: int) -> tuple[Tensor, Tensor]:
@@ -62,7 +63,7 @@ def generator_step(model: DynamicRecommender) -> Work:
 def training_step(model: DynamicRecommender) -> Work:
     """What the trainer does with a batch: forward, backward, Adam."""
     sequences, candidates = batch_of(BATCH)
-    train = Config().train
+    train = Config().replace(**PAPER).train
     step = Step(model, make_optimizer(model, train), train)
     return lambda: step(sequences, candidates)
 

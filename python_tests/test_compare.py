@@ -19,14 +19,22 @@ from scipy import stats
 
 from solid_ext import Config
 from solid_ext.cli import main
-from solid_ext.compare import PEERS, PRESETS, Grid, holm, make_grid, paired_differences
+from solid_ext.compare import PEERS, Grid, holm, make_grid, paired_differences
 from solid_ext.compare.cell import run_cell
 from solid_ext.compare.report import write_report
 from solid_ext.data import Dataset, SyntheticTruth, synthetic_dataset
 from solid_ext.evaluate import hr, mrr, ndcg
 
 QUICK = "epochs: 3\ndim: 8\nheads: 2\nlength: 5\nbatch_size: 128\ncandidates: 20\n"
-SHOWN = ["sampled user_auc", "sampled ndcg@10", "sampled hr@10", "full ndcg@10", "full hr@10", "full mrr"]
+SHOWN = [
+    "sampled user_auc",
+    "sampled ndcg@10",
+    "sampled hr@10",
+    "full ndcg@10",
+    "full hr@10",
+    "full, history excluded ndcg@10",
+    "full mrr",
+]
 
 
 @pytest.fixture
@@ -221,7 +229,7 @@ def test_a_grid_holds_every_combination_once() -> None:
             assert (cell.config.model.backbone, cell.config.model.dim, train.loss) == (
                 cell.backbone,
                 16,
-                "full_softmax",
+                "auto",
             )
             assert cell.config.model.semantic_trunk == (cell.method == "solid")
 
@@ -230,10 +238,9 @@ def test_a_file_cannot_switch_a_method_off_and_din_has_a_loss_it_can_use() -> No
     fields = {"item_branch": False, "finetune_steps": 5, "backbone": "gru4rec", "seed": 3, "delta": 0.5}
     datasets = [synthetic_dataset(30, 20, 2)[0]]
     found = make_grid(datasets, ["din"], ["solid", "duet", "finetune"], [0], "best", fields).cells()
-    tuned = {name: value for name, value in PRESETS["best"].items() if name in vars(Config().model)}
-    assert found[0].config.model == Config().replace(backbone="din", delta=0.5, **tuned).model
+    assert found[0].config.model == Config().replace(backbone="din", delta=0.5).model
     assert found[1].config.model.delta == np.inf
-    assert {cell.config.train.loss for cell in found} == {"sampled_softmax"}
+    assert {cell.config.resolved(30, 20).train.loss for cell in found} == {"sampled_softmax"}
     with pytest.raises(ValueError, match="loss: expected bce or sampled_softmax with backbone din"):
         make_grid(datasets, ["din"], ["solid"], [0], "best", {"loss": "full_softmax"})
 
@@ -276,7 +283,7 @@ def test_the_report_says_what_the_runs_say(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         rank = np.arange(40) % 9 + {"popularity": 3, "static": 2}.get(cell.method, 2 - (cell.seed == 0))
         area = 1 - rank / 20
-        users = {"user": np.arange(40), "area": area, "sampled_rank": rank, "full_rank": rank}
+        users = {"user": np.arange(40), "area": area, "sampled_rank": rank, "full_rank": rank, "new_rank": rank}
         pl.DataFrame(users).write_parquet(folder / "users.parquet")
         values = {"ndcg@10": ndcg(rank, 10), "hr@10": hr(rank, 10), "mrr": mrr(rank)}
         run = {
@@ -284,7 +291,11 @@ def test_the_report_says_what_the_runs_say(tmp_path: Path) -> None:
             "backbone": cell.backbone,
             "method": cell.method,
             "seed": cell.seed,
-            "metrics": {"sampled": {"user_auc": area.mean(), **values}, "full": values},
+            "metrics": {
+                "sampled": {"user_auc": area.mean(), **values},
+                "full": values,
+                "full, history excluded": values,
+            },
             "stages": [{"stage": "stage2", "epochs": 4, "best_epoch": 2}],
             "seconds": {"train": 10.0 + cell.seed, "evaluate": 1.0},
             "rows_per_second": None if cell.method == "popularity" else 1234.5,

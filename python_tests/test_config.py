@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from solid_ext import Config
+from solid_ext.config import FULL_RANKING_PAIRS, FULL_SOFTMAX_ITEMS, PAPER
 
 
 def test_fields_are_unique_so_that_a_name_is_enough() -> None:
@@ -18,8 +19,8 @@ def test_fields_are_unique_so_that_a_name_is_enough() -> None:
     assert set(Config().flat()) == set(names)
 
 
-def test_defaults_are_table_2_of_the_paper() -> None:
-    flat = Config().flat()
+def test_the_papers_fields_are_its_table_2() -> None:
+    flat = Config().replace(**PAPER).flat()
     expected = {
         "length": 10,
         "dim": 32,
@@ -51,13 +52,13 @@ def test_a_partial_file_keeps_the_other_defaults(tmp_path: Path) -> None:
     [
         ({"dimension": 3}, "config: expected one of .*dim.*, got 'dimension'"),
         ({"dim": 0}, "dim: expected at least 1, got 0"),
-        ({"dim": 30}, "heads: expected a divisor of dim=30, got 4"),
+        ({"dim": 31}, "heads: expected a divisor of dim=31, got 2"),
         ({"delta": 0.0}, "delta: expected a positive number or inf, got 0.0"),
         ({"delta": math.nan}, "delta: expected a positive number or inf, got nan"),
         ({"dropout": 1.0}, "dropout: expected 0 <= dropout < 1, got 1.0"),
         ({"learning_rate": -1.0}, "learning_rate: expected a positive number, got -1.0"),
         ({"alignment": math.inf}, "alignment: expected a number of 0 or more, got inf"),
-        ({"loss": "hinge"}, "loss: expected one of bce, sampled_softmax, full_softmax, got 'hinge'"),
+        ({"loss": "hinge"}, "loss: expected one of auto, bce, sampled_softmax, full_softmax, got 'hinge'"),
         ({"validation": "full", "monitor": "user_auc"}, "monitor: expected ndcg@10 .* got user_auc"),
     ],
 )
@@ -87,3 +88,18 @@ def test_a_bad_file_gets_a_sentence(tmp_path: Path, text: str, sentence: str) ->
         Config.from_yaml(tmp_path / "config.yaml")
     with pytest.raises(ValueError, match=r"expected a YAML file, got .*none\.yaml"):
         Config.from_yaml(tmp_path / "none.yaml")
+
+
+def test_auto_is_decided_by_the_size_of_the_dataset_and_the_backbone() -> None:
+    def decided(users: int, items: int, **fields: object) -> tuple[str, bool, str]:
+        train = Config().replace(**fields).resolved(users, items).train
+        return train.loss, train.log_q, train.validation
+
+    most = FULL_SOFTMAX_ITEMS
+    assert decided(10, most) == ("full_softmax", False, "full")
+    assert decided(10, most + 1) == ("sampled_softmax", True, "full")
+    assert decided(FULL_RANKING_PAIRS // 100 + 1, 100) == ("full_softmax", False, "sampled")
+    assert decided(10, 10, backbone="din") == ("sampled_softmax", True, "sampled")
+    assert decided(10, 10, monitor="user_auc") == ("full_softmax", False, "sampled")
+    given = Config().replace(**PAPER)
+    assert given.resolved(10, 10) == given

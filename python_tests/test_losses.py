@@ -47,5 +47,5 @@ def test_log_q_denominator_is_the_catalogues_on_average() -> None:
 
 
 def test_log_q_needs_a_sampled_softmax() -> None:
-    with pytest.raises(ValueError, match="log_q: expected False with loss bce, got True"):
+    with pytest.raises(ValueError, match="log_q: expected False with loss auto, got True"):
         Config().replace(log_q=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from solid_ext import SOLID, Config, Dataset
+from solid_ext.config import PAPER
 from solid_ext.data import SyntheticTruth
 from solid_ext.methods import METHODS, method_config
 from solid_ext.models import DynamicRecommender
@@ -21,9 +22,8 @@ from solid_ext.nn.low_rank import LowRankMLP
 from solid_ext.train.losses import binary_cross_entropy
 
 ITEMS, SEMANTICS, LENGTH = 30, 6, 6
-SMALL = Config().replace(
-    dim=8, heads=2, length=LENGTH, codebook_hidden=12, rank=3, epochs=1, batch_size=64, candidates=20
-)
+TINY = {"dim": 8, "heads": 2, "length": LENGTH, "codebook_hidden": 12, "rank": 3}
+SMALL = Config().replace(**PAPER | TINY, epochs=1, batch_size=64, candidates=20)
 SEQUENCES = torch.tensor([[3, 1, 9, 0, 0, 0], [7, 8, 2, 5, 30, 4], [0] * 6, [4, 0, 0, 0, 0, 0], [11, 12, 0, 0, 0, 0]])
 CANDIDATES = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9], [9, 9, 30], [2, 1, 17]])
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from solid_ext.config import Config, ModelConfig
+from solid_ext.config import PAPER, Config, ModelConfig
 from solid_ext.models import DynamicRecommender
 from solid_ext.models.backbones import make_backbone
 from solid_ext.models.encoder import SequenceCode, last_valid, recency, valid_mask
@@ -23,14 +23,24 @@ VARIANTS = {
     "static": {"semantic_trunk": False, "item_branch": False},
     "ema": {"update": "ema", "gradient": "rotation"},
     "frozen": {"update": "frozen", "gradient": "none"},
+    "residual": {"item_features": True, "target": "item", "residual": True, "generator": "low_rank", "rank": 3},
 }
 
 
 def make_model(**fields: object) -> DynamicRecommender:
     torch.manual_seed(0)
     semantics = np.concatenate([[0], np.arange(ITEMS) % SEMANTICS + 1])
-    config = Config().replace(length=5, dim=8, heads=2, codebook_hidden=12, **fields).model
-    return DynamicRecommender(config, ITEMS, semantics)
+    config = Config().replace(**PAPER | {"length": 5, "dim": 8, "heads": 2, "codebook_hidden": 12} | fields).model
+    model = DynamicRecommender(config, ITEMS, semantics, item_features())
+    if model.gate is not None:
+        nn.init.constant_(model.gate, 0.5)  # from 0 on, nothing behind it gets a gradient in the first step
+    return model
+
+
+def item_features() -> Tensor:
+    features = torch.randn(ITEMS + 1, 6, generator=torch.Generator().manual_seed(1))
+    features[0] = 0
+    return features
 
 
 def padded(sequences: Tensor, extra: int) -> Tensor:
@@ -123,6 +133,49 @@ def test_a_user_state_depends_on_its_own_sequence_alone() -> None:
     for row in range(len(SEQUENCES)):
         torch.testing.assert_close(model.encode(SEQUENCES[row : row + 1])[0], whole[row])
     assert model.encode(SEQUENCES[:0]).shape == (0, 8)
+
+
+def test_an_item_is_its_embedding_and_a_linear_map_of_its_features() -> None:
+    model = make_model(item_features=True, target="item")
+    table = model.item_embedding
+    plain = table.weight.detach().clone()
+    torch.testing.assert_close(table(torch.arange(ITEMS + 1)), plain)  # the map starts at 0
+    nn.init.normal_(table.feature_map)
+    expected = plain + item_features() @ table.feature_map.detach().T
+    torch.testing.assert_close(table(torch.arange(ITEMS + 1)), expected)
+    assert table(torch.tensor([[0]])).eq(0).all()
+    state = model.eval().encode(SEQUENCES)
+    torch.testing.assert_close(model.score(state, torch.arange(1, 9)), state @ expected[1:9].T)
+
+
+@pytest.mark.parametrize("branches", [{}, {"semantic_trunk": False, "item_branch": False}])
+def test_a_residual_model_starts_as_its_backbone_and_opens_with_its_gate(branches: dict[str, bool]) -> None:
+    model = make_model(residual=True, **branches).eval()
+    nn.init.zeros_(model.gate)
+    bare = model.backbone(model.item_embedding(SEQUENCES), valid_mask(SEQUENCES))
+    torch.testing.assert_close(model.encode(SEQUENCES), bare)
+    direct = make_model(**branches).eval()
+    direct.load_state_dict({name: value for name, value in model.state_dict().items() if name != "gate"})
+    nn.init.constant_(model.gate, -0.3)
+    torch.testing.assert_close(model.encode(SEQUENCES), bare - 0.3 * direct.encode(SEQUENCES))
+
+
+def test_fine_tuning_reaches_the_layers_behind_the_gate() -> None:
+    model = make_model(residual=True, semantic_trunk=False, item_branch=False, finetune_steps=3).eval()
+    bare = model.backbone(model.item_embedding(SEQUENCES), valid_mask(SEQUENCES))
+    tuned = model.encode(SEQUENCES).detach()
+    assert not torch.allclose(tuned[2], model(SEQUENCES).vector[2], atol=1e-4)
+    torch.testing.assert_close(tuned[1], model(SEQUENCES).vector[1])  # an only item has no prefix to learn from
+    nn.init.zeros_(model.gate)
+    torch.testing.assert_close(model.encode(SEQUENCES), bare)
+
+
+def test_features_may_be_missing_but_must_fit() -> None:
+    semantics = np.array([0, 1, 2, 1])
+    config = Config().model
+    assert DynamicRecommender(config, 3, semantics).item_embedding.feature_map is None
+    with pytest.raises(ValueError, match=r"features: expected \[V \+ 1 = 4, F\], got \[3, 2\]"):
+        DynamicRecommender(config, 3, semantics, torch.zeros(3, 2))
 
 
 def test_the_codebook_starts_from_the_semantic_table_and_never_offers_padding() -> None:

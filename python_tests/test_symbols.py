@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from solid_ext import Config, build_info
 from solid_ext._native import kernels
+from solid_ext.config import PAPER
 from solid_ext.models.backbone import TransformerBlock
 from solid_ext.models.decoder import CodebookDecoder
 from solid_ext.models.symbols import Lookup, SymbolEmbedding
@@ -138,7 +139,7 @@ def _peak(backend: str) -> int:
     torch.manual_seed(0)
     items, codes = 4385, 590
     semantics = np.concatenate([[0], np.arange(items) % codes + 1])
-    model = DynamicRecommender(Config().replace(backend=backend).model, items, semantics)
+    model = DynamicRecommender(Config().replace(**PAPER, backend=backend).model, items, semantics)
     sequences, candidates = torch.randint(1, items + 1, (1024, 10)), torch.randint(1, items + 1, (1024, 5))
 
     def step() -> None:

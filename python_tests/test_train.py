@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from solid_ext import SOLID, Config, Dataset
+from solid_ext.config import PAPER
 from solid_ext.data import SyntheticTruth, gather_sequences, leave_one_out, synthetic_dataset
 from solid_ext.evaluate import evaluate_full
 from solid_ext.models import SemanticRecommender
@@ -19,9 +20,8 @@ from solid_ext.train.algorithm import static_model
 from solid_ext.train.progress import write_log
 from solid_ext.train.stage import Trainable
 
-SMALL = Config().replace(
-    length=5, dim=16, heads=2, codebook_hidden=16, batch_size=256, epochs=3, negatives=4, learning_rate=0.01
-)
+TINY = {"length": 5, "dim": 16, "heads": 2, "codebook_hidden": 16, "learning_rate": 0.01}
+SMALL = Config().replace(**PAPER | TINY, batch_size=256, epochs=3)
 
 
 def epochs_with(values: list[float]) -> Stage:

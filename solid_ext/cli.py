@@ -140,6 +140,7 @@ class Train:
 
         settings = method_config(self.settings, self.method).checked()
         dataset = open_dataset(self.dataset)
+        settings = settings.resolved(dataset.num_users, dataset.num_items)
         describe(dataset)
         console.print("\n[bold]configuration[/bold]")
         console.print(settings.to_yaml().rstrip(), style="dim")

@@ -11,6 +11,26 @@ from typing import Any, Literal, get_type_hints
 
 import yaml
 
+FULL_SOFTMAX_ITEMS = 65_536
+FULL_RANKING_PAIRS = 5_000_000_000
+
+PAPER: dict[str, Any] = {
+    "dim": 32,
+    "heads": 4,
+    "dropout": 0.0,
+    "item_features": False,
+    "target": "mlp",
+    "residual": False,
+    "generator": "full",
+    "neighbours": False,
+    "loss": "bce",
+    "negatives": 4,
+    "learning_rate": 0.001,
+    "patience": 20,
+    "validation": "sampled",
+}
+"""The paper's Table 2 where the defaults are others: `Config().replace(**PAPER)`."""
+
 
 @dataclass(frozen=True)
 class SemanticsConfig:
@@ -48,22 +68,28 @@ class SemanticsConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Modules 2 to 4 and the backbone; the defaults are the paper's Table 2."""
+    """Modules 2 to 4 and the backbone; the defaults are what does best, PAPER has the paper's."""
 
     backbone: str = "sasrec"
     """What reads the item sequence and gives the user state: din, gru4rec, sasrec, bert4rec or one's own."""
     length: int = 10
     """L, the most recent items a sequence holds."""
-    dim: int = 32
+    dim: int = 64
     """d, the dimension of every embedding, state and codebook entry."""
     adaptive_layers: int = 2
     """P, the number of generated layers."""
-    heads: int = 4
+    heads: int = 2
     """Attention heads of SASRec and BERT4Rec."""
     blocks: int = 1
     """Transformer blocks of SASRec and BERT4Rec."""
-    dropout: float = 0.0
+    dropout: float = 0.5
     """Dropout in the backbone."""
+    item_features: bool = True
+    """Add a linear map of the features that Module 1 clusters, where it does, to every item's embedding."""
+    target: Literal["mlp", "item"] = "item"
+    """t(v): an MLP of the item's embedding, the paper's, or that embedding itself."""
+    residual: bool = True
+    """The adaptive layers are added to the state that they act on, `u + gate * adaptive(u)`; the gate opens from 0."""
     semantic_trunk: bool = True
     """Module 2: weights generated from the semantic sequence. Off together with item_branch: a static MLP."""
     item_branch: bool = True
@@ -73,9 +99,9 @@ class ModelConfig:
     codebook_learns: Literal["alignment", "autoencoder"] = "alignment"
     """alignment: starts from stage 1's semantics and is tied to them by L_align; autoencoder: starts at random and
     learns to reconstruct the item embeddings, the plain way."""
-    generator: Literal["full", "low_rank"] = "full"
+    generator: Literal["full", "low_rank"] = "low_rank"
     """full: every weight is generated; low_rank: a core of rank by rank between fixed factors (APG)."""
-    rank: int = 8
+    rank: int = 16
     """r of the low-rank generator."""
     finetune_steps: int = 0
     """Gradient steps of the last layers on a user's own history before he is scored; static layers only."""
@@ -91,7 +117,7 @@ class ModelConfig:
     """How the codebook learns in stage 2."""
     revive_after: int = 0
     """Steps a code may stay unused before it is revived from the batch; 0 for never."""
-    neighbours: bool = False
+    neighbours: bool = True
     """Add to the trained model's logits what the history's items were seen together with; weighted on validation."""
     backend: Literal["native", "reference"] = "native"
     """Who computes the two operations: the compiled kernels or plain torch."""
@@ -101,9 +127,10 @@ class ModelConfig:
 class TrainConfig:
     """Algorithm 1: both stages, each to convergence on the validation rows."""
 
-    loss: Literal["bce", "sampled_softmax", "full_softmax"] = "bce"
-    """bce: cross-entropy of one positive and sampled negatives, the paper's; softmax over them, or over all items."""
-    negatives: int = 4
+    loss: Literal["auto", "bce", "sampled_softmax", "full_softmax"] = "auto"
+    """bce: cross-entropy of one positive and sampled negatives, the paper's; softmax over them, or over all items;
+    auto: over all items up to 65,536 of them, else (and with din) sampled, with the log-Q correction."""
+    negatives: int = 64
     """Sampled negatives per positive (bce, sampled_softmax)."""
     log_q: bool = False
     """Let the negatives of sampled_softmax stand for the whole catalogue (log-Q correction)."""
@@ -114,7 +141,7 @@ class TrainConfig:
     cold: from random parameters but for the codebook."""
     semantic_start: bool = False
     """Give a model without a semantic trunk a stage 1 too: the control that tells the start from the layers."""
-    learning_rate: float = 0.001
+    learning_rate: float = 0.003
     """Adam's."""
     weight_decay: float = 0.0
     """L2 penalty (decoupled)."""
@@ -122,13 +149,14 @@ class TrainConfig:
     """B, sequences per step."""
     epochs: int = 100
     """Most epochs of a stage."""
-    patience: int = 20
+    patience: int = 5
     """Epochs without a better validation metric after which a stage has converged; cross-entropy with few negatives
-    can stay at popularity's level for 15 epochs before it learns more."""
+    wants 20, for it can stay at popularity's level for 15 before it learns more."""
     monitor: Literal["ndcg@10", "user_auc"] = "ndcg@10"
     """Validation metric that stops a stage and chooses its best epoch."""
-    validation: Literal["sampled", "full"] = "sampled"
-    """Protocol of the validation metric."""
+    validation: Literal["auto", "sampled", "full"] = "auto"
+    """Protocol of the validation metric; auto: full ranking up to 5e9 pairs of user and item, else (and with din, or to
+    monitor user_auc) sampled."""
     seed: int = 0
     """Seed of everything: initial parameters, order, negatives, clustering."""
     dtype: Literal["float32", "float64"] = "float32"
@@ -208,7 +236,7 @@ class Config:
             )
         if model.dim % model.heads:
             raise ValueError(f"heads: expected a divisor of dim={model.dim}, got {model.heads}")
-        if self.train.validation == "full" and self.train.monitor == "user_auc":
+        if train.validation == "full" and self.train.monitor == "user_auc":
             raise ValueError("monitor: expected ndcg@10 with validation full, got user_auc")
         if not re.fullmatch(r"cpu|cuda(:\d+)?", train.device):
             raise ValueError(f"device: expected cpu, cuda or cuda:N, got {train.device!r}")
@@ -249,6 +277,18 @@ class Config:
             changes[owner[name]][name] = value
         changed = {name: dataclasses.replace(section, **changes[name]) for name, section in sections.items()}
         return Config(**changed).checked()
+
+    def resolved(self, users: int, items: int) -> Config:
+        """The same with every "auto" of the training decided for a dataset of so many users and items."""
+        train, fields = self.train, dict[str, Any]()
+        pairwise = self.model.backbone == "din"  # a state a pair: no whole catalogue
+        if train.loss == "auto":
+            whole = not pairwise and items <= FULL_SOFTMAX_ITEMS
+            fields = {"loss": "full_softmax"} if whole else {"loss": "sampled_softmax", "log_q": True}
+        if train.validation == "auto":
+            whole = not pairwise and train.monitor != "user_auc" and users * items <= FULL_RANKING_PAIRS
+            fields["validation"] = "full" if whole else "sampled"
+        return self.replace(**fields)
 
     def flat(self) -> dict[str, Any]:
         """Every field under its own name."""

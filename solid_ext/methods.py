@@ -19,7 +19,7 @@ class Method:
 
 
 _STATIC = {"semantic_trunk": False, "item_branch": False}
-_ITEM_ALONE = {"semantic_trunk": False, "use_codebook": False, "delta": math.inf}
+_ITEM_ALONE = {"semantic_trunk": False, "use_codebook": False, "delta": math.inf, "generator": "full"}
 
 METHODS: dict[str, Method] = {
     "static": Method(_STATIC, "an MLP in place of the generated layers"),

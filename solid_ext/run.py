@@ -88,6 +88,7 @@ def train_run(
         The run; its folder holds `config.yaml`, `run.json`, a folder a stage, `model/`,
         `semantics.safetensors`, `metrics.json`, `report.png`.
     """
+    config = config.resolved(dataset.num_users, dataset.num_items)
     if config.train.tensorboard:
         reporter = TensorBoard(folder / "tensorboard", reporter or Silent())
     open_run(folder, config, dataset, resume=resume, overwrite=overwrite)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from solid_ext._native import build_info
 from solid_ext.config import Config
@@ -52,7 +53,7 @@ class Training:
     dataset: Dataset
     split: Split
     semantics: Semantics
-    static: DynamicRecommender | None  # the static backbone, where one was trained
+    static: Scorer | None  # the static backbone, where one was trained, with neighbours where the model has them
     stages: list[Stage]  # one log a stage, in order
 
 
@@ -111,7 +112,8 @@ class SOLID:
             ValueError: data that cannot be read or split.
         """
         dataset = data if isinstance(data, Dataset) else load_dataset(data)
-        config, folder = self.config, None if folder is None else Path(folder)
+        config = self.config.resolved(dataset.num_users, dataset.num_items)
+        folder = None if folder is None else Path(folder)
         check_device(config.train.device)
         check_backbone(config.model.backbone)
         if config.train.threads:
@@ -121,9 +123,11 @@ class SOLID:
         stages: list[Stage] = []
         static: list[DynamicRecommender] = []  # none or one
 
-        def trained_static() -> DynamicRecommender:
+        def trained_static(features: Tensor | None) -> DynamicRecommender:
             where = None if folder is None else folder / "static"
-            model, stage = train_static(config, dataset, split, validate, folder=where, reporter=reporter)
+            model, stage = train_static(
+                config, dataset, split, validate, features=features, folder=where, reporter=reporter
+            )
             static.append(model)
             stages.append(stage)
             return model
@@ -131,11 +135,12 @@ class SOLID:
         def id_features() -> np.ndarray:
             if config.semantics.id_encoder == "cooccurrence":
                 return cooccurrence_features(dataset, split.train_end, seed=config.train.seed)
-            return trained_static().item_embedding.weight.detach().float().cpu().numpy()
+            return trained_static(None).item_embedding.weight.detach().float().cpu().numpy()
 
         semantics = make_semantics(config.semantics, dataset, seed=config.train.seed, id_features=id_features)
+        features = None if semantics.features is None else torch.from_numpy(semantics.features)
         if baseline and not static:
-            trained_static()
+            trained_static(features)
         # Items of a semantic tie in stage 1, and in full ranking each tie counts as ranked above: that tells nothing.
         sampled = config.replace(validation="sampled")
         self.model, both = train_solid(
@@ -144,16 +149,18 @@ class SOLID:
             split,
             semantics.table,
             validate,
+            features=features,
             validate_stage1=_Validation(sampled, dataset, split) if sampled != config else None,
             folder=folder,
             reporter=reporter,
         )
-        self.neighbours = None
+        self.neighbours, baselines = None, list[Scorer](static)
         if config.model.neighbours:
             knn = ItemKNN(dataset, split.train_end, self.model.length)
             self.neighbours = choose_neighbours(self.model, knn, validate)
+            baselines = [choose_neighbours(model, knn, validate) for model in static if baseline]
         self.catalogue, self.fingerprint = dataset.catalogue, dataset.fingerprint
-        self._training = Training(dataset, split, semantics, static[0] if static else None, stages + both)
+        self._training = Training(dataset, split, semantics, next(iter(baselines), None), stages + both)
         return self
 
     def evaluate(self, data: Any = None) -> dict[str, dict[str, float]]:
@@ -251,7 +258,13 @@ class SOLID:
         if "semantics" not in tensors:
             raise ValueError(f"load: expected a tensor `semantics` in {folder}, got none")
         on_cpu = solid.config.replace(device="cpu", cuda_graph=False)
-        model = build_model(on_cpu, solid.config.model, state["num_items"], tensors["semantics"].numpy())
+        model = build_model(
+            on_cpu,
+            solid.config.model,
+            state["num_items"],
+            tensors["semantics"].numpy(),
+            tensors.get("item_embedding.features"),
+        )
         load_model(model, tensors, folder / "model.safetensors")
         solid.model, solid.fingerprint = model.eval(), state["dataset"]
         solid.catalogue = Catalogue.load(folder / "items.parquet")

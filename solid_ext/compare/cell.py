@@ -55,7 +55,7 @@ def run_cell(folder: Path, cell: Cell, dataset: Dataset, others: Mapping[Path, C
     A folder that a stopped run left is resumed from the checkpoints of its stages. One of the finished runs `others`
     whose stage 1 would be the same, bit by bit, lends it.
     """
-    config = cell.config
+    config = cell.config.resolved(dataset.num_users, dataset.num_items)
     resume = _holds_a_run(folder)
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
@@ -71,10 +71,16 @@ def run_cell(folder: Path, cell: Cell, dataset: Dataset, others: Mapping[Path, C
     trained = time.perf_counter()
     rows = split.test
     sampled = evaluate_sampled(scorer, dataset, rows, negatives=config.evaluate.candidates, seed=config.train.seed)
-    full = evaluate_full(scorer, dataset, rows, exclude_history=config.evaluate.exclude_history)
+    full, new = (evaluate_full(scorer, dataset, rows, exclude_history=exclude) for exclude in (False, True))
     evaluated = time.perf_counter()
     table = pl.DataFrame(
-        {"user": rows.users, "area": sampled.areas, "sampled_rank": sampled.ranks, "full_rank": full.ranks}
+        {
+            "user": rows.users,
+            "area": sampled.areas,
+            "sampled_rank": sampled.ranks,
+            "full_rank": full.ranks,
+            "new_rank": new.ranks,
+        }
     )
     partial = folder / (USERS + ".partial")
     table.write_parquet(partial)
@@ -88,7 +94,7 @@ def run_cell(folder: Path, cell: Cell, dataset: Dataset, others: Mapping[Path, C
             "method": cell.method,
             "seed": cell.seed,
             "fingerprint": dataset.fingerprint,
-            "metrics": {"sampled": sampled.to_dict(), "full": full.to_dict()},
+            "metrics": {metrics.protocol: metrics.to_dict() for metrics in (sampled, full, new)},
             "stages": [{"stage": s.name, "epochs": len(s.history), "best_epoch": s.best.epoch} for s in stages],
             "seconds": {
                 "train": sum(epoch.seconds for epoch in epochs) if epochs else trained - start,

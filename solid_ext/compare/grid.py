@@ -9,33 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from solid_ext.compare.peers import PEERS, peer_config
-from solid_ext.config import Config
+from solid_ext.config import PAPER, Config
 from solid_ext.data import Dataset
 from solid_ext.methods import METHODS, method_config
 from solid_ext.models.backbones import BACKBONES
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "best": {
-        "loss": "full_softmax",
-        "validation": "full",
-        "learning_rate": 0.003,
-        "dim": 64,
-        "dropout": 0.3,
-        "neighbours": True,
-    },
-}
-"""paper: Table 2, the configuration's defaults; best: what does best here. Each sets fields by their name."""
-BY_BACKBONE: dict[tuple[str, str], dict[str, Any]] = {
-    ("best", "din"): {"loss": "sampled_softmax", "negatives": 64},  # a state a candidate: no whole catalogue
-}
-"""What a preset sets otherwise for a backbone."""
+PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER, "best": {}}
+"""paper: Table 2; best: the defaults, which do best here. Each sets fields by their name."""
 
 NO_BACKBONE = "-"
 VERSION = 1
 
-# A method's switches are its own; these two a method may set, and a file may for the methods that do not.
-_TUNED = {"delta", "alignment"}
+# A method's switches are its own; these a method may set, and a file may for the methods that do not.
+_TUNED = {"delta", "alignment", "generator"}
 _OF_THE_GRID = {"backbone", "seed", "threads"} | {
     name for method in METHODS.values() for name in method.fields if name not in _TUNED
 }
@@ -116,9 +102,7 @@ class Grid:
 def base_config(preset: str, backbone: str, fields: Mapping[str, Any]) -> Config:
     """A preset's configuration for a backbone, with fields over it but those that the grid or a method sets."""
     free = {name: value for name, value in fields.items() if name not in _OF_THE_GRID}
-    return Config().replace(
-        **{**PRESETS[preset], **BY_BACKBONE.get((preset, backbone), {}), **free, "backbone": backbone}
-    )
+    return Config().replace(**{**PRESETS[preset], **free, "backbone": backbone})
 
 
 def make_grid(

@@ -27,6 +27,7 @@ SHOWN: dict[tuple[str, str], Callable[[pl.DataFrame], FloatArray]] = {
     ("sampled", "hr@10"): lambda rows: hr_per_row(rows["sampled_rank"].to_numpy(), 10),
     ("full", "ndcg@10"): lambda rows: ndcg_per_row(rows["full_rank"].to_numpy(), 10),
     ("full", "hr@10"): lambda rows: hr_per_row(rows["full_rank"].to_numpy(), 10),
+    ("full, history excluded", "ndcg@10"): lambda rows: ndcg_per_row(rows["new_rank"].to_numpy(), 10),
     ("full", "mrr"): lambda rows: mrr_per_row(rows["full_rank"].to_numpy()),
 }
 """The metrics of the report, each with its value for every test row; runs.csv has all metrics."""
@@ -134,8 +135,9 @@ def _markdown(grid: Grid, lines: dict[str, list[Line]], costs: pl.DataFrame, mis
         "",
         f"Preset `{grid.preset}`{' with ' + fields if fields else ''}; seeds {', '.join(map(str, grid.seeds))}. "
         "The epoch is chosen on validation rows; test rows are read once. Sampled: the positive against negatives "
-        "that the user never had; full: against the whole catalogue; ties count against the model. No model is "
-        "trained on validation or test items.",
+        "that the user never had; full: against the whole catalogue, with the items that the user had before or "
+        "without them (history excluded); ties count against the model. No model is trained on validation or test "
+        "items.",
         "",
         "![the same in a picture](report.png)",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ def finetuned(
     *,
     steps: int,
     rate: float,
+    through: Callable[[Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]] = lambda layers: layers,
 ) -> Callable[[Tensor], Tensor]:
     """The static layers, adapted to each user by gradient steps on his own history.
 
@@ -31,6 +33,7 @@ def finetuned(
     Args:
         layers: linear layers with tanh between. states: [B, n, d], the backbone's state of each pair.
         targets: [B, n, d], the vector of each pair's item. labels: [n] 0 or 1. valid: [B, n] bool.
+        through: how the layers act on a state, where that is not directly.
 
     Returns:
         The adapted layers: [B, d] -> [B, d] or [B, T, d] -> [B, T, d].
@@ -43,12 +46,12 @@ def finetuned(
         ]
         share = valid / valid.sum(1, keepdim=True).clamp(min=1)
         for _ in range(steps):
-            logits = (_apply(parameters, states) * targets).sum(2)
+            logits = (through(partial(_apply, parameters))(states) * targets).sum(2)
             loss = F.binary_cross_entropy_with_logits(logits, labels.expand_as(logits), share, reduction="sum")
             gradients = torch.autograd.grad(loss, parameters)
             parameters = [(p - rate * g).detach().requires_grad_() for p, g in zip(parameters, gradients, strict=True)]
     own = [p.detach() for p in parameters]
-    return lambda x: _apply(own, x) if x.dim() == 3 else _apply(own, x.unsqueeze(1)).squeeze(1)
+    return through(lambda x: _apply(own, x) if x.dim() == 3 else _apply(own, x.unsqueeze(1)).squeeze(1))
 
 
 def _apply(parameters: list[Tensor], x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from solid_ext.models.backbones import make_backbone
 from solid_ext.models.decoder import CodebookDecoder, Remade
 from solid_ext.models.encoder import SequenceCode, valid_mask
 from solid_ext.models.finetune import NEGATIVES, PREFIXES, finetuned
-from solid_ext.models.symbols import Lookup, SymbolEmbedding
+from solid_ext.models.symbols import ItemEmbedding, SymbolEmbedding
 from solid_ext.nn import Codebook, DynamicMLP
 from solid_ext.nn.dynamic import Branches
 from solid_ext.nn.low_rank import LowRankMLP
@@ -112,6 +112,7 @@ class DynamicRecommender(nn.Module):
 
     Args:
         num_items: V. semantics: [V + 1] int, the semantic 1 .. C of each item, 0 for padding.
+        features: [V + 1, F] float32, what is known about each item, read with `item_features`; None for none.
 
     A model is a `solid_ext.evaluate.Scorer`: `encode` once a sequence, `score` any candidates.
 
@@ -120,7 +121,9 @@ class DynamicRecommender(nn.Module):
 
     semantics: Tensor
 
-    def __init__(self, config: ModelConfig, num_items: int, semantics: np.ndarray) -> None:
+    def __init__(
+        self, config: ModelConfig, num_items: int, semantics: np.ndarray, features: Tensor | None = None
+    ) -> None:
         super().__init__()
         table = np.asarray(semantics)
         if table.shape != (num_items + 1,) or table.dtype.kind not in "iu":
@@ -135,18 +138,19 @@ class DynamicRecommender(nn.Module):
         self.length = config.length
         dim = config.dim
         self.register_buffer("semantics", torch.from_numpy(table.astype(np.int64)))
-        self.item_embedding = Lookup(num_items + 1, dim, padding_idx=0, backend=config.backend)
-        nn.init.normal_(self.item_embedding.weight, std=dim**-0.5)
-        with torch.no_grad():
-            self.item_embedding.weight[0].zero_()
+        known = features if config.item_features else None
+        self.item_embedding = ItemEmbedding(num_items, dim, known, config.backend)
         self.backbone = make_backbone(config)
-        self.target = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, dim))
+        self.target: nn.Module = nn.Identity()
+        if config.target == "mlp":
+            self.target = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, dim))
         if config.semantic_trunk:
             self.semantic_embedding = SymbolEmbedding(self.num_semantics, config.length, dim, config.backend)
             self.semantic_code = SequenceCode(dim, config.adaptive_layers, config.backend)
         if config.item_branch:
             self.item = ItemBranch(config, num_items, self.num_semantics)
         self.adaptive = self._adaptive_layers()
+        self.gate = nn.Parameter(torch.zeros(())) if config.residual else None
 
     def _adaptive_layers(self) -> nn.Module:
         config, dim = self.config, self.config.dim
@@ -181,12 +185,18 @@ class DynamicRecommender(nn.Module):
         layers: Layers = self.adaptive
         if z_item is not None or z_semantic is not None:
             layers = partial(self.adaptive, z_item=z_item, z_semantic=z_semantic)
+        layers = self._through(layers)
         embedded, mask = self.item_embedding(sequences), valid_mask(sequences)
         if alignment is None:
             alignment = embedded.new_zeros(())
         if self.reads_candidates:
             return UserState(CandidateState(embedded, mask, layers), alignment, code)
         return UserState(layers(self.backbone(embedded, mask)), alignment, code)
+
+    def _through(self, layers: Layers) -> Layers:
+        """How the adaptive layers act on a state: directly, or added to it."""
+        gate = self.gate
+        return layers if gate is None else lambda state: state + gate * layers(state)
 
     @property
     def reads_candidates(self) -> bool:
@@ -233,7 +243,7 @@ class DynamicRecommender(nn.Module):
             rest = rest.scatter(1, last.clamp(min=0), 0)
             prefixes.append(rest)
         if not prefixes:
-            return self.adaptive
+            return self._through(self.adaptive)
         others = torch.linspace(1, self.num_items, NEGATIVES, device=sequences.device).round().long()
         pairs = [torch.cat([item, others.expand(len(item), -1)], dim=1) for item in following]  # [B, 1 + m] a prefix
         states = []
@@ -254,6 +264,7 @@ class DynamicRecommender(nn.Module):
             valid,
             steps=self.config.finetune_steps,
             rate=self.config.finetune_rate,
+            through=self._through,
         )
 
     def target_vectors(self, items: Tensor) -> Tensor:
@@ -268,12 +279,14 @@ class DynamicRecommender(nn.Module):
         """
         if isinstance(state, CandidateState):
             return self._score_each(state, candidates)
-        hidden = self.target[1](self.target[0](self.item_embedding(candidates)))
-        weight, bias = self.target[2].parameters()
-        query, constant = state @ weight, (state @ bias).unsqueeze(1)
-        if candidates.dim() == 1:
-            return query @ hidden.T + constant
-        return torch.bmm(hidden, query.unsqueeze(2)).squeeze(2) + constant
+        hidden = self.item_embedding(candidates)
+        query, constant = state, None
+        if isinstance(self.target, nn.Sequential):
+            hidden = self.target[1](self.target[0](hidden))
+            weight, bias = self.target[2].parameters()
+            query, constant = state @ weight, (state @ bias).unsqueeze(1)
+        logits = query @ hidden.T if candidates.dim() == 1 else torch.bmm(hidden, query.unsqueeze(2)).squeeze(2)
+        return logits if constant is None else logits + constant
 
     def _score_each(self, state: CandidateState, candidates: Tensor) -> Tensor:
         """Logits where every candidate has a user state of its own, a bounded number of pairs at a time."""

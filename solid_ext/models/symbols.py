@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from solid_ext.models.encoder import recency, valid_mask
 from solid_ext.ops.gru import Backend
@@ -47,6 +48,42 @@ class _Lookup(torch.autograd.Function):
         index = index.flatten()
         mask = None if ctx.padding is None else index != ctx.padding
         return None, segment_sum(gradient.reshape(len(index), -1), index, mask, ctx.rows), None
+
+
+class ItemEmbedding(Lookup):
+    """`e(v) = table[v] + W f(v)`: an embedding of every item, and a linear map of what is known about it.
+
+    Shapes: items [...] int64 -> [..., d]; padding (0) has e = 0.
+
+    W starts at 0. Gradient: to table and W.
+
+    Args:
+        num_items: V. dim: d.
+        features: f [V + 1, F] float32, row 0 and the rows of items without features zero; None for none.
+        backend: of the lookup.
+
+    Source: design, findings, "semantics as an added feature".
+    """
+
+    features: Tensor | None
+
+    def __init__(self, num_items: int, dim: int, features: Tensor | None = None, backend: Backend = "native") -> None:
+        super().__init__(num_items + 1, dim, padding_idx=0, backend=backend)
+        if features is not None and (features.dim() != 2 or len(features) != num_items + 1):
+            raise ValueError(f"features: expected [V + 1 = {num_items + 1}, F], got {list(features.shape)}")
+        nn.init.normal_(self.weight, std=dim**-0.5)
+        with torch.no_grad():
+            self.weight[0].zero_()
+        self.register_buffer("features", features)
+        self.feature_map = None
+        if features is not None:
+            self.feature_map = nn.Parameter(torch.zeros(dim, features.shape[1]))
+
+    def forward(self, index: Tensor) -> Tensor:
+        embedded = super().forward(index)
+        if self.features is None or self.feature_map is None:
+            return embedded
+        return embedded + F.linear(self.features[index], self.feature_map)
 
 
 class SymbolEmbedding(nn.Module):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from solid_ext.config import Config, ModelConfig
 from solid_ext.data import Dataset, Split
@@ -27,6 +28,7 @@ _OF_STAGE2_MODEL = (
     "update",
     "revive_after",
     "neighbours",
+    "item_features",
 )
 _OF_STAGE2_TRAINING = ("alignment", "stage2_start")
 
@@ -39,10 +41,12 @@ def seeded(config: Config) -> Iterator[None]:
         yield
 
 
-def build_model(config: Config, model: ModelConfig, num_items: int, semantics: np.ndarray) -> DynamicRecommender:
+def build_model(
+    config: Config, model: ModelConfig, num_items: int, semantics: np.ndarray, features: Tensor | None = None
+) -> DynamicRecommender:
     """A network in the configuration's dtype and on its device, its parameters drawn from the seed on the CPU."""
     with seeded(config):
-        network = DynamicRecommender(model, num_items, semantics)
+        network = DynamicRecommender(model, num_items, semantics, features)
     return network.to(config.train.device, getattr(torch, config.train.dtype))
 
 
@@ -67,12 +71,13 @@ def train_static(
     split: Split,
     validate: Validate,
     *,
+    features: Tensor | None = None,
     folder: Path | None = None,
     reporter: Reporter | None = None,
 ) -> tuple[DynamicRecommender, Stage]:
     """Train the static backbone that SOLID is compared with, and whose item embeddings can be clustered."""
     no_semantics = np.minimum(np.arange(dataset.num_items + 1), 1)
-    model = build_model(config, static_model(config.model), dataset.num_items, no_semantics)
+    model = build_model(config, static_model(config.model), dataset.num_items, no_semantics, features)
     stage = train_stage("static", model, dataset, split, config.train, validate, folder=folder, reporter=reporter)
     return model, stage
 
@@ -84,6 +89,7 @@ def train_solid(
     semantics: np.ndarray,
     validate: Validate,
     *,
+    features: Tensor | None = None,
     validate_stage1: Validate | None = None,
     folder: Path | None = None,
     reporter: Reporter | None = None,
@@ -95,7 +101,7 @@ def train_solid(
     `stage2_start` says. A configuration without a semantic trunk has a stage 1 only with `semantic_start`.
 
     Args:
-        semantics: [V + 1] int64 from Module 1.
+        semantics: [V + 1] int64 from Module 1. features: [V + 1, F] float32, for `item_features`.
         validate_stage1: the metric of stage 1, where it is another.
         folder: holds a sub-folder a stage; what is there is resumed.
 
@@ -106,7 +112,7 @@ def train_solid(
         where = None if folder is None else folder / name
         return train_stage(name, network, dataset, split, config.train, by, folder=where, reporter=reporter)
 
-    model = build_model(config, config.model, dataset.num_items, semantics)
+    model = build_model(config, config.model, dataset.num_items, semantics, features)
     if stage1_config(config) is None:
         return model, [train("stage2", model)]
     with seeded(config):

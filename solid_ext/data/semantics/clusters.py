@@ -87,7 +87,9 @@ def semantics_from_features(
         report["levels_explained"] = explained
         report["distinct_codes"] = len(np.unique(table[1:][known], axis=0))
     residual = table[:, 1:] if levels > 1 else None
-    return Semantics(table[:, 0].copy(), count + 1, source, report=report, residual=residual)
+    kept = np.zeros((table.shape[0], rows.shape[1]), dtype=np.float32)
+    kept[1:] = normalised(rows)
+    return Semantics(table[:, 0].copy(), count + 1, source, report=report, residual=residual, features=kept)
 
 
 def search_count(points: np.ndarray, *, seed: int) -> tuple[int, dict[str, float]]:

@@ -26,6 +26,7 @@ class Semantics:
         report: how good they are, see `solid_ext.data.semantics.quality`.
         residual: `[V + 1, S - 1] int64`, codes of what the levels before left over (residual k-means), again 1..C
             with 0 for padding and C for items without features; None for one level.
+        features: `[V + 1, F] float32`, what was clustered, each row L2-normalised; None for categories, and not saved.
 
     Raises:
         TypeError: a table of another dtype or number of dimensions.
@@ -40,6 +41,7 @@ class Semantics:
     names: list[str] | None = None
     report: dict[str, Any] = field(default_factory=dict)
     residual: np.ndarray | None = None
+    features: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         table = self.table
