@@ -104,13 +104,16 @@ def test_an_item_needs_one_of_the_parts_of_a_mix(tmp_path: Path) -> None:
     assert made.report["fallback_items"] == 1
 
 
-def test_auto_takes_text_where_there_is_any(world: tuple[Dataset, SyntheticTruth]) -> None:
+def test_auto_takes_text_where_half_of_the_items_have_any(world: tuple[Dataset, SyntheticTruth]) -> None:
     dataset = world[0]
     assert semantics_source(SemanticsConfig(), dataset) == "text"
     bare = load_dataset(([1], [1]))
     assert semantics_source(SemanticsConfig(), bare) == "id"
     blank = load_dataset(([1], [1]), items={"item_id": [1], "title": [" "]})
     assert semantics_source(SemanticsConfig(), blank) == "id"
+    for titles, source in (([" ", "drill", "saw"], "text"), ([" ", "", "saw"], "id")):
+        some = load_dataset(([1, 1, 1], [1, 2, 3]), items={"item_id": [1, 2, 3], "title": titles})
+        assert semantics_source(SemanticsConfig(), some) == source
     assert semantics_source(SemanticsConfig(text_features="some.npy"), bare) == "text"
     assert semantics_source(SemanticsConfig(semantics="image"), dataset) == "image"
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from solid_ext import SOLID, Config, Dataset
+from solid_ext import SOLID, Config, Dataset, load_dataset
 from solid_ext.data import SyntheticTruth, synthetic_dataset
+from solid_ext.methods import method_config
 
 TINY = Config().replace(length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, candidates=20)
 
@@ -151,3 +152,27 @@ def test_an_unknown_backbone_is_refused_before_any_work(
     monkeypatch.setattr("solid_ext.solid.make_split", work)
     with pytest.raises(ValueError, match=r"backbone: expected one of din, .* got 'nope'"):
         SOLID(backbone="nope").fit(world[0])
+
+
+def test_features_tell_what_no_interaction_does() -> None:
+    """Two tastes; the last item, of the first taste by its title alone, is in nobody's training part."""
+    rng = np.random.default_rng(0)
+    users = np.repeat(np.arange(200), 8)
+    items = rng.integers(1, 21, users.size) + 20 * (users % 2)
+    items[7::160] = 41  # as the test item of every twentieth user, all of the first taste
+    titles = ["apple"] * 20 + ["brick"] * 20 + ["apple"]
+    data = load_dataset((users, items, np.arange(users.size)), items={"item_id": range(1, 42), "title": titles})
+    histories = torch.from_numpy(np.stack([items[16 * user : 16 * user + 5] for user in range(100)]))
+    others = histories % 20 + 21
+
+    def gap(known: bool) -> float:
+        static = method_config(Config().replace(dim=16, epochs=12, candidates=9, num_semantics=2), "static")
+        model = SOLID(static, item_features=known, neighbours=False, batch_size=64, monitor="user_auc").fit(data).model
+        assert model is not None
+        with torch.inference_mode():
+            model.item_embedding.weight[41] = 0  # as random as it started
+            first, second = (model.score(model.eval().encode(each), torch.tensor([41])) for each in (histories, others))
+        return float((first - second).mean())
+
+    assert gap(True) > 1
+    assert gap(False) == 0

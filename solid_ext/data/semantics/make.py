@@ -19,10 +19,10 @@ from solid_ext.data.semantics.text import item_text, text_features
 
 
 def semantics_source(config: SemanticsConfig, dataset: Dataset) -> str:
-    """Where the semantics come from; "auto" is text where the items have any, else the ids."""
+    """Where the semantics come from; "auto" is text where at least half of the items have any, else the ids."""
     if config.semantics != "auto":
         return config.semantics
-    return "text" if config.text_features or item_text(dataset).is_not_null().any() else "id"
+    return "text" if config.text_features or 2 * item_text(dataset).count() >= dataset.num_items else "id"
 
 
 def make_semantics(
