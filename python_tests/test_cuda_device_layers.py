@@ -17,6 +17,7 @@ from test_ops_dynamic_linear import INFINITE, SIZES, Case, assert_close, make, n
 from torch import Tensor
 
 from solid_ext import Config, build_info
+from solid_ext.config import PAPER
 from solid_ext.models import DynamicRecommender
 from solid_ext.nn import DynamicMLP
 from solid_ext.ops.gru import gru_last_state
@@ -197,7 +198,7 @@ def batches(count: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def losses(**fields: object) -> Tensor:
     torch.manual_seed(0)
-    config = Config().replace(device=str(DEVICE), **fields)
+    config = Config().replace(**PAPER, device=str(DEVICE), **fields)  # without dropout, whose draws a recording changes
     model = DynamicRecommender(config.model, 200, np.concatenate([[0], np.arange(200) % 20 + 1])).to(DEVICE)
     step = Step(model, make_optimizer(model, config.train), config.train)
     return torch.stack([step(*batch)[0] for batch in batches(8)]).cpu()
