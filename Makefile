@@ -17,7 +17,7 @@ KERNEL_TESTS := $(wildcard python_tests/test_native.py python_tests/test_ops_*.p
 .PHONY: demo compare test bench lint sanitize neon test-isa test-cuda
 
 demo: .venv/native $(if $(filter movielens-100k,$(DATASET)),.venv/recbole)
-	$(BIN)/python -m solid_ext.cli train --dataset $(DATASET) --out $(OUT) --overwrite --config bench/demo.yaml
+	$(BIN)/python -m solid_ext.cli train --dataset $(DATASET) --out $(OUT) --overwrite
 
 compare: .venv/native $(if $(findstring movielens-100k,$(DATASETS)),.venv/recbole)
 	$(BIN)/python -m solid_ext.cli compare --datasets $(DATASETS) --backbones $(BACKBONES) --methods $(METHODS) \

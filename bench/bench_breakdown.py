@@ -25,7 +25,7 @@ from solid_ext.compare.grid import NO_BACKBONE, Cell, Grid
 from solid_ext.compare.peers import PEERS
 from solid_ext.data import Dataset
 from solid_ext.evaluate import Scorer, evaluate_full, evaluate_sampled
-from solid_ext.models import ItemKNN, SASRecSoftmax, choose_neighbours
+from solid_ext.models import DynamicRecommender, ItemKNN, SASRecSoftmax, choose_neighbours, content_similarity
 from solid_ext.solid import make_split
 from solid_ext.train import load_checkpoint, load_model
 
@@ -65,7 +65,10 @@ def main() -> None:
     start = time.perf_counter()
     results: dict[str, dict[str, list[list[float]]]] = {}
     for out in options.runs:
-        for cell in Grid.load(out / GRID).cells():
+        features: dict[
+            str, np.ndarray
+        ] = {}  # by dataset, as its networks hold them; the peer, which has none, comes last
+        for cell in sorted(Grid.load(out / GRID).cells(), key=lambda cell: cell.method in PEERS):
             folder = out / RUNS / cell.name
             network = best_network(folder, cell) if (folder / METRICS).exists() else None
             if network is None:
@@ -76,10 +79,14 @@ def main() -> None:
             def validate(scorer: Scorer, dataset: Dataset = dataset, rows: object = split.valid) -> float:
                 return evaluate_full(scorer, dataset, rows)["ndcg@10"]  # type: ignore[arg-type]
 
+            if isinstance(network, DynamicRecommender) and network.item_embedding.features is not None:
+                features[cell.dataset] = network.item_embedding.features.numpy()
             knn = ItemKNN(dataset, split.train_end, network.length)
+            content = content_similarity(features[cell.dataset]) if cell.dataset in features else None
+            both = choose_neighbours(network, knn, validate, content)
             name = cell.method if cell.backbone == NO_BACKBONE else f"{cell.backbone} {cell.method}"
             into = results.setdefault(cell.dataset, {})
-            for label, scorer in ((name, network), (f"{name} + neighbours", choose_neighbours(network, knn, validate))):
+            for label, scorer in ((name, network), (f"{name} + neighbours", both)):
                 into.setdefault(label, []).append(measured(scorer, cell, dataset))
                 sys.stdout.write(f"{cell.dataset} {label} seed {cell.seed}: {np.round(into[label][-1], 4)}\n")
                 sys.stdout.flush()

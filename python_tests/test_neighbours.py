@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from solid_ext import SOLID, load_dataset
 from solid_ext.data import Dataset, SyntheticTruth
-from solid_ext.models import ItemKNN, WithNeighbours, choose_neighbours
+from solid_ext.models import ItemKNN, WithNeighbours, choose_neighbours, content_similarity
 
 TINY = {"length": 5, "dim": 16, "heads": 2, "codebook_hidden": 16, "epochs": 2, "batch_size": 256, "candidates": 20}
 
@@ -36,13 +37,14 @@ def knn() -> ItemKNN:
     return ItemKNN(dataset, dataset.offsets[1:], 4)
 
 
-def test_the_logits_are_the_formula_by_hand(knn: ItemKNN) -> None:
-    scorer = WithNeighbours(ByItem(), knn, 2.0, 0.1)
+@pytest.mark.parametrize("recency", [1.0, 0.5])
+def test_the_logits_are_the_formula_by_hand(knn: ItemKNN, recency: float) -> None:
+    scorer = WithNeighbours(ByItem(), knn, 2.0, 0.1, recency)
     state = scorer.encode(torch.tensor([[2, 0, 0, 0], [1, 3, 1, 0], [0, 0, 0, 0]]))
     one_two, two_three = 2 / math.sqrt(6), 1 / math.sqrt(3)
-    similar = np.array(
-        [[one_two, 0, two_three, 0], [0, (one_two + two_three) / math.sqrt(3), 0, 0], [0, 0, 0, 0]]
-    )  # the second history has three items, of which one is counted once
+    # The second history has item 1 twice: its later place, of age 0, counts alone; item 3 is of age 1.
+    both = (one_two + recency * two_three) / math.sqrt(1 + recency)
+    similar = np.array([[one_two, 0, two_three, 0], [0, both, 0, 0], [0, 0, 0, 0]])
     expected = np.arange(1, 5) / 10 + 2 * np.log1p(similar / 0.1)
     np.testing.assert_allclose(scorer.score(state, torch.arange(1, 5)), expected, rtol=1e-6)
     own = torch.tensor([[3, 1], [2, 2], [4, 1]])
@@ -51,24 +53,66 @@ def test_the_logits_are_the_formula_by_hand(knn: ItemKNN) -> None:
     )
 
 
-def test_the_weight_and_the_floor_are_those_of_the_best_validation(knn: ItemKNN) -> None:
+def test_weight_floor_and_recency_are_those_of_the_best_validation(knn: ItemKNN) -> None:
     asked = []
 
     def validate(scorer: WithNeighbours) -> float:
-        asked.append((scorer.weight, scorer.floor))
-        return -abs(scorer.weight - 1.6) - abs(scorer.floor - 0.02)
+        asked.append((scorer.weight, scorer.floor, scorer.recency))
+        return -abs(scorer.weight - 1.6) - abs(scorer.floor - 0.02) - abs(scorer.recency - 0.62)
 
     chosen = choose_neighbours(ByItem(), knn, validate)
-    assert (chosen.weight, chosen.floor) == (1.5, 0.01)
-    assert len(asked) == 9
+    assert (chosen.weight, chosen.floor, chosen.recency) == (1.5, 0.01, 0.6)
+    assert len(asked) == 13
     assert choose_neighbours(ByItem(), knn, lambda scorer: 0.5).weight == 0
 
 
-def test_weights_and_floors_out_of_range_are_refused(knn: ItemKNN) -> None:
+def test_content_is_added_where_it_helps(knn: ItemKNN) -> None:
+    content = sparse.csr_array((np.ones(2), ([1, 4], [4, 1])), shape=(5, 5))
+
+    def fourth(scorer: WithNeighbours) -> float:
+        """How far item 4, which nobody had with another, is above its logit of 0.4 for a history of item 1."""
+        return float(scorer.score(scorer.encode(torch.tensor([[1, 0, 0, 0]])), torch.tensor([4]))) - 0.4
+
+    chosen = choose_neighbours(ByItem(), knn, lambda scorer: scorer.weight + fourth(scorer), content)
+    assert fourth(chosen) == pytest.approx(3 * math.log1p(0.8 / chosen.floor))
+    assert choose_neighbours(ByItem(), knn, lambda s: s.weight - fourth(s), content).knn is knn
+
+
+def test_content_similarity_is_brute_force(rng: np.random.Generator) -> None:
+    features = np.concatenate([np.zeros((1, 3)), rng.normal(size=(40, 3))]).astype(np.float32)
+    features[7] = 0
+    found = content_similarity(features, count=5).toarray()
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9)
+    cosine = unit @ unit.T
+    np.fill_diagonal(cosine, 0)
+    for item in range(41):
+        best = np.argsort(-cosine[item])[:5]
+        expected = np.zeros(41)
+        expected[best] = np.maximum(cosine[item, best], 0) ** 3
+        np.testing.assert_allclose(found[item], expected, rtol=1e-5, atol=1e-7)
+    assert not found[[0, 7]].any()
+    assert not found[:, [0, 7]].any()
+    whole = content_similarity(features, count=100, power=1).toarray()
+    np.testing.assert_allclose(whole, np.maximum(cosine, 0), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="content_similarity: expected count >= 1, got 0"):
+        content_similarity(features, count=0)
+    with pytest.raises(ValueError, match="content_similarity: expected at most 65,536 items, got 65,537"):
+        content_similarity(np.zeros((65_538, 1), np.float32))
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_what_is_out_of_range_is_refused(knn: ItemKNN) -> None:
     with pytest.raises(ValueError, match="expected weight >= 0, got -1"):
         WithNeighbours(ByItem(), knn, -1.0, 0.1)
     with pytest.raises(ValueError, match="expected floor > 0, got 0"):
         WithNeighbours(ByItem(), knn, 1.0, 0.0)
+    for recency in (0.0, 1.1):
+        with pytest.raises(ValueError, match="expected 0 < recency <= 1, got"):
+            WithNeighbours(ByItem(), knn, 1.0, 0.1, recency)
 
 
 def test_solid_with_neighbours_is_saved_whole(world: tuple[Dataset, SyntheticTruth], tmp_path: Path) -> None:

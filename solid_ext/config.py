@@ -118,7 +118,8 @@ class ModelConfig:
     revive_after: int = 0
     """Steps a code may stay unused before it is revived from the batch; 0 for never."""
     neighbours: bool = True
-    """Add to the trained model's logits what the history's items were seen together with; weighted on validation."""
+    """Add to the trained model's logits what the history's items were seen together with and (up to 65,536 items)
+    resemble by their features; weighted on validation."""
     backend: Literal["native", "reference"] = "native"
     """Who computes the two operations: the compiled kernels or plain torch."""
 

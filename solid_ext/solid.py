@@ -28,8 +28,16 @@ from solid_ext.data import (
 )
 from solid_ext.evaluate import Scorer, evaluate_full, evaluate_sampled, sampled_candidates
 from solid_ext.evaluate.scorer import inference
-from solid_ext.models import DynamicRecommender, ItemKNN, WithNeighbours, choose_neighbours, valid_mask
+from solid_ext.models import (
+    DynamicRecommender,
+    ItemKNN,
+    WithNeighbours,
+    choose_neighbours,
+    content_similarity,
+    valid_mask,
+)
 from solid_ext.models.backbones import check_backbone
+from solid_ext.models.content import MOST_ITEMS
 from solid_ext.serve.recommend import Recommendation, recommend
 from solid_ext.train import (
     Reporter,
@@ -157,8 +165,11 @@ class SOLID:
         self.neighbours, baselines = None, list[Scorer](static)
         if config.model.neighbours:
             knn = ItemKNN(dataset, split.train_end, self.model.length)
-            self.neighbours = choose_neighbours(self.model, knn, validate)
-            baselines = [choose_neighbours(model, knn, validate) for model in static if baseline]
+            content = None
+            if semantics.features is not None and dataset.num_items <= MOST_ITEMS:
+                content = content_similarity(semantics.features)
+            self.neighbours = choose_neighbours(self.model, knn, validate, content)
+            baselines = [choose_neighbours(model, knn, validate, content) for model in static if baseline]
         self.catalogue, self.fingerprint = dataset.catalogue, dataset.fingerprint
         self._training = Training(dataset, split, semantics, next(iter(baselines), None), stages + both)
         return self

@@ -1,5 +1,6 @@
 """Backbones, generators, the network made of them, and the peers that all are compared with."""
 
+from solid_ext.models.content import content_similarity
 from solid_ext.models.encoder import valid_mask
 from solid_ext.models.itemknn import ItemKNN
 from solid_ext.models.markov import Markov
@@ -19,6 +20,7 @@ __all__ = [
     "UserState",
     "WithNeighbours",
     "choose_neighbours",
+    "content_similarity",
     "start_from",
     "valid_mask",
 ]

@@ -68,11 +68,14 @@ class ItemKNN:
 
     def encode(self, sequences: Tensor) -> sparse.csr_array:
         """The scores of all items for `sequences: [B, L] int64`: `[B, V + 1]`, sparse."""
-        ordered = sequences.sort(dim=1).values.numpy()
-        different = ordered > 0
-        different[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]
-        items, ends = ordered[different], np.concatenate(([0], np.cumsum(different.sum(1))))
-        history = sparse.csr_array((np.ones(len(items)), items, ends), (len(ordered), self.similarity.shape[0]))
+        return self.weighted(sequences, last_occurrences(sequences).double())
+
+    def weighted(self, sequences: Tensor, weights: Tensor) -> sparse.csr_array:
+        """The same with a weight for each position, `[B, L] float64`; positions of weight 0 count for nothing."""
+        counted = (weights > 0).numpy()
+        ends = np.concatenate(([0], np.cumsum(counted.sum(1))))
+        values, items = weights.numpy()[counted], sequences.numpy()[counted]
+        history = sparse.csr_array((values, items, ends), (len(sequences), self.similarity.shape[0]))
         return history @ self.similarity
 
     def score(self, state: sparse.csr_array, candidates: Tensor) -> Tensor:
@@ -82,6 +85,14 @@ class ItemKNN:
             return torch.from_numpy(state[:, items].toarray())
         rows = np.broadcast_to(np.arange(len(items))[:, None], items.shape)
         return torch.from_numpy(np.asarray(state[rows.ravel(), items.ravel()]).reshape(items.shape))
+
+
+def last_occurrences(sequences: Tensor) -> Tensor:
+    """[B, L] bool: True where a position holds an item, of several equal ones the last."""
+    ordered, order = sequences.sort(dim=1, stable=True)
+    last = ordered > 0
+    last[:, :-1] &= ordered[:, :-1] != ordered[:, 1:]
+    return torch.zeros_like(last).scatter_(1, order, last)
 
 
 def _similarity(seen: sparse.csr_array, neighbours: int, shrink: float) -> sparse.csr_array:
