@@ -31,7 +31,7 @@ from solid_ext.train import build_model, load_checkpoint, load_model
 METRIC = ("user_auc", "ndcg@10")
 NOISE = (0.0, 0.1, 0.2, 0.3, 0.4)
 KEPT = (1, 2, 3, 5, 10)
-LENGTHS = ((1, 4), (5, 6), (7, 10), (11, 20), (21, None))  # items before the test item
+LENGTHS = ((1, 4), (5, 6), (7, 10), (11, 20), (21, 50), (51, None))  # items before the test item
 
 
 class Disturbed:
@@ -66,8 +66,8 @@ def best_model(folder: Path, cell: Cell) -> DynamicRecommender:
     return model.eval()
 
 
-def measure(model: DynamicRecommender, cell: Cell, dataset: Dataset) -> dict[str, dict[str, list[float]]]:
-    """Curves by name: metric -> a value a point."""
+def measure(model: DynamicRecommender, cell: Cell, dataset: Dataset) -> dict[str, dict[str, list[float | None]]]:
+    """Curves by name: metric -> a value a point, None where there are no users."""
     rows = make_split(cell.config, dataset).test
     # One draw of negatives whatever the seed of the training, so that seeds differ by their models alone.
     plain = evaluate_sampled(Disturbed(model, kept=model.length, noise=0), dataset, rows, seed=0)
@@ -82,14 +82,14 @@ def measure(model: DynamicRecommender, cell: Cell, dataset: Dataset) -> dict[str
     groups = [(before >= low) & (before <= (high or before.max())) for low, high in LENGTHS]
     gain = np.where(plain.ranks <= 10, 1 / np.log2(plain.ranks + 1.0), 0)
     found["length"] = {
-        "user_auc": [float(plain.areas[group].mean()) if group.any() else float("nan") for group in groups],
-        "ndcg@10": [float(gain[group].mean()) if group.any() else float("nan") for group in groups],
+        "user_auc": [float(plain.areas[group].mean()) if group.any() else None for group in groups],
+        "ndcg@10": [float(gain[group].mean()) if group.any() else None for group in groups],
         "users": [int(group.sum()) for group in groups],
     }
     return found
 
 
-def draw(path: Path, summary: dict[str, dict[str, dict[str, list[list[float]]]]]) -> None:
+def draw(path: Path, summary: dict[str, dict[str, dict[str, list[list[float | None]]]]]) -> None:
     """A row of panels a dataset: noise, items kept, length of the history."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -103,7 +103,7 @@ def draw(path: Path, summary: dict[str, dict[str, dict[str, list[list[float]]]]]
     for row, (dataset, methods) in zip(panels, summary.items(), strict=True):
         for panel, (curve, ticks) in zip(row, axes.items(), strict=True):
             for method, curves in methods.items():
-                values = np.array(curves[f"{curve}: user_auc"])  # [seeds, points]
+                values = np.array(curves[f"{curve}: user_auc"], dtype=float)  # [seeds, points]
                 spread = values.std(0, ddof=1) if len(values) > 1 else None
                 panel.errorbar(range(len(ticks)), values.mean(0), yerr=spread, label=method, marker="o", capsize=3)
             panel.set_xticks(range(len(ticks)), ticks)
@@ -123,7 +123,7 @@ def main() -> None:
     options = arguments.parse_args()
     torch.set_num_threads(1)
     start = time.perf_counter()
-    summary: dict[str, dict[str, dict[str, list[list[float]]]]] = {}
+    summary: dict[str, dict[str, dict[str, list[list[float | None]]]]] = {}
     for out in options.runs:
         for cell in Grid.load(out / GRID).cells():
             folder = out / RUNS / cell.name

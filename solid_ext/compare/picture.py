@@ -58,6 +58,7 @@ def draw_comparison(
                     color=colour, marker=marker, markersize=6, capsize=3, linestyle="none",
                 )  # fmt: skip
             axis.set_yticks(range(len(methods[dataset])), methods[dataset])
+            axis.locator_params(axis="x", nbins=5)
             axis.grid(alpha=0.3)
             axis.set_title(f"{dataset}: {' '.join(metric)}", fontsize=10)
         row[0].invert_yaxis()
