@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from solid_ext import SOLID, Config, Dataset, load_dataset
-from solid_ext.data import SyntheticTruth, synthetic_dataset
+from solid_ext.data import Rows, SyntheticTruth, synthetic_dataset
+from solid_ext.evaluate import Metrics, evaluate_full
 from solid_ext.methods import method_config
 
 TINY = Config().replace(length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, candidates=20)
@@ -176,3 +177,20 @@ def test_features_tell_what_no_interaction_does() -> None:
 
     assert gap(True) > 1
     assert gap(False) == 0
+
+
+def test_neighbours_are_chosen_on_a_bounded_number_of_rows(
+    world: tuple[Dataset, SyntheticTruth], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("solid_ext.solid.NEIGHBOUR_ROWS", 50)
+    asked: list[int] = []
+
+    def evaluate(scorer: object, dataset: Dataset, rows: Rows, **options: object) -> Metrics:
+        asked.append(len(rows))
+        return evaluate_full(scorer, dataset, rows, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("solid_ext.solid.evaluate_full", evaluate)
+    solid = SOLID(TINY).fit(world[0])
+    assert solid.neighbours is not None
+    assert set(asked) == {50, world[0].num_users}
+    assert asked.count(50) >= 17

@@ -51,6 +51,7 @@ from solid_ext.train import (
 )
 
 NEIGHBOURS = "neighbours.safetensors"
+NEIGHBOUR_ROWS = 10_000  # of the validation, on which the neighbours' settings are chosen
 VALIDATION_SEED = 1_000_003  # the test rows' negatives are drawn from the plain seed, so the two never coincide
 
 
@@ -164,6 +165,7 @@ class SOLID:
         )
         self.neighbours, baselines = None, list[Scorer](static)
         if config.model.neighbours:
+            validate = _Validation(config, dataset, split, most=NEIGHBOUR_ROWS)  # of many settings
             knn = ItemKNN(dataset, split.train_end, self.model.length)
             content = None
             if semantics.features is not None and dataset.num_items <= MOST_ITEMS:
@@ -301,10 +303,15 @@ class SOLID:
 
 
 class _Validation:
-    """The monitored metric of a model on the validation rows, against the same negatives every time."""
+    """The monitored metric of a model on the validation rows, against the same negatives every time.
 
-    def __init__(self, config: Config, dataset: Dataset, split: Split) -> None:
+    With `most`, on so many of them, spread evenly.
+    """
+
+    def __init__(self, config: Config, dataset: Dataset, split: Split, most: int | None = None) -> None:
         self.config, self.dataset, self.rows = config, dataset, split.valid
+        if most is not None and len(self.rows) > most:
+            self.rows = self.rows.take(np.linspace(0, len(self.rows) - 1, most).astype(np.int64))
         self.candidates = None
         if config.train.validation == "sampled":
             self.candidates = sampled_candidates(
