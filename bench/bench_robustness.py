@@ -31,6 +31,7 @@ from solid_ext.train import build_model, load_checkpoint, load_model
 METRIC = ("user_auc", "ndcg@10")
 NOISE = (0.0, 0.1, 0.2, 0.3, 0.4)
 KEPT = (1, 2, 3, 5, 10)
+SHOWN_USERS = 30  # a group with fewer is in the JSON file alone
 LENGTHS = ((1, 4), (5, 6), (7, 10), (11, 20), (21, 50), (51, None))  # items before the test item
 
 
@@ -104,6 +105,8 @@ def draw(path: Path, summary: dict[str, dict[str, dict[str, list[list[float | No
         for panel, (curve, ticks) in zip(row, axes.items(), strict=True):
             for method, curves in methods.items():
                 values = np.array(curves[f"{curve}: user_auc"], dtype=float)  # [seeds, points]
+                if curve == "length":
+                    values[np.array(curves["length: users"], dtype=float) < SHOWN_USERS] = np.nan
                 spread = values.std(0, ddof=1) if len(values) > 1 else None
                 panel.errorbar(range(len(ticks)), values.mean(0), yerr=spread, label=method, marker="o", capsize=3)
             panel.set_xticks(range(len(ticks)), ticks)
