@@ -170,6 +170,15 @@ def test_fine_tuning_reaches_the_layers_behind_the_gate() -> None:
     torch.testing.assert_close(model.encode(SEQUENCES), bare)
 
 
+def test_the_generators_drop_in_training_alone() -> None:
+    embedded, mask = torch.randn(4, 5, 8), valid_mask(SEQUENCES)
+    torch.manual_seed(0)
+    plain, dropping = SequenceCode(8, 2), SequenceCode(8, 2, dropout=0.5)
+    dropping.load_state_dict(plain.state_dict())
+    assert not torch.equal(dropping(embedded, mask), dropping(embedded, mask))
+    torch.testing.assert_close(dropping.eval()(embedded, mask), plain(embedded, mask))
+
+
 def test_features_may_be_missing_but_must_fit() -> None:
     semantics = np.array([0, 1, 2, 1])
     config = Config().model

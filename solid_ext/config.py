@@ -83,7 +83,7 @@ class ModelConfig:
     blocks: int = 1
     """Transformer blocks of SASRec and BERT4Rec."""
     dropout: float = 0.5
-    """Dropout in the backbone."""
+    """Dropout in the backbone and in the generators."""
     item_features: bool = True
     """Add a linear map of the features that Module 1 clusters, where it does, to every item's embedding."""
     target: Literal["mlp", "item"] = "item"

@@ -41,16 +41,20 @@ class SequenceCode(nn.Module):
 
     Shapes: H [B, L, d], mask [B, L] bool -> z [B, d].
 
+    Args:
+        dropout: of H and of z. A generator without it learns its training sequences by heart.
+
     Source: design, solid, Module 2.
     """
 
-    def __init__(self, dim: int, layers: int, backend: Backend = "native") -> None:
+    def __init__(self, dim: int, layers: int, backend: Backend = "native", dropout: float = 0.0) -> None:
         super().__init__()
         self.gru = LastState(dim, backend)
         steps: list[nn.Module] = []
         for layer in range(layers):
             steps += ([nn.Tanh()] if layer else []) + [nn.Linear(dim, dim)]
         self.mlp = nn.Sequential(*steps)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        return self.mlp(self.gru(embedded, mask))
+        return self.dropout(self.mlp(self.gru(self.dropout(embedded), mask)))

@@ -76,7 +76,7 @@ class ItemBranch(nn.Module):
                 backend=config.backend,
             )
             self.decoder = CodebookDecoder(dim, config.codebook_hidden, config.backend)
-        self.code = SequenceCode(dim, config.adaptive_layers, config.backend)
+        self.code = SequenceCode(dim, config.adaptive_layers, config.backend, config.dropout)
 
     def look_up(self, sequences: Tensor) -> Looked:
         """The sequences through the codebook, where there is one."""
@@ -146,7 +146,7 @@ class DynamicRecommender(nn.Module):
             self.target = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, dim))
         if config.semantic_trunk:
             self.semantic_embedding = SymbolEmbedding(self.num_semantics, config.length, dim, config.backend)
-            self.semantic_code = SequenceCode(dim, config.adaptive_layers, config.backend)
+            self.semantic_code = SequenceCode(dim, config.adaptive_layers, config.backend, config.dropout)
         if config.item_branch:
             self.item = ItemBranch(config, num_items, self.num_semantics)
         self.adaptive = self._adaptive_layers()
