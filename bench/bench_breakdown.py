@@ -59,6 +59,7 @@ def measured(scorer: Scorer, cell: Cell, dataset: Dataset) -> list[float]:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of solid-ext compare")
+    arguments.add_argument("--methods", default="sasrec-softmax,static,static-semantic-start,solid")
     arguments.add_argument("--json", type=Path, help="the file to write")
     options = arguments.parse_args()
     torch.set_num_threads(1)
@@ -70,7 +71,8 @@ def main() -> None:
         ] = {}  # by dataset, as its networks hold them; the peer, which has none, comes last
         for cell in sorted(Grid.load(out / GRID).cells(), key=lambda cell: cell.method in PEERS):
             folder = out / RUNS / cell.name
-            network = best_network(folder, cell) if (folder / METRICS).exists() else None
+            wanted = cell.method in options.methods.split(",") and (folder / METRICS).exists()
+            network = best_network(folder, cell) if wanted else None
             if network is None:
                 continue
             dataset = Dataset.load(out / DATA / cell.dataset)
