@@ -20,6 +20,7 @@ from solid_ext.models import Popularity
 from solid_ext.serve.recommend import Recommendation
 from solid_ext.solid import SOLID
 from solid_ext.train import Reporter, Silent, TensorBoard
+from solid_ext.train.algorithm import stage1_config
 
 Metrics = dict[str, dict[str, float]]
 
@@ -135,6 +136,8 @@ def train_run(
     training.semantics.save(folder / "semantics.safetensors")
     history = [epoch.row() for stage in training.stages for epoch in stage.history]
     monitor = f"{config.train.validation} {config.train.monitor}"
+    if config.train.validation == "full" and stage1_config(config) is not None:
+        monitor += " (stage 1: sampled)"
     draw_report(folder / "report.png", history, usage, models, monitor=monitor)
     write_json(folder / "metrics.json", metrics)
     return Run(folder, solid, metrics)
