@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from bench_robustness import best_model
 from harness import machine
+from scipy import sparse
 
 from solid_ext.compare.cell import DATA, GRID, METRICS, RUNS
 from solid_ext.compare.grid import NO_BACKBONE, Cell, Grid
 from solid_ext.compare.peers import PEERS
-from solid_ext.data import Dataset
+from solid_ext.data import Dataset, Rows
 from solid_ext.evaluate import Scorer, evaluate_full, evaluate_sampled
 from solid_ext.models import DynamicRecommender, ItemKNN, SASRecSoftmax, choose_neighbours, content_similarity
 from solid_ext.solid import make_split
@@ -66,9 +67,8 @@ def main() -> None:
     start = time.perf_counter()
     results: dict[str, dict[str, list[list[float]]]] = {}
     for out in options.runs:
-        features: dict[
-            str, np.ndarray
-        ] = {}  # by dataset, as its networks hold them; the peer, which has none, comes last
+        # By dataset, of the features that its networks hold; the peer, which has none, comes last.
+        contents: dict[str, sparse.csr_array] = {}
         for cell in sorted(Grid.load(out / GRID).cells(), key=lambda cell: cell.method in PEERS):
             folder = out / RUNS / cell.name
             wanted = cell.method in options.methods.split(",") and (folder / METRICS).exists()
@@ -78,14 +78,14 @@ def main() -> None:
             dataset = Dataset.load(out / DATA / cell.dataset)
             split = make_split(cell.config, dataset)
 
-            def validate(scorer: Scorer, dataset: Dataset = dataset, rows: object = split.valid) -> float:
-                return evaluate_full(scorer, dataset, rows)["ndcg@10"]  # type: ignore[arg-type]
+            def validate(scorer: Scorer, dataset: Dataset = dataset, rows: Rows = split.valid) -> float:
+                return evaluate_full(scorer, dataset, rows)["ndcg@10"]
 
-            if isinstance(network, DynamicRecommender) and network.item_embedding.features is not None:
-                features[cell.dataset] = network.item_embedding.features.numpy()
+            known = network.item_embedding.features if isinstance(network, DynamicRecommender) else None
+            if known is not None and cell.dataset not in contents:
+                contents[cell.dataset] = content_similarity(known.numpy())
             knn = ItemKNN(dataset, split.train_end, network.length)
-            content = content_similarity(features[cell.dataset]) if cell.dataset in features else None
-            both = choose_neighbours(network, knn, validate, content)
+            both = choose_neighbours(network, knn, validate, contents.get(cell.dataset))
             name = cell.method if cell.backbone == NO_BACKBONE else f"{cell.backbone} {cell.method}"
             into = results.setdefault(cell.dataset, {})
             for label, scorer in ((name, network), (f"{name} + neighbours", both)):

@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +25,10 @@ from torch import Tensor
 from solid_ext.compare.cell import DATA, GRID, METRICS, RUNS
 from solid_ext.compare.grid import Cell, Grid
 from solid_ext.data import Dataset
-from solid_ext.evaluate import evaluate_sampled
+from solid_ext.evaluate import Metrics, evaluate_sampled, ndcg_per_row
 from solid_ext.models import DynamicRecommender
 from solid_ext.solid import make_split
-from solid_ext.train import build_model, load_checkpoint, load_model
+from solid_ext.train import load_checkpoint, restore_model
 
 METRIC = ("user_auc", "ndcg@10")
 NOISE = (0.0, 0.1, 0.2, 0.3, 0.4)
@@ -42,7 +44,7 @@ class Disturbed:
         self.model, self.kept, self.noise, self.length = model, kept, noise, model.length
         self.generator = torch.Generator().manual_seed(seed)
 
-    def encode(self, sequences: Tensor) -> object:
+    def encode(self, sequences: Tensor) -> Any:
         length = (sequences > 0).sum(1, keepdim=True)
         first = (length - self.kept).clamp(min=0)
         position = torch.arange(sequences.shape[1])
@@ -52,36 +54,32 @@ class Disturbed:
         replaced = torch.rand(moved.shape, generator=self.generator) < self.noise
         return self.model.encode(torch.where(replaced & (moved > 0), random, moved))
 
-    def score(self, state: object, candidates: Tensor) -> Tensor:
-        return self.model.score(state, candidates)  # type: ignore[arg-type]
+    def score(self, state: Any, candidates: Tensor) -> Tensor:
+        return self.model.score(state, candidates)
 
 
 def best_model(folder: Path, cell: Cell) -> DynamicRecommender:
     """The network of a finished run at its best epoch."""
     path = folder / "stage2" / "best.safetensors"
     tensors, _ = load_checkpoint(path)
-    semantics = tensors["semantics"].numpy()
-    features = tensors.get("item_embedding.features")
-    model = build_model(cell.config, cell.config.model, len(semantics) - 1, semantics, features)
-    load_model(model, tensors, path)
-    return model.eval()
+    return restore_model(cell.config, len(tensors["semantics"]) - 1, tensors, path)
 
 
 def measure(model: DynamicRecommender, cell: Cell, dataset: Dataset) -> dict[str, dict[str, list[float | None]]]:
     """Curves by name: metric -> a value a point, None where there are no users."""
     rows = make_split(cell.config, dataset).test
+
     # One draw of negatives whatever the seed of the training, so that seeds differ by their models alone.
-    plain = evaluate_sampled(Disturbed(model, kept=model.length, noise=0), dataset, rows, seed=0)
-    curves: dict[str, list[dict[str, float]]] = {"noise": [], "kept": []}
-    for noise in NOISE:
-        disturbed = Disturbed(model, kept=model.length, noise=noise)
-        curves["noise"].append(plain.values if not noise else evaluate_sampled(disturbed, dataset, rows, seed=0).values)
-    for kept in KEPT:
-        curves["kept"].append(evaluate_sampled(Disturbed(model, kept=kept, noise=0), dataset, rows, seed=0).values)
+    @cache
+    def at(kept: int, noise: float) -> Metrics:
+        return evaluate_sampled(Disturbed(model, kept=kept, noise=noise), dataset, rows, seed=0)
+
+    plain = at(model.length, 0.0)
+    curves = {"noise": [at(model.length, noise) for noise in NOISE], "kept": [at(kept, 0.0) for kept in KEPT]}
     found = {name: {metric: [point[metric] for point in curve] for metric in METRIC} for name, curve in curves.items()}
     before = rows.positions - dataset.offsets[rows.users]
     groups = [(before >= low) & (before <= (high or before.max())) for low, high in LENGTHS]
-    gain = np.where(plain.ranks <= 10, 1 / np.log2(plain.ranks + 1.0), 0)
+    gain = ndcg_per_row(plain.ranks, 10)
     found["length"] = {
         "user_auc": [float(plain.areas[group].mean()) if group.any() else None for group in groups],
         "ndcg@10": [float(gain[group].mean()) if group.any() else None for group in groups],

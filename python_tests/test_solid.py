@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from solid_ext import SOLID, Config, Dataset, load_dataset
 from solid_ext.data import Rows, SyntheticTruth, synthetic_dataset
-from solid_ext.evaluate import Metrics, evaluate_full
+from solid_ext.evaluate import Metrics, Scorer, evaluate_full
 from solid_ext.methods import method_config
 
 TINY = Config().replace(length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, candidates=20)
@@ -185,9 +186,9 @@ def test_neighbours_are_chosen_on_a_bounded_number_of_rows(
     monkeypatch.setattr("solid_ext.solid.NEIGHBOUR_ROWS", 50)
     asked: list[int] = []
 
-    def evaluate(scorer: object, dataset: Dataset, rows: Rows, **options: object) -> Metrics:
+    def evaluate(scorer: Scorer, dataset: Dataset, rows: Rows, **options: Any) -> Metrics:
         asked.append(len(rows))
-        return evaluate_full(scorer, dataset, rows, **options)  # type: ignore[arg-type]
+        return evaluate_full(scorer, dataset, rows, **options)
 
     monkeypatch.setattr("solid_ext.solid.evaluate_full", evaluate)
     solid = SOLID(TINY).fit(world[0])

@@ -42,9 +42,8 @@ from solid_ext.serve.recommend import Recommendation, recommend
 from solid_ext.train import (
     Reporter,
     Stage,
-    build_model,
     load_checkpoint,
-    load_model,
+    restore_model,
     save_checkpoint,
     train_solid,
     train_static,
@@ -271,15 +270,8 @@ class SOLID:
         if "semantics" not in tensors:
             raise ValueError(f"load: expected a tensor `semantics` in {folder}, got none")
         on_cpu = solid.config.replace(device="cpu", cuda_graph=False)
-        model = build_model(
-            on_cpu,
-            solid.config.model,
-            state["num_items"],
-            tensors["semantics"].numpy(),
-            tensors.get("item_embedding.features"),
-        )
-        load_model(model, tensors, folder / "model.safetensors")
-        solid.model, solid.fingerprint = model.eval(), state["dataset"]
+        solid.model = restore_model(on_cpu, state["num_items"], tensors, folder / "model.safetensors")
+        solid.fingerprint = state["dataset"]
         solid.catalogue = Catalogue.load(folder / "items.parquet")
         if solid.config.model.neighbours:
             solid.neighbours = WithNeighbours.load(folder / NEIGHBOURS, solid.model)

@@ -1,6 +1,6 @@
 """Training: losses, one stage, both stages, checkpoints and what is reported on the way."""
 
-from solid_ext.train.algorithm import build_model, train_solid, train_static
+from solid_ext.train.algorithm import build_model, restore_model, train_solid, train_static
 from solid_ext.train.checkpoint import load_checkpoint, load_model, save_checkpoint
 from solid_ext.train.progress import Epoch, ProgressBar, Reporter, Silent, TensorBoard
 from solid_ext.train.stage import Stage, train_stage
@@ -18,6 +18,7 @@ __all__ = [
     "load_checkpoint",
     "load_model",
     "make_optimizer",
+    "restore_model",
     "save_checkpoint",
     "train_solid",
     "train_stage",

@@ -14,6 +14,7 @@ from torch import Tensor
 from solid_ext.config import Config, ModelConfig
 from solid_ext.data import Dataset, Split
 from solid_ext.models import DynamicRecommender, SemanticRecommender, start_from
+from solid_ext.train.checkpoint import load_model
 from solid_ext.train.progress import Reporter
 from solid_ext.train.stage import Stage, Trainable, Validate, train_stage
 
@@ -48,6 +49,14 @@ def build_model(
     with seeded(config):
         network = DynamicRecommender(model, num_items, semantics, features)
     return network.to(config.train.device, getattr(torch, config.train.dtype))
+
+
+def restore_model(config: Config, num_items: int, tensors: dict[str, Tensor], path: Path) -> DynamicRecommender:
+    """The network that a checkpoint's tensors are of, in eval mode; they hold semantics and features as well."""
+    features = tensors.get("item_embedding.features")
+    model = build_model(config, config.model, num_items, tensors["semantics"].numpy(), features)
+    load_model(model, tensors, path)
+    return model.eval()
 
 
 def static_model(model: ModelConfig) -> ModelConfig:

@@ -57,6 +57,8 @@ def semantics_from_features(
         raise ValueError(f"semantics_from_features: expected finite features, got NaN or infinity for item {bad}")
     known = np.any(rows != 0, axis=1)
     points = normalised(rows[known])
+    unit = np.zeros((rows.shape[0] + 1, rows.shape[1]), dtype=np.float32)
+    unit[1:][known] = points  # which further levels change
     different = _different(points)
     searched: dict[str, float] = {}
     if count == TENTH and different:
@@ -87,9 +89,7 @@ def semantics_from_features(
         report["levels_explained"] = explained
         report["distinct_codes"] = len(np.unique(table[1:][known], axis=0))
     residual = table[:, 1:] if levels > 1 else None
-    kept = np.zeros((table.shape[0], rows.shape[1]), dtype=np.float32)
-    kept[1:] = normalised(rows)
-    return Semantics(table[:, 0].copy(), count + 1, source, report=report, residual=residual, features=kept)
+    return Semantics(table[:, 0].copy(), count + 1, source, report=report, residual=residual, features=unit)
 
 
 def search_count(points: np.ndarray, *, seed: int) -> tuple[int, dict[str, float]]:
