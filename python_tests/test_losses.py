@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from solid_ext.config import Config
+from solid_ext.config import Config, ModelConfig
+from solid_ext.models import SemanticRecommender
 from solid_ext.train.losses import binary_cross_entropy, full_softmax, sampled_softmax
 
 
@@ -21,16 +23,34 @@ def test_sampled_softmax_is_log_of_the_number_of_candidates_at_a_tie() -> None:
     torch.testing.assert_close(sampled_softmax(torch.zeros(3, 5)).item(), math.log(5))
 
 
-def test_full_softmax_counts_items_from_one() -> None:
+def test_full_softmax_by_hand() -> None:
     logits = torch.tensor([[0.0, 0.0, math.log(2)]], dtype=torch.float64)
-    torch.testing.assert_close(full_softmax(logits, torch.tensor([3])).item(), math.log(2))
-    torch.testing.assert_close(full_softmax(logits, torch.tensor([1])).item(), math.log(4))
+    torch.testing.assert_close(full_softmax(logits, torch.tensor([2])).item(), math.log(2))
+    torch.testing.assert_close(full_softmax(logits, torch.tensor([0])).item(), math.log(4))
+
+
+def test_full_softmax_over_semantics_is_that_over_their_items() -> None:
+    torch.manual_seed(0)
+    semantics = np.array([0, 2, 1, 2, 4, 4, 4, 2, 1])  # of items 1 .. 8; none of semantic 3
+    model = SemanticRecommender(ModelConfig(dim=8), semantics).double().eval()
+    items = torch.tensor([1, 8, 5])
+    state = model.encode(torch.tensor([[1, 3, 0], [8, 0, 0], [4, 5, 6]]))
+    written_out = model.score(state, torch.arange(1, 9))
+    losses = full_softmax(written_out, items - 1), full_softmax(*model.over_catalogue(state, items))
+    torch.testing.assert_close(*losses)
+    gradients = [
+        torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, retain_graph=True) for loss in losses
+    ]
+    for expected, found in zip(*gradients, strict=True):
+        assert (expected is None) == (found is None)
+        if expected is not None:
+            torch.testing.assert_close(found, expected)
 
 
 def test_log_q_over_every_other_item_is_the_full_softmax() -> None:
     torch.manual_seed(0)
     catalogue = torch.randn(4, 9, dtype=torch.float64)
-    positives = torch.full((4,), 1)  # item 1 is column 0; the other 8 items are the negatives
+    positives = torch.zeros(4, dtype=torch.int64)  # column 0; the other 8 items are the negatives
     torch.testing.assert_close(sampled_softmax(catalogue, items=9), full_softmax(catalogue, positives))
 
 

@@ -288,6 +288,10 @@ class DynamicRecommender(nn.Module):
         logits = query @ hidden.T if candidates.dim() == 1 else torch.bmm(hidden, query.unsqueeze(2)).squeeze(2)
         return logits if constant is None else logits + constant
 
+    def over_catalogue(self, state: Tensor, items: Tensor) -> tuple[Tensor, Tensor, None]:
+        """What a softmax over all items takes, for items [B]: logits [B, V], each item's column [B]."""
+        return self.score(state, torch.arange(1, self.num_items + 1, device=items.device)), items - 1, None
+
     def _score_each(self, state: CandidateState, candidates: Tensor) -> Tensor:
         """Logits where every candidate has a user state of its own, a bounded number of pairs at a time."""
         batch, length = state.mask.shape

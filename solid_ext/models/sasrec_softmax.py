@@ -66,6 +66,10 @@ class SASRecSoftmax(nn.Module):
             return state @ targets.T
         return torch.bmm(targets, state.unsqueeze(2)).squeeze(2)
 
+    def over_catalogue(self, state: Tensor, items: Tensor) -> tuple[Tensor, Tensor, None]:
+        """What a softmax over all items takes, for items [B]: logits [B, V], each item's column [B]."""
+        return self.score(state, torch.arange(1, self.num_items + 1, device=items.device)), items - 1, None
+
 
 def _small_normal(module: nn.Module) -> None:
     """Weights from N(0, 0.02^2), biases 0, as BERT starts; the row of padding stays 0."""

@@ -26,6 +26,7 @@ class SemanticRecommender(nn.Module):
     """
 
     semantics: Tensor
+    items_of: Tensor
 
     def __init__(self, config: ModelConfig, semantics: np.ndarray) -> None:
         super().__init__()
@@ -33,6 +34,9 @@ class SemanticRecommender(nn.Module):
         count = int(table.max(initial=1))
         self.network = DynamicRecommender(replace(config, item_branch=False), count, np.arange(count + 1))
         self.register_buffer("semantics", torch.from_numpy(table))
+        self.register_buffer(
+            "items_of", torch.from_numpy(np.bincount(table, minlength=count + 1)[1:]), persistent=False
+        )
         self.num_items = len(table) - 1
         self.length = config.length
 
@@ -51,6 +55,12 @@ class SemanticRecommender(nn.Module):
     def score(self, state: Tensor | CandidateState, candidates: Tensor) -> Tensor:
         """Logits of candidates [B, T] or [T]: those of their semantics."""
         return self.network.score(state, self.semantics[candidates])
+
+    def over_catalogue(self, state: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What a softmax over all items takes, for items [B]: logits of the semantics [B, C], each item's column
+        [B], and how many items a column stands for [C]."""
+        logits, column, _ = self.network.over_catalogue(state, self.semantics[items])
+        return logits, column, self.items_of
 
 
 def start_from(

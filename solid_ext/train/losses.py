@@ -38,6 +38,16 @@ def sampled_softmax(logits: Tensor, items: int = 0) -> Tensor:
     return -logits.log_softmax(1)[:, 0].mean()
 
 
-def full_softmax(logits: Tensor, positives: Tensor) -> Tensor:
-    """`-log softmax(logits)[v]` over the catalogue, mean over rows; logits [B, V] of items 1 .. V, positives [B]."""
-    return F.cross_entropy(logits, positives - 1)
+def full_softmax(logits: Tensor, column: Tensor, items: Tensor | None = None) -> Tensor:
+    """`-log softmax(logits)[v]` over the catalogue, mean over rows.
+
+    Args:
+        logits: [B, K], a column an item, or a column all items that score alike.
+        column: [B] int64, the positive's.
+        items: [K], how many items each column stands for; None for one each. The loss is that of the catalogue written
+            out: `log sum_c n_c exp(l_c) - l`.
+    """
+    if items is None:
+        return F.cross_entropy(logits, column)
+    many = items.to(torch.promote_types(logits.dtype, torch.float32)).log()
+    return F.cross_entropy(logits + many, column) + many[column].mean()

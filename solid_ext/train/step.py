@@ -78,8 +78,7 @@ class Step:
         with torch.autocast(sequences.device.type, torch.bfloat16, enabled=self.config.amp):
             state = self.model(sequences)
             if candidates.dim() == 1:
-                catalogue = torch.arange(1, self.model.num_items + 1, device=sequences.device)
-                prediction = full_softmax(self.model.score(state.vector, catalogue), candidates)
+                prediction = full_softmax(*self.model.over_catalogue(state.vector, candidates))
             else:
                 logits = self.model.score(state.vector, candidates)
                 if self.config.loss == "bce":
