@@ -175,6 +175,18 @@ def test_mistakes_get_one_sentence_before_anything_starts(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_comparison_grows(arguments: list[str], tmp_path: Path) -> None:
+    main([*arguments, "--methods", "popularity", "--seeds", "0"])
+    first = tmp_path / "out" / "runs" / "synthetic" / "popularity" / "0" / "metrics.json"
+    before = first.stat()
+    main([*arguments, "--methods", "markov,popularity", "--seeds", "1,0"])
+    assert first.stat() == before
+    runs = pl.read_csv(tmp_path / "out" / "runs.csv")
+    assert set(runs.select("method", "seed").unique().rows()) == {
+        (method, seed) for method in ("markov", "popularity") for seed in (0, 1)
+    }
+
+
 def test_a_dataset_that_cannot_be_used_is_refused_by_name(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,10 +215,12 @@ def test_a_folder_of_something_else_is_left_alone(
     with pytest.raises(SystemExit):
         main([*arguments, "--methods", "markov"])
     assert "with methods popularity, not markov" in capsys.readouterr().err
-    with (out / "compare.json").open() as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(SystemExit):
-            main([*arguments, "--methods", "popularity"])
+    held = os.open(out, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(SystemExit):
+        main([*arguments, "--methods", "popularity,markov"])
+    os.close(held)
+    assert Grid.load(out / "compare.json") == grid
     assert "in use by another compare" in capsys.readouterr().err
     (out / "compare.json").write_text("{}")
     with pytest.raises(SystemExit):

@@ -25,7 +25,8 @@ def compare(out: Path, grid: Grid, datasets: Sequence[Dataset], *, jobs: int = 0
     """Run what is not finished yet, and write `runs.csv`, `costs.csv`, `report.md` and `report.png`.
 
     The same call again goes on where the last one stopped, however it stopped: a finished run is a folder with
-    `metrics.json`, an unfinished one goes on from the checkpoints of its stages.
+    `metrics.json`, an unfinished one goes on from the checkpoints of its stages. A call with more datasets, backbones,
+    methods or seeds adds their runs to those of the folder.
 
     Args:
         out: `compare.json` (the grid), `data/` (the datasets as they were), `runs/`, and what is written at the end.
@@ -34,7 +35,7 @@ def compare(out: Path, grid: Grid, datasets: Sequence[Dataset], *, jobs: int = 0
         told: called for each finished run with its place, the number of runs, the run and what went wrong (or None).
 
     Raises:
-        ValueError: before any run, `out` is no folder of this very grid or a dataset cannot be used as the runs ask;
+        ValueError: before any run, `out` is a folder of something else or a dataset cannot be used as the runs ask;
             after all runs, some of them failed.
     """
     if jobs < 0:
@@ -80,29 +81,44 @@ def check_dataset(dataset: Dataset, cells: list[Cell]) -> None:
 
 @contextmanager
 def _opened(out: Path, grid: Grid) -> Iterator[None]:
-    """The folder of this grid and of no other, held by this process alone."""
+    """The folder of this grid, new or of a part of it, held by this process alone."""
     path = out / GRID
-    if path.exists():
-        saved, asked = Grid.load(path), grid
-        for name in Grid.__dataclass_fields__:
-            if getattr(saved, name) != getattr(asked, name):
-                raise ValueError(
-                    f"out: expected a new folder or one of this comparison, got {out} with "
-                    f"{name} {_short(getattr(saved, name))}, not {_short(getattr(asked, name))}"
-                )
+    saved = Grid.load(path) if path.exists() else None
+    if saved is not None:
+        _check_holds(out, grid, saved)
     elif out.exists() and (not out.is_dir() or any(entry.name != GRID + ".partial" for entry in out.iterdir())):
         raise ValueError(f"out: expected a new folder or one of this comparison, got {out}, which holds something else")
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        partial = out / (GRID + ".partial")
-        grid.save(partial)
-        os.replace(partial, path)
-    with path.open() as held:
+    out.mkdir(parents=True, exist_ok=True)
+    held = os.open(out, os.O_RDONLY)
+    try:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ValueError(f"out: expected a folder nobody works in, got {out}, in use by another compare") from error
+        if saved != grid:
+            partial = out / (GRID + ".partial")
+            grid.save(partial)
+            os.replace(partial, path)
         yield
+    finally:
+        os.close(held)
+
+
+def _check_holds(out: Path, grid: Grid, saved: Grid) -> None:
+    """Refuse a grid that has not all of the saved one's runs, or would run them otherwise."""
+    for name in Grid.__dataclass_fields__:
+        before, asked = getattr(saved, name), getattr(grid, name)
+        if isinstance(before, tuple):
+            same = set(before) <= set(asked)
+        elif name == "datasets":
+            same = before.items() <= asked.items()
+        else:
+            same = before == asked
+        if not same:
+            raise ValueError(
+                f"out: expected a new folder or one of a part of this comparison, got {out} with "
+                f"{name} {_short(before)}, not {_short(asked)}"
+            )
 
 
 def _short(value: object) -> str:
