@@ -16,6 +16,7 @@ from solid_ext import SOLID, Config, Dataset, load_dataset
 from solid_ext.cli import show_semantics
 from solid_ext.config import SemanticsConfig
 from solid_ext.data import Semantics, SyntheticTruth, make_semantics, semantics_source
+from solid_ext.models import WithNeighbours
 from solid_ext.run import train_run
 
 ITEMS = 240
@@ -200,6 +201,7 @@ def test_a_run_trains_on_a_mix_and_says_what_it_found(
     assert told == {"source": "id+text+image", "count": 7, **kept.report}
     assert told["purity"] > told["purity_by_chance"]
     assert [stage["stage"] for stage in run.metrics["stages"]] == ["static", "stage1", "stage2"]
+    assert isinstance(run.solid.training.static, WithNeighbours), "trained for the ids, so it is kept"
     show_semantics(told)
     printed = capsys.readouterr().out
     for name in ("purity", "purity_by_chance", "nmi", "nmi_by_chance"):

@@ -110,7 +110,8 @@ class SOLID:
 
         Args:
             data: a `Dataset`, or whatever `load_dataset` takes (a path, a frame, arrays).
-            baseline: also train the static backbone, as `self.training.static` (done anyway for id_encoder model).
+            baseline: also train the static backbone, as `self.training.static` (done anyway for id_encoder model, then
+                without item features, which are made from it).
             folder: where each stage keeps its checkpoints and log; a folder with those is resumed.
 
         Returns:
@@ -170,7 +171,7 @@ class SOLID:
             if semantics.features is not None and dataset.num_items <= MOST_ITEMS:
                 content = content_similarity(semantics.features)
             self.neighbours = choose_neighbours(self.model, knn, validate, content)
-            baselines = [choose_neighbours(model, knn, validate, content) for model in static if baseline]
+            baselines = [choose_neighbours(model, knn, validate, content) for model in static]
         self.catalogue, self.fingerprint = dataset.catalogue, dataset.fingerprint
         self._training = Training(dataset, split, semantics, next(iter(baselines), None), stages + both)
         return self
