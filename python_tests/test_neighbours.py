@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from scipy import sparse
 from torch import Tensor
 
@@ -39,13 +40,13 @@ def knn() -> ItemKNN:
 
 @pytest.mark.parametrize("recency", [1.0, 0.5])
 def test_the_logits_are_the_formula_by_hand(knn: ItemKNN, recency: float) -> None:
-    scorer = WithNeighbours(ByItem(), knn, 2.0, 0.1, recency)
+    scorer = WithNeighbours(ByItem(), knn, 2.0, recency)
     state = scorer.encode(torch.tensor([[2, 0, 0, 0], [1, 3, 1, 0], [0, 0, 0, 0]]))
     one_two, two_three = 2 / math.sqrt(6), 1 / math.sqrt(3)
     # The second history has item 1 twice: its later place, of age 0, counts alone; item 3 is of age 1.
     both = (one_two + recency * two_three) / math.sqrt(1 + recency)
     similar = np.array([[one_two, 0, two_three, 0], [0, both, 0, 0], [0, 0, 0, 0]])
-    expected = np.arange(1, 5) / 10 + 2 * np.log1p(similar / 0.1)
+    expected = np.arange(1, 5) / 10 + 2 * similar
     np.testing.assert_allclose(scorer.score(state, torch.arange(1, 5)), expected, rtol=1e-6)
     own = torch.tensor([[3, 1], [2, 2], [4, 1]])
     np.testing.assert_allclose(
@@ -53,16 +54,17 @@ def test_the_logits_are_the_formula_by_hand(knn: ItemKNN, recency: float) -> Non
     )
 
 
-def test_weight_floor_and_recency_are_those_of_the_best_validation(knn: ItemKNN) -> None:
+def test_weight_and_recency_are_those_of_the_best_validation(knn: ItemKNN) -> None:
     asked = []
 
     def validate(scorer: WithNeighbours) -> float:
-        asked.append((scorer.weight, scorer.floor, scorer.recency))
-        return -abs(scorer.weight - 1.6) - abs(scorer.floor - 0.02) - abs(scorer.recency - 0.62)
+        """Best at (8, 0.4); at the first recency, 0.8, a weight of 4 is."""
+        asked.append((scorer.weight, scorer.recency))
+        return -abs(math.log2(scorer.weight + 0.01) - 3 + 2 * (scorer.recency - 0.4)) - 3 * abs(scorer.recency - 0.4)
 
     chosen = choose_neighbours(ByItem(), knn, validate)
-    assert (chosen.weight, chosen.floor, chosen.recency) == (1.5, 0.01, 0.6)
-    assert len(asked) == 13
+    assert (chosen.weight, chosen.recency) == (8, 0.4)
+    assert len(asked) == len(set(asked)), "no setting is validated twice"
     assert choose_neighbours(ByItem(), knn, lambda scorer: 0.5).weight == 0
 
 
@@ -74,8 +76,8 @@ def test_content_is_added_where_it_helps(knn: ItemKNN) -> None:
         return float(scorer.score(scorer.encode(torch.tensor([[1, 0, 0, 0]])), torch.tensor([4]))) - 0.4
 
     chosen = choose_neighbours(ByItem(), knn, lambda scorer: scorer.weight + fourth(scorer), content)
-    assert fourth(chosen) == pytest.approx(3 * math.log1p(0.8 / chosen.floor))
-    assert choose_neighbours(ByItem(), knn, lambda s: s.weight - fourth(s), content).knn is knn
+    assert fourth(chosen) == pytest.approx(32 * 0.8)
+    assert choose_neighbours(ByItem(), knn, lambda s: s.weight - 2 * fourth(s), content).knn is knn
 
 
 def test_content_similarity_is_brute_force(rng: np.random.Generator) -> None:
@@ -107,12 +109,10 @@ def rng() -> np.random.Generator:
 
 def test_what_is_out_of_range_is_refused(knn: ItemKNN) -> None:
     with pytest.raises(ValueError, match="expected weight >= 0, got -1"):
-        WithNeighbours(ByItem(), knn, -1.0, 0.1)
-    with pytest.raises(ValueError, match="expected floor > 0, got 0"):
-        WithNeighbours(ByItem(), knn, 1.0, 0.0)
+        WithNeighbours(ByItem(), knn, -1.0)
     for recency in (0.0, 1.1):
         with pytest.raises(ValueError, match="expected 0 < recency <= 1, got"):
-            WithNeighbours(ByItem(), knn, 1.0, 0.1, recency)
+            WithNeighbours(ByItem(), knn, 1.0, recency)
 
 
 def test_solid_with_neighbours_is_saved_whole(world: tuple[Dataset, SyntheticTruth], tmp_path: Path) -> None:
@@ -130,6 +130,10 @@ def test_solid_with_neighbours_is_saved_whole(world: tuple[Dataset, SyntheticTru
     assert loaded.evaluate(dataset) == measured
     history = dataset.item_ids.head(4).to_list()
     assert loaded.recommend([history], 5) == solid.recommend([history], 5)
-    (tmp_path / "model" / "neighbours.safetensors").write_bytes(b"no neighbours")
+    file = tmp_path / "model" / "neighbours.safetensors"
+    save_file(load_file(file), file, metadata={"neighbours": '{"weight": 1, "floor": 0.1, "recency": 1}'})
+    with pytest.raises(ValueError, match=r"load: expected neighbours in .* 'floor'"):
+        SOLID.load(tmp_path / "model")
+    file.write_bytes(b"no neighbours")
     with pytest.raises(ValueError, match="load: expected neighbours in"):
         SOLID.load(tmp_path / "model")

@@ -50,7 +50,7 @@ from solid_ext.train import (
 )
 
 NEIGHBOURS = "neighbours.safetensors"
-NEIGHBOUR_ROWS = 10_000  # of the validation, on which the neighbours' settings are chosen
+NEIGHBOUR_ROWS = 5_000  # of the validation, on which the neighbours' settings are chosen
 VALIDATION_SEED = 1_000_003  # the test rows' negatives are drawn from the plain seed, so the two never coincide
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,44 +19,40 @@ from solid_ext.models.encoder import recency as ages
 from solid_ext.models.encoder import valid_mask
 from solid_ext.models.itemknn import ItemKNN, last_occurrences
 
-WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
-FLOORS = (0.01, 0.003, 0.03)
-RECENCIES = (1.0, 0.8, 0.6, 0.4)
+WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+RECENCIES = (0.8, 1.0, 0.6, 0.4)
 CONTENTS = (0.0, 0.2, 0.4, 0.8)
 ARRAYS = ("data", "indices", "indptr", "shape")
 
 
 class _State(NamedTuple):
     model: Any
-    similar: sparse.csr_array  # [B, V + 1]
-    size: Tensor  # [B, 1], n
+    added: sparse.csr_array  # [B, V + 1], what is added to the logits
 
 
 class WithNeighbours:
-    """`logit(v) + w log(1 + s(v) / (floor sqrt(n)))`: a model's logit and ItemKNN's score of one history; a `Scorer`.
+    """`logit(v) + w s(v) / sqrt(n)`: a model's logit and ItemKNN's score of one history; a `Scorer`.
 
     `s(v) = sum_j r^age(j) S(j, v)` over the history's different items, `n = sum_j r^age(j)`, the last item being of
     age 0; S is `ItemKNN`'s. Items that resemble none of the history's keep the model's logit. A network remembers
     pairs badly, and a neighbourhood knows nothing else.
 
     Args:
-        model: a `Scorer` whose scores are logits. knn: of the training part. weight: w, 0 or more. floor: above 0.
-        recency: r in (0, 1]; 1 counts all of the history alike.
+        model: a `Scorer` whose scores are logits. knn: of the training part. weight: w, 0 or more. recency: r in
+            (0, 1]; 1 counts all of the history alike.
 
     Raises:
-        ValueError: a weight, floor or recency out of range.
+        ValueError: a weight or recency out of range.
 
     Source: a product of experts, as in Hinton, Training products of experts by minimizing contrastive divergence, 2002.
     """
 
-    def __init__(self, model: Any, knn: ItemKNN, weight: float, floor: float, recency: float = 1.0) -> None:
+    def __init__(self, model: Any, knn: ItemKNN, weight: float, recency: float = 1.0) -> None:
         if not weight >= 0:
             raise ValueError(f"WithNeighbours: expected weight >= 0, got {weight}")
-        if not floor > 0:
-            raise ValueError(f"WithNeighbours: expected floor > 0, got {floor}")
         if not 0 < recency <= 1:
             raise ValueError(f"WithNeighbours: expected 0 < recency <= 1, got {recency}")
-        self.model, self.knn, self.weight, self.floor, self.recency = model, knn, weight, floor, recency
+        self.model, self.knn, self.weight, self.recency = model, knn, weight, recency
         self.length = model.length
 
     @property
@@ -77,22 +74,23 @@ class WithNeighbours:
 
     def encode(self, sequences: Tensor) -> _State:
         """Both states of sequences [B, L] int64."""
-        weights = self.recency ** ages(valid_mask(sequences)).double() * last_occurrences(sequences)
-        similar = self.knn.weighted(sequences.cpu(), weights.cpu())
-        return _State(self.model.encode(sequences), similar, weights.sum(1, keepdim=True).clamp(min=1))
+        history = sequences.cpu()
+        counted = self.recency ** ages(valid_mask(history)).double() * last_occurrences(history)
+        size = counted.sum(1, keepdim=True).clamp(min=1)
+        added = self.knn.weighted(history, self.weight * counted / size.sqrt())
+        return _State(self.model.encode(sequences), added)
 
     def score(self, state: _State, candidates: Tensor) -> Tensor:
         """Logits of candidates [B, T] or [T] int64; [B, T]."""
         logits = self.model.score(state.model, candidates)
-        similar = self.knn.score(state.similar, candidates.cpu()).to(logits)
-        return logits + self.weight * torch.log1p(similar / (self.floor * state.size.sqrt().to(logits)))
+        return logits + self.knn.score(state.added, candidates.cpu()).to(logits)
 
     def save(self, path: Path) -> None:
-        """Write similarities, weight and floor as one safetensors file; the model is not in it."""
+        """Write similarities, weight and recency as one safetensors file; the model is not in it."""
         matrix = self.knn.similarity
         arrays = {"data": matrix.data, "indices": matrix.indices.astype(np.int64), "shape": np.array(matrix.shape)}
         arrays["indptr"] = matrix.indptr.astype(np.int64)
-        described = json.dumps({"weight": self.weight, "floor": self.floor, "recency": self.recency})
+        described = json.dumps({"weight": self.weight, "recency": self.recency})
         save_file(arrays, path, metadata={"neighbours": described})
 
     @staticmethod
@@ -105,37 +103,36 @@ class WithNeighbours:
         try:
             with safe_open(path, framework="np") as file:
                 described = json.loads((file.metadata() or {})["neighbours"])
-                chosen = [float(described[name]) for name in ("weight", "floor", "recency")]
+                chosen = {name: float(value) for name, value in described.items()}
                 data, indices, indptr, shape = (file.get_tensor(name) for name in ARRAYS)
             matrix = sparse.csr_array((data, indices, indptr), shape=tuple(int(size) for size in shape))
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            return WithNeighbours(model, ItemKNN.of(matrix, model.length), **chosen)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"load: expected neighbours in {path}, got {error}") from error
-        return WithNeighbours(model, ItemKNN.of(matrix, model.length), *chosen)
 
 
 def choose_neighbours(
     model: Any, knn: ItemKNN, validate: Callable[[Any], float], content: sparse.csr_array | None = None
 ) -> WithNeighbours:
-    """The weight, then floor, recency and share of content, of the best validation metric; of equal ones the first.
+    """Weight, recency and share of content, in turn the best on validation until none changes; ties: the first.
 
     Args:
         content: how items resemble each other, see `content_similarity`; the chosen multiple of it is added to the
             cosines of `knn`. None for none.
     """
 
-    def measured(weight: float, floor: float = FLOORS[0], recency: float = RECENCIES[0]) -> float:
-        return validate(WithNeighbours(model, knn, weight, floor, recency))
+    def made(weight: float, recency: float, share: float) -> WithNeighbours:
+        both = ItemKNN.of(knn.similarity + content * share, knn.length) if content is not None and share else knn
+        return WithNeighbours(model, both, weight, recency)
 
-    weight = max(WEIGHTS, key=measured)
-    if not weight:
-        return WithNeighbours(model, knn, weight, FLOORS[0])
-    floor = max(FLOORS, key=lambda floor: measured(weight, floor))
-    recency = max(RECENCIES, key=lambda recency: measured(weight, floor, recency))
-    if content is None:
-        return WithNeighbours(model, knn, weight, floor, recency)
+    @cache
+    def measured(setting: tuple[float, ...]) -> float:
+        return validate(made(*setting))
 
-    def mixed(share: float) -> WithNeighbours:
-        both = ItemKNN.of(knn.similarity + share * content, knn.length) if share else knn
-        return WithNeighbours(model, both, weight, floor, recency)
-
-    return mixed(max(CONTENTS, key=lambda share: validate(mixed(share))))
+    choices = (WEIGHTS, RECENCIES, CONTENTS if content is not None else CONTENTS[:1])
+    chosen, before = tuple(values[0] for values in choices), None
+    while chosen != before:
+        before = chosen
+        for place, values in enumerate(choices):
+            chosen = max(((*chosen[:place], value, *chosen[place + 1 :]) for value in values), key=measured)
+    return made(*chosen)
