@@ -24,10 +24,10 @@ from scipy import sparse
 from solid_ext.compare.cell import DATA, GRID, METRICS, RUNS
 from solid_ext.compare.grid import NO_BACKBONE, Cell, Grid
 from solid_ext.compare.peers import PEERS
-from solid_ext.data import Dataset, Rows
+from solid_ext.data import Dataset
 from solid_ext.evaluate import Scorer, evaluate_full, evaluate_sampled
 from solid_ext.models import DynamicRecommender, ItemKNN, SASRecSoftmax, choose_neighbours, content_similarity
-from solid_ext.solid import make_split
+from solid_ext.solid import NEIGHBOUR_ROWS, Validation, make_split
 from solid_ext.train import load_checkpoint, load_model
 
 COLUMNS = ("sampled: user_auc", "sampled: ndcg@10", "full: ndcg@10", "full, history excluded: ndcg@10")
@@ -78,9 +78,8 @@ def main() -> None:
             dataset = Dataset.load(out / DATA / cell.dataset)
             split = make_split(cell.config, dataset)
 
-            def validate(scorer: Scorer, dataset: Dataset = dataset, rows: Rows = split.valid) -> float:
-                return evaluate_full(scorer, dataset, rows)["ndcg@10"]
-
+            config = cell.config.resolved(dataset.num_users, dataset.num_items)
+            validate = Validation(config, dataset, split, most=NEIGHBOUR_ROWS)
             known = network.item_embedding.features if isinstance(network, DynamicRecommender) else None
             if known is not None and cell.dataset not in contents:
                 contents[cell.dataset] = content_similarity(known.numpy())

@@ -128,7 +128,7 @@ class SOLID:
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
         split = make_split(config, dataset)
-        validate = _Validation(config, dataset, split)
+        validate = Validation(config, dataset, split)
         stages: list[Stage] = []
         static: list[DynamicRecommender] = []  # none or one
 
@@ -159,13 +159,13 @@ class SOLID:
             semantics.table,
             validate,
             features=features,
-            validate_stage1=_Validation(sampled, dataset, split) if sampled != config else None,
+            validate_stage1=Validation(sampled, dataset, split) if sampled != config else None,
             folder=folder,
             reporter=reporter,
         )
         self.neighbours, baselines = None, list[Scorer](static)
         if config.model.neighbours:
-            validate = _Validation(config, dataset, split, most=NEIGHBOUR_ROWS)  # of many settings
+            validate = Validation(config, dataset, split, most=NEIGHBOUR_ROWS)  # of many settings
             knn = ItemKNN(dataset, split.train_end, self.model.length)
             content = None
             if semantics.features is not None and dataset.num_items <= MOST_ITEMS:
@@ -295,7 +295,7 @@ class SOLID:
         return dataset, make_split(self.config, dataset)
 
 
-class _Validation:
+class Validation:
     """The monitored metric of a model on the validation rows, against the same negatives every time.
 
     With `most`, on so many of them, spread evenly.
