@@ -77,7 +77,7 @@ def test_content_is_added_where_it_helps(knn: ItemKNN) -> None:
 
     chosen = choose_neighbours(ByItem(), knn, lambda scorer: scorer.weight + fourth(scorer), content)
     assert fourth(chosen) == pytest.approx(32 * 0.8)
-    assert choose_neighbours(ByItem(), knn, lambda s: s.weight - 2 * fourth(s), content).knn is knn
+    assert choose_neighbours(ByItem(), knn, lambda s: s.weight - fourth(s), content).knn is knn
 
 
 def test_content_similarity_is_brute_force(rng: np.random.Generator) -> None:

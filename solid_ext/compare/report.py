@@ -200,8 +200,7 @@ def _cost_lines(costs: pl.DataFrame) -> list[str]:
         *text,
         "",
         "A process and a thread a run, mean over seeds. Seconds of training contain validation and not the choice of "
-        "neighbours, rows/s neither; a "
-        "stage 1 that runs share is counted in each; the peak is the whole process's.",
+        "neighbours, rows/s neither; a stage 1 that runs share is counted in each; the peak is the whole process's.",
     ]
 
 

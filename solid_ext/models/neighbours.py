@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,10 +103,12 @@ class WithNeighbours:
         try:
             with safe_open(path, framework="np") as file:
                 described = json.loads((file.metadata() or {})["neighbours"])
-                chosen = {name: float(value) for name, value in described.items()}
+                if set(described) != {"weight", "recency"}:
+                    raise ValueError(f"settings {', '.join(map(repr, sorted(described)))}")
+                weight, recency = float(described["weight"]), float(described["recency"])
                 data, indices, indptr, shape = (file.get_tensor(name) for name in ARRAYS)
             matrix = sparse.csr_array((data, indices, indptr), shape=tuple(int(size) for size in shape))
-            return WithNeighbours(model, ItemKNN.of(matrix, model.length), **chosen)
+            return WithNeighbours(model, ItemKNN.of(matrix, model.length), weight, recency)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"load: expected neighbours in {path}, got {error}") from error
 
@@ -121,9 +123,12 @@ def choose_neighbours(
             cosines of `knn`. None for none.
     """
 
+    @lru_cache(maxsize=1)  # most settings in a row have the same share
+    def mixed(share: float) -> ItemKNN:
+        return ItemKNN.of(knn.similarity + content * share, knn.length) if content is not None and share else knn
+
     def made(weight: float, recency: float, share: float) -> WithNeighbours:
-        both = ItemKNN.of(knn.similarity + content * share, knn.length) if content is not None and share else knn
-        return WithNeighbours(model, both, weight, recency)
+        return WithNeighbours(model, mixed(share), weight, recency)
 
     @cache
     def measured(setting: tuple[float, ...]) -> float:
