@@ -13,7 +13,7 @@ import polars as pl
 
 METADATA = "metadata.json"
 FORMAT = "solid_ext dataset"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def write_folder(
@@ -73,7 +73,10 @@ def read_folder(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, pl.Data
         raise ValueError(f"Dataset.load: expected {METADATA} of a {FORMAT}, got another one in {str(folder)!r}")
     version = metadata.get("format_version")
     if version != FORMAT_VERSION:
-        raise ValueError(f"Dataset.load: expected format version {FORMAT_VERSION}, got {version!r} in {str(folder)!r}")
+        raise ValueError(
+            f"Dataset.load: expected format version {FORMAT_VERSION}, got {version!r} in {str(folder)!r} "
+            "(prepare the dataset again from its source)"
+        )
     try:
         tables = {name: pl.read_parquet(folder / f"{name}.parquet") for name in names}
     except (OSError, pl.exceptions.PolarsError) as error:
