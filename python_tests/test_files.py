@@ -114,6 +114,7 @@ def zipped() -> bytes:
     [
         (zipped(), "a ZIP archive or an Excel workbook"),
         (b"\xd0\xcf\x11\xe0rest", "an old Excel workbook"),
+        (gzip.compress(gzip.compress(b"user_id,item_id\n1,2\n")), "gzipped twice"),
         (b"\x28\xb5\x2f\xfdrest", "a Zstandard file (decompress it: zstd -d)"),
         (b"BZh91AY", "a bzip2 file"),
         (b"\x80\x04\x95rest", "a pickle, which is never read"),

@@ -39,7 +39,8 @@ def write(folder: Path, content: str | bytes, name: str = "x.csv") -> Path:
         CSV.replace("user_id,item_id,timestamp", '"user_id","item_id","timestamp"'),
         "\ufeff" + CSV.replace("user_id,item_id,timestamp", '"user_id", "item_id", "timestamp"'),
         CSV.replace("3,", '"3",'),
-        CSV + "\n \n"[:1],
+        CSV + "\n",
+        "\n\r\n" + CSV,
     ],
 )
 def test_the_same_rows_in_many_spellings(tmp_path: Path, content: str | bytes) -> None:
@@ -132,6 +133,9 @@ def test_one_id_that_is_no_number_among_numbers_is_said(tmp_path: Path) -> None:
     rows = "".join(f"{n},{n},{n}\n" for n in range(1, 40))
     dataset = load_dataset(write(tmp_path, "user_id,item_id,timestamp\n" + rows + "40,1e3,50\n"))
     assert dataset.item_index(["1e3", 5]).tolist() != [0, 0]
+    assert any(
+        "1 ids of 'item_id' look like numbers written with an exponent ('1e3' in row 40)" in n for n in dataset.notes
+    )
     assert "The ids of 'item_id' are read as text, because 1 of 40 are no whole numbers ('1e3' in row 40)." in (
         dataset.notes
     )

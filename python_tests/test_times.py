@@ -198,6 +198,13 @@ def test_dates_written_as_numbers() -> None:
         times([SECONDS, SECONDS + 1, 20200131])
 
 
+def test_a_time_far_from_the_others_is_said() -> None:
+    values = [SECONDS + row for row in range(200)]
+    values[5] = 99_999_999_999_999
+    assert "1 times lie far from the others, which look like seconds: 99999999999999 in row 6" in noted(values)
+    assert noted(values[6:]) == ""
+
+
 def test_zero_beside_real_times_is_said() -> None:
     assert "2 times are 0 or -1 (1970)" in noted([SECONDS, 0, SECONDS + 5, SECONDS + 9, 0])
     assert noted([0, 1, 2, 3]) == ""

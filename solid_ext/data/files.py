@@ -22,6 +22,7 @@ ALWAYS_INFLATED = 1 << 26
 
 # What is no table, by its first bytes, and what to do about it. Pickles are never read: they run code.
 FOREIGN = (
+    (GZIP_MAGIC, "a file that was gzipped twice (gunzip it once)"),
     (b"PK\x03\x04", "a ZIP archive or an Excel workbook (unzip it, or save the sheet as CSV)"),
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook (save the sheet as CSV)"),
     (b"\x28\xb5\x2f\xfd", "a Zstandard file (decompress it: zstd -d)"),

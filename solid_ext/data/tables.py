@@ -20,6 +20,7 @@ from solid_ext.data.text import UTF8_BOM, read_text
 EXACT_FLOAT = 2**53
 WHOLE = r"^-?(?:0|[1-9]\d*)$"
 WHOLE_FLOAT = r"^-?(?:0|[1-9]\d*)\.0+$"
+EXPONENT = r"^-?\d+(?:\.\d+)?[eE][+-]?\d+$"
 # Text by which other programs write that there is nothing.
 MISSING = ("nan", "NaN", "NAN", "null", "NULL", "Null", "None", "N/A", "n/a", "NA", "#N/A", "<NA>", "NaT", "\\N")
 
@@ -259,6 +260,13 @@ def _note_ids(column: str, text: pl.Series, reading: Reading) -> None:
                 "whole numbers."
             )
         return
+    powers = known.str.contains(EXPONENT).fill_null(False)
+    if powers.any():
+        row = int(powers.arg_true()[0])
+        reading.notes[f"note_exponents_{column}"] = (
+            f"{int(powers.sum()):,} ids of {column!r} look like numbers written with an exponent ({known[row]!r} in "
+            f"row {row + 1:,}): a spreadsheet may have cut their digits, so that different ids became the same."
+        )
     odd = (~known.str.contains(WHOLE)).fill_null(False)
     if 0 < odd.sum() * 10 < known.count():
         row = int(odd.arg_true()[0])

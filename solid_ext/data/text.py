@@ -47,15 +47,19 @@ def read_text(
     data = _utf8(data, where)
     data = _line_feeds(data)
     first = 1
+    if data[:1] in (b"\n", b"\r"):
+        blank = len(data) - len(data.lstrip(b"\r\n"))
+        first += data.count(b"\n", 0, blank)
+        data = data[blank:]
     if data[:4].lower() == b"sep=" and data[5:6] in (b"\n", b"\r"):  # a line that Excel writes for itself
-        data, first = data.partition(b"\n")[2], 2
+        data, first = data.partition(b"\n")[2], first + 1
     header_bytes = data.partition(b"\n")[0].rstrip(b"\r")
     if header_bytes.count(MOVIELENS) >= 2 and b"\t" not in data:
         data, header_bytes = data.replace(MOVIELENS, b"\t"), header_bytes.replace(MOVIELENS, b"\t")
         fields = header_bytes.decode("utf-8", "replace").split("\t")
         if _is_data(fields, required) and len(fields) == len(headerless):
             reading.notes["note_header"] = f"The file has no header: its columns are taken as {', '.join(headerless)}."
-            data, first = "\t".join(headerless).encode() + b"\n" + data, 0
+            data, first = "\t".join(headerless).encode() + b"\n" + data, first - 1
             header_bytes = data.partition(b"\n")[0]
     try:
         header = header_bytes.decode("utf-8")

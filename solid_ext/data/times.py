@@ -214,6 +214,13 @@ def _check_units(name: str, numbers: pl.Series, notes: dict[str, int | str]) -> 
         raise ValueError(
             f"{name}: expected times in one unit, got {' and '.join(parts)}; bring them to one unit, or take them out"
         )
+    if len(hit) == 1 and 0 < (strays := times.size - sum(counts) - placeholders) <= OUTSIDE * times.size:
+        unit, bottom, top = BANDS[hit[0]]
+        stray = ~(numbers.is_between(bottom, top) | numbers.is_in([0, -1])).fill_null(True)
+        row = int(stray.arg_true()[0])
+        notes["note_strays"] = (
+            f"{strays:,} times lie far from the others, which look like {unit}: {numbers[row]} in row {row + 1:,}."
+        )
     if hit == [1] and counts[1] == times.size and _sorts_as_dates(times, day_first=False):
         notes["note_units"] = (
             "The times look like dates written as YYYYMMDD; they are ordered as numbers, which is right."
