@@ -179,7 +179,7 @@ def test_the_command_says_what_was_guessed_and_takes_what_it_offers(
     main(command)
     printed = " ".join(capsys.readouterr().out.split())
     for sentence in (
-        "note: There is no column 'timestamp': each user's rows are taken to stand in the order in which they happened.",
+        "note: There is no column 'timestamp': each user's rows are taken to stand in the order in which they",
         "The column 'time' may hold the times: timestamp='time' (--timestamp time) reads it.",
         "note: The column 'rating' is not used: every row counts as one interaction",
         "categories='genres' (--categories genres) reads it.",

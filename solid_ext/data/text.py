@@ -35,7 +35,7 @@ def read_text(
     out and counted, lines of another length are malformed.
 
     Args:
-        data: the file, UTF-8, or UTF-16 and UTF-32 with a byte order mark; lines end in LF, CR LF or CR.
+        data: the file as `as_utf8` gives it; lines end in LF, CR LF or CR.
         where: named in errors.
         required, optional: columns, as in `read_table`.
         reading: counts malformed lines and notes what was guessed.
@@ -44,7 +44,6 @@ def read_text(
     Raises:
         ValueError: other bytes, columns that are missing, lines that are no rows, quotes that never close.
     """
-    data = _utf8(data, where)
     data = _line_feeds(data)
     first = 1
     if data[:1] in (b"\n", b"\r"):
@@ -93,7 +92,12 @@ def read_text(
     return frame
 
 
-def _utf8(data: bytes, where: str) -> bytes:
+def as_utf8(data: bytes, where: str) -> bytes:
+    """Text of UTF-8, or of UTF-16 and UTF-32 with a byte order mark, as UTF-8 without a mark.
+
+    Raises:
+        ValueError: binary data, or bytes that are not what the mark says.
+    """
     for mark, encoding in ENCODINGS:
         if data.startswith(mark):
             try:
