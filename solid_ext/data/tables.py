@@ -101,7 +101,14 @@ def integers(column: pl.Series) -> pl.Series:
 
     Every value is written exactly as the integer, or as that integer with ".0": "007" and "1e3" keep the column text.
     """
-    known = without_markers(column)
+    numbers = column.cast(pl.Int64, strict=False)
+    if (numbers.cast(pl.String).eq_missing(column)).all():
+        return numbers
+    return _whole_numbers(without_markers(column), column)
+
+
+def _whole_numbers(known: pl.Series, column: pl.Series) -> pl.Series:
+    """The numbers that `known` spells, all of them whole, or else the column."""
     if not known.str.contains(f"{WHOLE}|{WHOLE_FLOAT}").all():
         return column
     numbers = known.str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
@@ -217,9 +224,7 @@ def _read_file(
     if data[:200].lstrip()[:1] in (b"{", b"["):
         return _from_json(data, where, name, required, optional, reading)
     frame = read_text(data, where, required, optional, reading, headerless)
-    for column in required:
-        _note_ids(column, frame[column], reading)
-    return frame.with_columns(integers(frame[column]) for column in required)
+    return frame.with_columns(_ids(column, frame[column], reading) for column in required)
 
 
 def _from_json(
@@ -257,18 +262,23 @@ def _object(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def _note_ids(column: str, text: pl.Series, reading: Reading) -> None:
-    """Say what the spelling of a column of ids made of it."""
-    note_missing(column, text, reading)
+def _ids(column: str, text: pl.Series, reading: Reading) -> pl.Series:
+    """A column of ids of a text file, as `integers` gives it, with notes on what their spelling made of them."""
+    numbers = text.cast(pl.Int64, strict=False)
+    if (numbers.cast(pl.String).eq_missing(text)).all():
+        return numbers
     known = without_markers(text)
-    if integers(text).dtype == pl.Int64:
+    if known.null_count() > text.null_count():
+        note_missing(column, text, reading)
+    found = _whole_numbers(known, text)
+    if found.dtype == pl.Int64:
         floats = known.filter(known.str.contains(WHOLE_FLOAT).fill_null(False))
         if floats.len():
             reading.notes[f"note_ids_{column}"] = (
                 f"{floats.len():,} ids of {column!r} are written as floats (such as {floats[0]!r}); they are read as "
                 "whole numbers."
             )
-        return
+        return found
     powers = known.str.contains(EXPONENT).fill_null(False)
     if powers.any():
         row = int(powers.arg_true()[0])
@@ -283,3 +293,4 @@ def _note_ids(column: str, text: pl.Series, reading: Reading) -> None:
             f"The ids of {column!r} are read as text, because {odd.sum():,} of {known.count():,} are no whole numbers "
             f"({known[row]!r} in row {row + 1:,})."
         )
+    return found
