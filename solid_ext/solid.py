@@ -28,16 +28,11 @@ from solid_ext.data import (
 )
 from solid_ext.evaluate import Scorer, evaluate_full, evaluate_sampled, sampled_candidates
 from solid_ext.evaluate.scorer import inference
-from solid_ext.models import (
-    DynamicRecommender,
-    ItemKNN,
-    WithNeighbours,
-    choose_neighbours,
-    content_similarity,
-    valid_mask,
-)
+from solid_ext.models import DynamicRecommender
 from solid_ext.models.backbones import check_backbone
-from solid_ext.models.content import MOST_ITEMS
+from solid_ext.nn.padding import valid_mask
+from solid_ext.scorers import ItemKNN, WithNeighbours, choose_neighbours, content_similarity
+from solid_ext.scorers.content import MOST_ITEMS
 from solid_ext.serve.recommend import Recommendation, recommend
 from solid_ext.train import (
     Reporter,

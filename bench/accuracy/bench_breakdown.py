@@ -26,7 +26,8 @@ from solid_ext.compare.grid import NO_BACKBONE, Cell, Grid
 from solid_ext.compare.peers import PEERS
 from solid_ext.data import Dataset
 from solid_ext.evaluate import Scorer, evaluate_full, evaluate_sampled
-from solid_ext.models import DynamicRecommender, ItemKNN, SASRecSoftmax, choose_neighbours, content_similarity
+from solid_ext.models import DynamicRecommender, SASRecSoftmax
+from solid_ext.scorers import ItemKNN, choose_neighbours, content_similarity
 from solid_ext.solid import NEIGHBOUR_ROWS, Validation, make_split
 from solid_ext.train import load_checkpoint, load_model
 

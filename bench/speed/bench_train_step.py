@@ -18,7 +18,8 @@ from torch import Tensor
 from bench.harness import Report, compare, peak_memory, thread_counts, timed
 from solid_ext import Config
 from solid_ext.config import PAPER
-from solid_ext.models import DynamicRecommender, valid_mask
+from solid_ext.models import DynamicRecommender
+from solid_ext.nn.padding import valid_mask
 from solid_ext.train import Step, make_optimizer
 from solid_ext.train.losses import binary_cross_entropy
 

@@ -15,9 +15,9 @@ from safetensors.numpy import save_file
 from scipy import sparse
 from torch import Tensor
 
-from solid_ext.models.encoder import recency as ages
-from solid_ext.models.encoder import valid_mask
-from solid_ext.models.itemknn import ItemKNN, last_occurrences
+from solid_ext.nn.padding import recency as ages
+from solid_ext.nn.padding import valid_mask
+from solid_ext.scorers.itemknn import ItemKNN, last_occurrences
 
 WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 RECENCIES = (0.8, 1.0, 0.6, 0.4)
