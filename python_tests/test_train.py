@@ -245,10 +245,10 @@ def test_a_mixed_precision_step_has_the_gradients_of_a_float32_one(
 ) -> None:
     """One step from the same parameters on the same batch: nothing that training would amplify is compared.
 
-    Rounding to bfloat16 errs by up to 2^-9 a number, 2^-8 a product, and a gradient is a chain of a handful of products.
-    A tensor whose gradient is the small rest of large terms that cancel has the error of those terms, so its error counts
-    against its own gradient or a tenth of the whole one, whichever is longer. Measured over 8 seeds: at most 4.8 x 2^-8
-    a tensor and .07 x 2^-8 for the loss, the same for every instruction set.
+    Rounding to bfloat16 errs by up to 2^-9 a number, 2^-8 a product, and a gradient is a chain of a few products.
+    A tensor whose gradient is the small rest of large terms that cancel has the error of those terms, so its error
+    counts against its own gradient or a tenth of the whole one, whichever is longer. Measured over 8 seeds: at most
+    4.8 x 2^-8 a tensor and .07 x 2^-8 for the loss, the same for every instruction set.
     """
     dataset, truth = world
     rows = leave_one_out(dataset).train.take(np.arange(256))
