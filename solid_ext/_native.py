@@ -8,8 +8,8 @@ from typing import Any
 
 # OpenMP's idle threads spin, each on a processor, unless told to sleep. Beside other work that is ruinous: the one
 # that spins keeps its processor from the one that is waited for, and a pass of small operations took 100 times as long
-# on two threads as on one (DESIGN, "Threads"). OpenMP reads the variable once, as it is loaded, so it is set for that
-# moment alone; whoever sets it outside, or has loaded torch before, has decided otherwise.
+# on two threads as on one. OpenMP reads the variable once, as it is loaded, so it is set for that moment alone; whoever
+# sets it outside, or has loaded torch before, has decided otherwise.
 IDLE = "OMP_WAIT_POLICY"
 _decides = "torch" not in sys.modules and not {IDLE, "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ)
 if _decides:
