@@ -34,7 +34,7 @@ def test_the_version_is_the_one_of_the_package() -> None:
 
 def test_build_info_names_what_was_built_and_what_runs() -> None:
     info = build_info()
-    assert set(info) == {"version", "compiler", "isa_built", "isa_usable", "isa", "cuda"}
+    assert set(info) == {"version", "compiler", "isa_built", "isa_usable", "isa", "cuda", "cuda_build", "threads"}
     assert info["isa"] in info["isa_usable"]
     assert set(info["isa_usable"]) <= set(info["isa_built"])
     assert info["isa_built"][0] == "baseline"

@@ -136,9 +136,11 @@ class Train:
 
     def run(self) -> None:
         from solid_ext.run import example_users, train_run
+        from solid_ext.threads import use_threads
         from solid_ext.train import ProgressBar
 
         settings = method_config(self.settings, self.method).checked()
+        console.print(f"threads: {use_threads(settings.train.threads, self.out if self.resume else None)}")
         dataset = open_dataset(self.dataset)
         settings = settings.resolved(dataset.num_users, dataset.num_items)
         describe(dataset)
@@ -323,6 +325,7 @@ class Doctor:
         import torch
 
         from solid_ext import build_info
+        from solid_ext.threads import usable_processors, use_threads
 
         info = build_info()
         table = Table(show_header=False)
@@ -333,8 +336,12 @@ class Doctor:
         table.add_row("compiler", info["compiler"])
         table.add_row("instruction sets", ", ".join(info["isa_built"]) + " built")
         table.add_row("in use", f"{info['isa']} (SOLID_EXT_ISA forces another)")
-        table.add_row("threads", f"{torch.get_num_threads()} of {os.cpu_count()} processors")
-        table.add_row("CUDA kernels", str(info["cuda"] or "none built"))
+        table.add_row("threads", f"{use_threads(0)}; {usable_processors()} of {os.cpu_count()} processors may be used")
+        built = (
+            f" for {', '.join(info['cuda']['architectures'])}, CUDA {info['cuda']['version']}" if info["cuda"] else ""
+        )
+        change = "pip install . with SOLID_EXT_CUDA=ON, AUTO or OFF builds for all architectures, the GPUs here, none"
+        table.add_row("CUDA kernels", f"{info['cuda_build']}{built} ({change})")
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
         table.add_row("GPU", gpu)
         console.print(table)
