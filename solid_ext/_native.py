@@ -28,3 +28,13 @@ def build_info() -> dict[str, Any]:
     Source: design, kernels, "Names that outside checks rely on".
     """
     return dict(kernels.build_info())
+
+
+def arithmetic() -> dict[str, Any]:
+    """What decides the last bits of a training beside its inputs: `isa`, the kernels' instruction set, and `threads`.
+
+    The kernels give the same bits for any number of threads; torch's own sums over a batch do not.
+    """
+    import torch
+
+    return {"isa": kernels.build_info()["isa"], "threads": torch.get_num_threads()}
