@@ -254,7 +254,9 @@ def test_fingerprint_tells_data_apart(dataset: Dataset) -> None:
 def test_an_existing_folder_is_only_replaced_when_asked_and_a_dataset(dataset: Dataset, tmp_path: Path) -> None:
     folder = dataset.save(tmp_path / "data")
     other = load_dataset(([1], [1]))
-    with pytest.raises(ValueError, match=r"expected a new folder, got the existing .*overwrite=True replaces it"):
+    with pytest.raises(
+        ValueError, match=r"expected a folder that does not exist yet, got .*overwrite=True replaces one of its kind"
+    ):
         other.save(folder)
     assert Dataset.load(folder).fingerprint == dataset.fingerprint
     other.save(folder, overwrite=True)
@@ -263,7 +265,7 @@ def test_an_existing_folder_is_only_replaced_when_asked_and_a_dataset(dataset: D
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match=r"expected a dataset folder to overwrite, got .*precious"):
+    with pytest.raises(ValueError, match=r"expected a folder of its own to overwrite, got .*precious"):
         dataset.save(precious, overwrite=True)
     assert (precious / "thesis.txt").exists()
 
@@ -298,6 +300,7 @@ def test_an_overwrite_that_fails_at_the_last_step_gives_the_old_folder_back(
             raise OSError("device gone")
         return rename(self, target)
 
+    monkeypatch.setattr("solid_ext.files._exchanged", lambda one, other: False)
     monkeypatch.setattr(Path, "rename", fail_into_place)
     with pytest.raises(ValueError, match="device gone"):
         load_dataset(([1], [1])).save(folder, overwrite=True)
@@ -312,7 +315,7 @@ def test_damaged_folders(dataset: Dataset, tmp_path: Path) -> None:
         (folder / "metadata.json").write_text(json.dumps(metadata | changes))
         return folder
 
-    with pytest.raises(ValueError, match="expected format version 1, got 99"):
+    with pytest.raises(ValueError, match="expected format version 2, got 99"):
         load_dataset(damaged("version", format_version=99))
     with pytest.raises(ValueError, match=r"expected metadata\.json of a solid_ext dataset"):
         load_dataset(damaged("format", format="something else"))

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from solid_ext import SOLID, Config, Dataset, load_dataset
 from solid_ext.data import Rows, SyntheticTruth, synthetic_dataset
 from solid_ext.evaluate import Metrics, Scorer, evaluate_full
+from solid_ext.files import MANIFEST, describe_folder, read_json
 from solid_ext.methods import method_config
 
 TINY = Config().replace(length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, candidates=20)
@@ -33,6 +34,14 @@ def frame(dataset: Dataset) -> pl.DataFrame:
             "timestamp": dataset.timestamps,
         }
     )
+
+
+def tell_the_manifest(folder: Path) -> None:
+    """Make the manifest say that the files are as they were written, as somebody with bad intentions would."""
+    manifest = read_json(folder / MANIFEST, "test")
+    del manifest["files"]
+    (folder / MANIFEST).unlink()
+    describe_folder(folder, MANIFEST, manifest)
 
 
 @pytest.mark.parametrize("form", ["dataset", "folder", "csv", "polars", "pandas", "arrays"])
@@ -132,28 +141,27 @@ def test_a_broken_model_folder_gets_a_sentence(fitted: SOLID, tmp_path: Path) ->
     file = tmp_path / "model" / "model.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"load: expected [\d,]+ bytes in .*model\.safetensors, got"):
+        SOLID.load(tmp_path / "model")
+    tell_the_manifest(tmp_path / "model")
     with pytest.raises(ValueError, match="checkpoint: expected safetensors in"):
         SOLID.load(tmp_path / "model")
     file.write_bytes(whole)
     save_file(load_file(file), file)  # without the state: a file of some other program
-    with pytest.raises(ValueError, match="expected format version 1"):
+    tell_the_manifest(tmp_path / "model")
+    with pytest.raises(ValueError, match="expected format version 2"):
         SOLID.load(tmp_path / "model")
     file.write_bytes(whole)
     config = tmp_path / "model" / "config.yaml"
     config.write_text(config.read_text().replace("dim: 16", "dim: 32"), encoding="utf-8")
+    tell_the_manifest(tmp_path / "model")
     with pytest.raises(ValueError, match=r"checkpoint: expected .* got .* in"):
         SOLID.load(tmp_path / "model")
 
 
-def test_an_unknown_backbone_is_refused_before_any_work(
-    world: tuple[Dataset, SyntheticTruth], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def work(*_: object) -> None:
-        raise AssertionError("worked before the check")
-
-    monkeypatch.setattr("solid_ext.solid.make_split", work)
-    with pytest.raises(ValueError, match=r"backbone: expected one of din, .* got 'nope'"):
-        SOLID(backbone="nope").fit(world[0])
+def test_an_unknown_backbone_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r"backbone: expected one of din, .* got 'gru'; did you mean gru4rec\?"):
+        SOLID(backbone="gru")
 
 
 def test_features_tell_what_no_interaction_does() -> None:
