@@ -306,10 +306,10 @@ def test_a_folder_of_one_training_is_not_anothers(world: tuple[Dataset, Syntheti
     first = SOLID(TINY).fit(world[0], folder=tmp_path)
     again = SOLID(TINY).fit(world[0], folder=tmp_path)
     assert again.training.stages == first.training.stages
-    with pytest.raises(ValueError, match="resume: expected learning_rate=0.003 as in .*, got 0.3"):
+    with pytest.raises(ValueError, match=r"resume: expected learning_rate=0.003 as in .*, got 0.3"):
         SOLID(TINY, learning_rate=0.3).fit(world[0], folder=tmp_path)
     other = synthetic_dataset(400, 60, 6, predictability=1.0, drift=0.0, seed=9)[0]
-    with pytest.raises(ValueError, match="resume: expected the dataset of"):
+    with pytest.raises(ValueError, match=r"resume: expected the dataset of"):
         SOLID(TINY).fit(other, folder=tmp_path)
     with FileLock(tmp_path / ".solid_ext.lock"), pytest.raises(ValueError, match="fit: expected a folder that nobody"):
         SOLID(TINY).fit(world[0], folder=tmp_path)

@@ -282,15 +282,15 @@ def test_a_stage_resumes_its_own_data_alone(world: tuple[Dataset, SyntheticTruth
     config = SMALL.replace(epochs=1)
     trained(dataset, truth.semantics, config, tmp_path)
     other, theirs = synthetic_dataset(400, 60, 6, predictability=1.0, drift=0.0, seed=4)
-    with pytest.raises(ValueError, match="resume: expected the dataset of .*stage1"):
+    with pytest.raises(ValueError, match=r"resume: expected the dataset of .*stage1"):
         trained(other, theirs.semantics, config, tmp_path)
     moved = truth.semantics.copy()
     moved[1] = moved[1] % 6 + 1
-    with pytest.raises(ValueError, match="resume: expected the items' semantics of .*stage1"):
+    with pytest.raises(ValueError, match=r"resume: expected the items' semantics of .*stage1"):
         trained(dataset, moved, config, tmp_path)
     (tmp_path / "stage1").rename(tmp_path / "mine")
     shutil.copytree(tmp_path / "stage2", tmp_path / "stage1")
-    with pytest.raises(ValueError, match="resume: expected stage stage1 in .*, got stage2"):
+    with pytest.raises(ValueError, match=r"resume: expected stage stage1 in .*, got stage2"):
         trained(dataset, truth.semantics, config, tmp_path)
 
 
@@ -301,7 +301,7 @@ def test_a_best_model_of_another_training_is_refused(world: tuple[Dataset, Synth
     best = tmp_path / "a" / "stage2" / "best.safetensors"
     whole = best.read_bytes()
     shutil.copy(tmp_path / "b" / "stage2" / "best.safetensors", best)
-    with pytest.raises(ValueError, match="resume: expected learning_rate=0.02 as in .*stage2, got 0.01"):
+    with pytest.raises(ValueError, match=r"resume: expected learning_rate=0.02 as in .*stage2, got 0.01"):
         trained(dataset, truth.semantics, SMALL, tmp_path / "a")
     best.write_bytes(whole)
     flipped = bytearray(whole)
@@ -370,7 +370,7 @@ def test_a_network_larger_than_the_memory_is_refused_before_it_is_made(
     fields: dict[str, int], world: tuple[Dataset, SyntheticTruth]
 ) -> None:
     config = SMALL.replace(**fields)
-    with pytest.raises(ValueError, match="model: expected a network that can be trained in this machine's .* GiB"):
+    with pytest.raises(ValueError, match=r"model: expected a network that can be trained in this machine's .* GiB"):
         build_model(config, config.model, world[0].num_items, world[1].semantics)
 
 
