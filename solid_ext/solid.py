@@ -59,6 +59,7 @@ from solid_ext.train import (
     train_solid,
     train_static,
 )
+from solid_ext.train.algorithm import check_memory
 
 FORMAT = "solid_ext model"
 FORMAT_VERSION = 1
@@ -376,10 +377,12 @@ def check_fit(config: Config, dataset: Dataset) -> None:
     """Refuse what cannot be trained, before any work and before any folder is touched.
 
     Raises:
-        ValueError: no such device or backbone, data that cannot be split as asked, features that are not there.
+        ValueError: no such device or backbone, a network larger than the memory, data that cannot be split as asked,
+            features that are not there.
     """
     check_device(config.train.device)
     check_backbone(config.model.backbone)
+    check_memory(config, dataset.num_items)
     make_split(config, dataset)
     check_semantics(config.semantics, dataset)
 

@@ -96,6 +96,15 @@ def _check_memory(shapes: dict[str, Tensor]) -> None:
         )
 
 
+def check_memory(config: Config, num_items: int) -> None:
+    """Refuse a network that this machine's memory cannot hold, whatever the semantics and features will be.
+
+    Raises:
+        ValueError: see `build_model`.
+    """
+    _check_memory(_shapes(config.model, num_items, np.minimum(np.arange(num_items + 1), 1), None))
+
+
 def is_static(config: Config) -> bool:
     """Whether the configuration is the static method's, to which the static backbone is nothing to compare."""
     return config.model == static_model(config.model) and stage1_config(config) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -115,4 +116,6 @@ def _image_folder(config: SemanticsConfig) -> str:
         raise ValueError(
             "semantics: expected image_features FILE or image_folder FOLDER for a source with images, got neither"
         )
+    if not Path(config.image_folder).is_dir():
+        raise ValueError(f"image_folder: expected a folder of images, got {config.image_folder!r}, which is none")
     return config.image_folder
