@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from filelock import FileLock
 
 from solid_ext import Config
 from solid_ext.cli import main
@@ -23,6 +23,7 @@ from solid_ext.compare.cell import run_cell
 from solid_ext.compare.report import write_report
 from solid_ext.data import Dataset, SyntheticTruth, synthetic_dataset
 from solid_ext.evaluate import hr, mrr, ndcg
+from solid_ext.files import LOCK
 
 QUICK = "epochs: 3\ndim: 8\nheads: 2\nlength: 5\nbatch_size: 128\ncandidates: 20\n"
 SHOWN = [
@@ -214,13 +215,10 @@ def test_a_folder_of_something_else_is_left_alone(
     with pytest.raises(SystemExit):
         main([*arguments, "--methods", "markov"])
     assert "with methods popularity, not markov" in capsys.readouterr().err
-    held = os.open(out, os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)
-    with pytest.raises(SystemExit):
+    with FileLock(out / LOCK), pytest.raises(SystemExit):
         main([*arguments, "--methods", "popularity,markov"])
-    os.close(held)
     assert Grid.load(out / "compare.json") == grid
-    assert "in use by another compare" in capsys.readouterr().err
+    assert "in use by another process" in capsys.readouterr().err
     (out / "compare.json").write_text("{}")
     with pytest.raises(SystemExit):
         main(arguments)

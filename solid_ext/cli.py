@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from solid_ext.config import Config
+from solid_ext.config import PRESETS, Config, read_yaml
 from solid_ext.methods import method_config
 
 if TYPE_CHECKING:
@@ -123,6 +123,8 @@ class Train:
     """The run's folder."""
     config: Path | None = None
     """A YAML file with any of the fields below."""
+    preset: Literal["paper", "best"] = "best"
+    """Where the fields start from: best, the defaults, or paper, Table 2 of the paper; file and flags win over it."""
     method: str = "solid"
     """What to train: solid, or one of what it is compared with (static, finetune, duet, apg, solid-no-codebook, ..);
     its fields win over the flags below."""
@@ -144,18 +146,23 @@ class Train:
         dataset = open_dataset(self.dataset)
         settings = settings.resolved(dataset.num_users, dataset.num_items)
         describe(dataset)
-        console.print("\n[bold]configuration[/bold]")
-        console.print(settings.to_yaml().rstrip(), style="dim")
-        console.print()
+
+        def begun() -> None:
+            changes = yaml.safe_dump(settings.changes(), sort_keys=False) if settings.changes() else "the defaults"
+            console.print(f"\n[bold]configuration[/bold], all of it in {self.out / 'config.yaml'}; not the default:")
+            console.print(changes.rstrip() + "\n", style="dim")
+
         with ProgressBar(console, settings.train.monitor) as progress:
             run = train_run(
                 self.out,
                 settings,
                 dataset,
+                method=self.method,
                 baseline=self.baseline,
                 resume=self.resume,
                 overwrite=self.overwrite,
                 reporter=progress,
+                begun=begun,
             )
         show_semantics(run.metrics["semantics"])
         show_examples(example_users(run.solid, dataset, count=5, k=5))
@@ -372,14 +379,14 @@ def read_fields(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     Config.from_yaml(path)
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return read_yaml(path)
 
 
 def load_run(folder: Path) -> SOLID:
-    """The model of a run's folder."""
+    """The model of a run's folder, or of one that `save` wrote."""
     from solid_ext.solid import SOLID
 
-    return SOLID.load(folder / "model")
+    return SOLID.load(folder)
 
 
 def describe(dataset: Interactions) -> None:
@@ -449,11 +456,15 @@ def show_metrics(models: dict[str, dict[str, dict[str, float]]], rows: int | Non
 
 
 def parse(arguments: list[str]) -> Prepare | Train | Evaluate | Recommend | Compare | Tune | Doctor:
-    """Read the command line; a `--config FILE` gives the defaults of the flags after it."""
+    """Read the command line; `--preset` and, over it, a `--config FILE` give the defaults of the other flags."""
     scan = ArgumentParser(add_help=False, allow_abbrev=False)
     scan.add_argument("--config")
-    file = scan.parse_known_args(arguments)[0].config
-    training = Train(tyro.MISSING, tyro.MISSING, settings=Config.from_yaml(file) if file else Config())
+    scan.add_argument("--preset")
+    given = scan.parse_known_args(arguments)[0]
+    base = Config().replace(**PRESETS.get(given.preset, {}))
+    training = Train(
+        tyro.MISSING, tyro.MISSING, settings=Config.from_yaml(given.config, base) if given.config else base
+    )
     commands = (
         Annotated[Prepare, tyro.conf.subcommand("prepare")]
         | Annotated[Train, tyro.conf.subcommand("train", default=training)]

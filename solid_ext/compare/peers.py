@@ -56,7 +56,10 @@ def sasrec_softmax(task: Task) -> Built:
 
     train = replace(config.train, loss="full_softmax", learning_rate=0.001, weight_decay=0.0, batch_size=2048)
     folder = task.folder / "sasrec"
-    stage = train_stage("sasrec", model, dataset, split, train, validate, folder=folder, reporter=task.reporter)
+    fields = replace(config, train=train).flat()
+    stage = train_stage(
+        "sasrec", model, dataset, split, train, validate, fields=fields, folder=folder, reporter=task.reporter
+    )
     return model, [stage]
 
 

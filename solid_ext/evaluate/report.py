@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from solid_ext.files import written
+
 # matplotlib is imported where it draws: it would add a second to every start of the package.
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,12 +101,8 @@ def draw_report(
     _draw_legend(bottom, axes)
 
     target = Path(path)
-    part = target.with_name(f".{target.name}.part")
-    try:
-        figure.savefig(part, format="png")
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    with written(target) as partial:
+        figure.savefig(partial, format="png")
     return target
 
 
