@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ from solid_ext.evaluate.scorer import inference
 from solid_ext.models import (
     DynamicRecommender,
     ItemKNN,
+    Popularity,
     WithNeighbours,
+    WithNewcomers,
     choose_neighbours,
     content_similarity,
     valid_mask,
@@ -172,7 +174,7 @@ class SOLID:
                 content = content_similarity(semantics.features)
             self.neighbours = choose_neighbours(self.model, knn, validate, content)
             baselines = [choose_neighbours(model, knn, validate, content) for model in static]
-        self.catalogue, self.fingerprint = dataset.catalogue, dataset.fingerprint
+        self.catalogue, self.fingerprint = counted(dataset, split), dataset.fingerprint
         self._training = Training(dataset, split, semantics, next(iter(baselines), None), stages + both)
         return self
 
@@ -220,10 +222,10 @@ class SOLID:
             return None
         usage = torch.zeros(model.num_semantics, dtype=torch.int64)
         rows = np.arange(len(split.test.users))
-        with inference(model):
+        with inference(model) as asked:
             for batch in np.array_split(rows, -(-len(rows) // self.config.train.batch_size)):
                 sequences = torch.from_numpy(gather_sequences(dataset, split.test.take(batch), model.length))
-                code = model(sequences.to(model.device)).code
+                code = asked(sequences.to(model.device)).code
                 if code is not None:
                     usage += torch.bincount(code[valid_mask(sequences)].cpu(), minlength=model.num_semantics)
         return usage.numpy()
@@ -253,8 +255,12 @@ class SOLID:
 
     @property
     def scorer(self) -> Scorer:
-        """What evaluates and recommends: the model, with its neighbours where the configuration has them."""
-        return self.neighbours or self._fitted()
+        """What evaluates and recommends: the model, with its neighbours where the configuration has them, and
+        popularity for empty histories, of which no model is trained on one."""
+        scorer = self._fitted() if self.neighbours is None else self.neighbours
+        if self.catalogue is None or self.catalogue.counts is None:
+            return scorer
+        return WithNewcomers(scorer, torch.from_numpy(self.catalogue.counts))
 
     @staticmethod
     def load(folder: str | Path) -> SOLID:
@@ -285,6 +291,11 @@ class SOLID:
 
     def _data(self, data: Any) -> tuple[Dataset, Split]:
         if data is None:
+            if self.model is not None and self._training is None:
+                raise ValueError(
+                    "evaluate: expected the dataset that the model was fitted on, as in evaluate(data), got none "
+                    "(a loaded model does not hold it)"
+                )
             return self.training.dataset, self.training.split
         dataset = data if isinstance(data, Dataset) else load_dataset(data)
         if dataset.fingerprint != self.fingerprint:
@@ -329,6 +340,11 @@ def check_device(device: str) -> None:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device != "cpu" and (torch.device(device).index or 0) >= count:
         raise ValueError(f"device: expected cpu or one of the {count} CUDA devices that torch sees, got {device}")
+
+
+def counted(dataset: Dataset, split: Split) -> Catalogue:
+    """The dataset's catalogue with the counts of the training part, which newcomers are recommended by."""
+    return replace(dataset.catalogue, counts=Popularity.of_split(dataset, split).counts.numpy()[1:])
 
 
 def make_split(config: Config, dataset: Dataset) -> Split:

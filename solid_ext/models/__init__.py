@@ -5,6 +5,7 @@ from solid_ext.models.encoder import valid_mask
 from solid_ext.models.itemknn import ItemKNN
 from solid_ext.models.markov import Markov
 from solid_ext.models.neighbours import WithNeighbours, choose_neighbours
+from solid_ext.models.newcomers import WithNewcomers
 from solid_ext.models.popularity import Popularity
 from solid_ext.models.recommender import DynamicRecommender, UserState
 from solid_ext.models.sasrec_softmax import SASRecSoftmax
@@ -19,6 +20,7 @@ __all__ = [
     "SemanticRecommender",
     "UserState",
     "WithNeighbours",
+    "WithNewcomers",
     "choose_neighbours",
     "content_similarity",
     "start_from",
