@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from solid_ext._native import build_info
@@ -42,6 +44,7 @@ from solid_ext.models.backbones import check_backbone
 from solid_ext.models.content import MOST_ITEMS
 from solid_ext.serve.recommend import Recommendation, recommend
 from solid_ext.train import (
+    ProgressBar,
     Reporter,
     Stage,
     load_checkpoint,
@@ -115,6 +118,8 @@ class SOLID:
             baseline: also train the static backbone, as `self.training.static` (done anyway for id_encoder model, then
                 without item features, which are made from it).
             folder: where each stage keeps its checkpoints and log; a folder with those is resumed.
+            reporter: told of every step and epoch; None shows a progress bar where stderr is a terminal, and nothing
+                elsewhere; `solid_ext.train.Silent()` shows nothing anywhere.
 
         Returns:
             self.
@@ -122,6 +127,9 @@ class SOLID:
         Raises:
             ValueError: data that cannot be read or split.
         """
+        if reporter is None and sys.stderr.isatty():
+            with ProgressBar(Console(stderr=True), self.config.train.monitor) as bar:
+                return self.fit(data, baseline=baseline, folder=folder, reporter=bar)
         dataset = data if isinstance(data, Dataset) else load_dataset(data)
         config = self.config.resolved(dataset.num_users, dataset.num_items)
         folder = None if folder is None else Path(folder)

@@ -6,10 +6,12 @@ import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+S = TypeVar("S")
 
 _STARTED = os.getpid()
 
@@ -41,7 +43,7 @@ def scorer_device(scorer: Scorer) -> torch.device:
 
 
 @contextmanager
-def inference(scorer: Scorer) -> Iterator[Scorer]:
+def inference(scorer: S) -> Iterator[S]:
     """Runs the body under `torch.inference_mode` and yields the scorer to ask: `in_eval_mode(scorer)`.
 
     Nothing of the given scorer is written, not even its mode, so that several threads may ask one scorer. A forked

@@ -15,6 +15,7 @@ from solid_ext.data import Catalogue
 from solid_ext.data.catalogue import listed
 from solid_ext.evaluate import Scorer
 from solid_ext.evaluate.scorer import checked_scores, inference, scorer_device
+from solid_ext.models import WithNewcomers
 
 ROWS = 1024  # histories encoded at once, at most
 SCORES = 2**22  # logits at once: 16 MB in float32, and a few times that while the best are found
@@ -138,9 +139,10 @@ def recommend(
     known = _known(catalogue, checked_histories(histories), unknown)
     new = sum(not len(history) for history in known)
     if new:
+        popular = ", the most popular items of the training part" if isinstance(scorer, WithNewcomers) else ""
         warnings.warn(
-            f"recommend: {new} of {len(known)} histories hold no item that the model knows; "
-            "they get what a newcomer gets, the same items each",
+            f"recommend: histories without an item that the model knows: {new} of {len(known)}; "
+            f"they get what a newcomer gets{popular}",
             stacklevel=3,
         )
     scores, items = top_items(scorer, catalogue.num_items, known, min(k, catalogue.num_items), exclude_history)
