@@ -122,7 +122,7 @@ def test_solid_with_neighbours_is_saved_whole(world: tuple[Dataset, SyntheticTru
     solid = SOLID(**TINY).fit(dataset)
     assert solid.neighbours is not None
     assert solid.neighbours.weight > 0, "two epochs know less than the neighbourhood does"
-    for name, tensor in plain.scorer.state_dict().items():  # type: ignore[attr-defined]
+    for name, tensor in plain.model.state_dict().items():
         assert torch.equal(tensor, solid.neighbours.model.state_dict()[name]), "the network itself is the same"
     measured = solid.evaluate()
     assert measured["sampled"]["ndcg@10"] > plain.evaluate()["sampled"]["ndcg@10"]

@@ -60,19 +60,6 @@ class WithNeighbours:
     def device(self) -> torch.device:
         return torch.device(getattr(self.model, "device", None) or "cpu")
 
-    @property
-    def training(self) -> bool:
-        """The model's mode; `eval` and `train` are its own."""
-        return bool(getattr(self.model, "training", False))
-
-    def eval(self) -> WithNeighbours:
-        self.model.eval()
-        return self
-
-    def train(self, mode: bool = True) -> WithNeighbours:
-        self.model.train(mode)
-        return self
-
     def encode(self, sequences: Tensor) -> _State:
         """Both states of sequences [B, L] int64."""
         history = sequences.cpu()
