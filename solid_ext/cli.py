@@ -105,7 +105,8 @@ class Prepare:
     out: Path
     """The folder to make."""
     raw: Path | None = None
-    """The file of interactions (TSV, CSV or Parquet), or the raw file of one of the paper's datasets."""
+    """The file of interactions (TSV, CSV, JSON lines, Parquet or Feather), or the raw file of one of the paper's
+    datasets."""
     items: Path | None = None
     """A file with one row an item: item_id, title, categories joined by "|"; for the paper's datasets also Amazon's
     metadata as published."""
@@ -115,6 +116,14 @@ class Prepare:
     """interactions: name of the column of items."""
     timestamp: str = "timestamp"
     """interactions: name of the column of times; without one the order of the file counts."""
+    rating: str | None = None
+    """interactions: name of the column of ratings that --min-rating looks at; by default "rating"."""
+    min_rating: float | None = None
+    """interactions: leave out the rows that are rated lower, or not at all."""
+    title: str | None = None
+    """interactions: name of the column of titles in --items; by default "title"."""
+    categories: str | None = None
+    """interactions: name of the column of categories (a|b|c) in --items; by default "categories"."""
     max_malformed: int = 100
     """How many malformed lines of the raw file are skipped, counted and named before it is refused."""
     overwrite: bool = False
@@ -125,6 +134,7 @@ class Prepare:
 
         if self.kind in ("interactions", *RECIPES) and self.raw is None:
             raise ValueError(f"prepare: expected --raw FILE with the {self.kind} data, got none")
+        self._check_flags()
         if self.kind in RECIPES and self.raw is not None:
             dataset = prepare_raw(self.kind, self.raw, items=self.items, max_malformed=self.max_malformed)
         elif self.kind == "interactions":
@@ -134,6 +144,10 @@ class Prepare:
                 user=self.user,
                 item=self.item,
                 timestamp=self.timestamp,
+                rating=self.rating,
+                min_rating=self.min_rating,
+                title=self.title,
+                categories=self.categories,
                 max_malformed=self.max_malformed,
             )
         else:
@@ -145,6 +159,17 @@ class Prepare:
         if self.kind in RECIPES:
             show_table1(dataset)
         console.print(f"wrote {self.out}")
+
+    def _check_flags(self) -> None:
+        """Refuse what would be ignored."""
+        columns = ("user", "item", "timestamp", "rating", "min_rating", "title", "categories")
+        asked = [] if self.kind == "interactions" else list(columns)
+        if self.kind in NAMED_DATASETS:
+            asked += ["raw", "items"]
+        defaults = Prepare(self.kind, self.out)
+        given = [f"--{name.replace('_', '-')}" for name in asked if getattr(self, name) != getattr(defaults, name)]
+        if given:
+            raise ValueError(f"prepare: expected no {', '.join(given)} with {self.kind}, whose form is known, got some")
 
 
 @dataclass(frozen=True)
@@ -413,7 +438,10 @@ def open_dataset(name: str) -> Interactions:
     if name == "synthetic":
         return synthetic_dataset(2000, 500, 20, predictability=0.8, seed=0)[0]
     if not Path(name).exists():
-        raise ValueError(f"dataset: expected {', '.join(NAMED_DATASETS)} or a path that exists, got {name}")
+        from solid_ext.data.files import nearest_file
+
+        hint = nearest_file(Path(name))
+        raise ValueError(f"dataset: expected {', '.join(NAMED_DATASETS)} or a path that exists, got {name}{hint}")
     return load_dataset(Path(name))
 
 
@@ -455,8 +483,11 @@ def describe(dataset: Interactions) -> None:
             f": {dataset.num_users:,} users, {dataset.num_items:,} items, {dataset.num_interactions:,} interactions",
         )
     )
+    for note in dataset.notes:
+        console.print(f"  note: {note}", markup=False)
     for name, value in dataset.report.items():
-        console.print(f"  {name}: {value}", style="dim")
+        if not name.startswith("note_"):
+            console.print(f"  {name}: {value}", style="dim", markup=False)
 
 
 def show_semantics(found: dict[str, Any]) -> None:
