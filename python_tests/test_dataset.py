@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import gzip
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from solid_ext.data import Catalogue, Dataset, leave_one_out, load_dataset
+from solid_ext.files import describe_folder, read_json, write_json
 
 # Statistics of the shared data as its own description gives them: users, items, interactions, repeated pairs.
 SHARED = {
@@ -435,7 +435,7 @@ def test_a_wrong_path_names_the_nearest(tmp_path: Path) -> None:
 def test_an_existing_folder_is_only_replaced_when_asked_and_a_dataset(dataset: Dataset, tmp_path: Path) -> None:
     folder = dataset.save(tmp_path / "data")
     other = load_dataset(([1], [1]))
-    with pytest.raises(ValueError, match=r"expected a new folder, got the existing .*overwrite=True replaces it"):
+    with pytest.raises(ValueError, match=r"expected a folder that does not exist yet, got .*overwrite=True"):
         other.save(folder)
     assert Dataset.load(folder).fingerprint == dataset.fingerprint
     other.save(folder, overwrite=True)
@@ -444,7 +444,7 @@ def test_an_existing_folder_is_only_replaced_when_asked_and_a_dataset(dataset: D
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match=r"expected a dataset folder to overwrite, got .*precious"):
+    with pytest.raises(ValueError, match=r"expected a folder of its own to overwrite, got .*precious"):
         dataset.save(precious, overwrite=True)
     assert (precious / "thesis.txt").exists()
 
@@ -479,6 +479,7 @@ def test_an_overwrite_that_fails_at_the_last_step_gives_the_old_folder_back(
             raise OSError("device gone")
         return rename(self, target)
 
+    monkeypatch.setattr("solid_ext.files._exchanged", lambda one, other: False)
     monkeypatch.setattr(Path, "rename", fail_into_place)
     with pytest.raises(ValueError, match="device gone"):
         load_dataset(([1], [1])).save(folder, overwrite=True)
@@ -489,8 +490,8 @@ def test_an_overwrite_that_fails_at_the_last_step_gives_the_old_folder_back(
 def test_damaged_folders(dataset: Dataset, tmp_path: Path) -> None:
     def damaged(name: str, **changes: object) -> Path:
         folder = dataset.save(tmp_path / name)
-        metadata = json.loads((folder / "metadata.json").read_text())
-        (folder / "metadata.json").write_text(json.dumps(metadata | changes))
+        metadata = read_json(folder / "metadata.json", "test")
+        write_json(folder / "metadata.json", metadata | changes)
         return folder
 
     with pytest.raises(ValueError, match=r"expected format version 2, got 99 .*prepare the dataset again"):
@@ -505,10 +506,15 @@ def test_damaged_folders(dataset: Dataset, tmp_path: Path) -> None:
         load_dataset(folder)
     folder = damaged("missing")
     (folder / "users.parquet").unlink()
-    with pytest.raises(ValueError, match="expected readable tables"):
+    with pytest.raises(ValueError, match=r"expected users\.parquet in .*, got none"):
         load_dataset(folder)
     folder = damaged("columns")
     pl.DataFrame({"user": [0]}).write_parquet(folder / "interactions.parquet")
+    with pytest.raises(ValueError, match=r"expected [\d,]+ bytes in .*interactions\.parquet"):
+        load_dataset(folder)
+    metadata = read_json(folder / "metadata.json", "test")
+    (folder / "metadata.json").unlink()
+    describe_folder(folder, "metadata.json", metadata)
     with pytest.raises(ValueError, match="expected a consistent dataset"):
         load_dataset(folder)
     with pytest.raises(ValueError, match=r"expected a dataset folder, got .*nowhere"):

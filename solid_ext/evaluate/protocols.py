@@ -175,7 +175,7 @@ def sampled_scores(
     device = scorer_device(scorer)
     # One array from the start: a tensor kept from each batch would hold the memory between the batches' large ones.
     found: NDArray[np.floating] = np.empty(0)
-    with inference(scorer):
+    with inference(scorer) as scorer:
         for index in _slices(rows.users.size, batch_size):
             state = scorer.encode(_sequences(scorer, dataset, rows.take(index), device))
             # Where there is none, the target is scored once more: 0 is no item.
@@ -213,7 +213,7 @@ def full_ranks(
     device = scorer_device(scorer)
     first = first_occurrence(dataset) if exclude_history else None
     ranks = np.empty(rows.users.size, np.int64)
-    with inference(scorer):
+    with inference(scorer) as scorer:
         for index in _slices(rows.users.size, batch_size):
             batch = rows.take(index)
             pairs = None if first is None else history_pairs(dataset, batch, first)
