@@ -159,7 +159,7 @@ def test_the_command_prints_the_statistics_beside_table_1(tmp_path: Path, capsys
     assert load_dataset(tmp_path / "out").num_interactions == 3
     for bad, sentence in (
         (["--max-malformed", "0"], "rating,timestamp in every line, got line 4 'oops'"),
-        ([], "expected a new folder"),
+        ([], "expected a folder that does not exist yet"),
     ):
         with pytest.raises(SystemExit):
             main([*command, *bad])
