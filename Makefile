@@ -16,7 +16,7 @@ NATIVE := CMakeLists.txt $(filter-out csrc/check/%,$(wildcard csrc/*.cpp csrc/*/
 SLOW_TESTS := $(wildcard python_tests/test_cuda_*.py python_tests/test_compare.py python_tests/test_native_check.py)
 KERNEL_TESTS := $(wildcard python_tests/test_native.py python_tests/test_ops_*.py python_tests/test_nn_*.py)
 
-.PHONY: demo compare test test-fast test-slow test-isa test-cuda bench lint sanitize neon
+.PHONY: demo compare test bench lint sanitize neon test-isa test-cuda
 
 demo: .venv/native $(if $(filter movielens-100k,$(DATASET)),.venv/recbole)
 	$(BIN)/python -m solid_ext.cli train --dataset $(DATASET) --out $(OUT) --overwrite
@@ -29,6 +29,7 @@ test: .venv/test
 	$(BIN)/python -m pytest
 
 # The daily turn, and what it leaves out: whole comparisons, kernels compiled again for sanitizers, for the host policy, by nvcc.
+.PHONY: test-fast test-slow
 test-fast: .venv/test
 	$(BIN)/python -m pytest $(SLOW_TESTS:%=--ignore=%)
 
