@@ -38,12 +38,12 @@ test-slow: .venv/test
 
 # Peers with an OpenMP of their own take part from another Python: FAISS=PYTHON (faiss-cpu), VQ=FOLDER (vector-quantize-pytorch).
 bench: .venv/test
-	$(BIN)/python bench/bench_nearest_code.py --json $(FAISS:%=--faiss-python %) $(VQ:%=--quantize-path %)
-	$(BIN)/python bench/bench_dynamic_mlp.py --json
-	$(BIN)/python bench/bench_gru.py --json
-	$(BIN)/python bench/bench_train_step.py --json
-	$(BIN)/python bench/bench_nearest_code.py --grid --json $(FAISS:%=--faiss-python %)
-	$(BIN)/python bench/plot_kernels.py
+	$(BIN)/python -m bench.speed.bench_nearest_code --json $(FAISS:%=--faiss-python %) $(VQ:%=--quantize-path %)
+	$(BIN)/python -m bench.speed.bench_dynamic_mlp --json
+	$(BIN)/python -m bench.speed.bench_gru --json
+	$(BIN)/python -m bench.speed.bench_train_step --json
+	$(BIN)/python -m bench.speed.bench_nearest_code --grid --json $(FAISS:%=--faiss-python %)
+	$(BIN)/python -m bench.speed.plot_kernels
 
 # That part of `make test` alone which is about CUDA: the kernels' source on the host policy, with AddressSanitizer too, and
 # compiled for every architecture where there is nvcc; there also with a module that has the kernels and their bindings, which

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from torch import nn
 
-from solid_ext.config import ModelConfig
-from solid_ext.models.backbone import GRU4Rec, SASRec
-from solid_ext.models.bert4rec import BERT4Rec
-from solid_ext.models.din import DIN
+from solid_ext.config import ModelConfig, nearest
+from solid_ext.models.backbones.bert4rec import BERT4Rec
+from solid_ext.models.backbones.din import DIN
+from solid_ext.models.backbones.gru4rec import GRU4Rec
+from solid_ext.models.backbones.sasrec import SASRec
 
 BACKBONES: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "din": DIN,
@@ -28,7 +29,7 @@ def check_backbone(name: str) -> None:
         ValueError: no such backbone.
     """
     if name not in BACKBONES:
-        raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {name!r}")
+        raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {name!r}{nearest(name, BACKBONES)}")
 
 
 def make_backbone(config: ModelConfig) -> nn.Module:

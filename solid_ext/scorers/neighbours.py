@@ -15,9 +15,10 @@ from safetensors.numpy import save_file
 from scipy import sparse
 from torch import Tensor
 
-from solid_ext.models.encoder import recency as ages
-from solid_ext.models.encoder import valid_mask
-from solid_ext.models.itemknn import ItemKNN, last_occurrences
+from solid_ext.files import written
+from solid_ext.nn.padding import recency as ages
+from solid_ext.nn.padding import valid_mask
+from solid_ext.scorers.itemknn import ItemKNN, last_occurrences
 
 WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 RECENCIES = (0.8, 1.0, 0.6, 0.4)
@@ -59,19 +60,6 @@ class WithNeighbours:
     def device(self) -> torch.device:
         return torch.device(getattr(self.model, "device", None) or "cpu")
 
-    @property
-    def training(self) -> bool:
-        """The model's mode; `eval` and `train` are its own."""
-        return bool(getattr(self.model, "training", False))
-
-    def eval(self) -> WithNeighbours:
-        self.model.eval()
-        return self
-
-    def train(self, mode: bool = True) -> WithNeighbours:
-        self.model.train(mode)
-        return self
-
     def encode(self, sequences: Tensor) -> _State:
         """Both states of sequences [B, L] int64."""
         history = sequences.cpu()
@@ -86,31 +74,68 @@ class WithNeighbours:
         return logits + self.knn.score(state.added, candidates.cpu()).to(logits)
 
     def save(self, path: Path) -> None:
-        """Write similarities, weight and recency as one safetensors file; the model is not in it."""
-        matrix = self.knn.similarity
-        arrays = {"data": matrix.data, "indices": matrix.indices.astype(np.int64), "shape": np.array(matrix.shape)}
-        arrays["indptr"] = matrix.indptr.astype(np.int64)
+        """Write similarities, weight and recency as one safetensors file; the model is not in it.
+
+        Indices are as narrow as V allows, similarities as they are held. A weight of 0 needs no similarities.
+
+        Raises:
+            ValueError: it cannot be written.
+        """
+        matrix = self.knn.similarity if self.weight else sparse.csr_array(self.knn.similarity.shape)
+        narrow = np.uint16 if matrix.shape[1] <= 2**16 else np.int32
+        arrays = {
+            "data": matrix.data,
+            "indices": matrix.indices.astype(narrow),
+            "indptr": matrix.indptr.astype(np.int32 if matrix.nnz < 2**31 else np.int64),
+            "shape": np.array(matrix.shape),
+        }
         described = json.dumps({"weight": self.weight, "recency": self.recency})
-        save_file(arrays, path, metadata={"neighbours": described})
+        with written(path) as partial:
+            save_file(arrays, partial, metadata={"neighbours": described})
 
     @staticmethod
     def load(path: Path, model: Any) -> WithNeighbours:
         """Read what `save` wrote, around a model.
 
         Raises:
-            ValueError: a file that holds something else.
+            ValueError: a file that holds something else, or similarities of other items than the model's.
         """
         try:
             with safe_open(path, framework="np") as file:
                 described = json.loads((file.metadata() or {})["neighbours"])
-                if set(described) != {"weight", "recency"}:
-                    raise ValueError(f"settings {', '.join(map(repr, sorted(described)))}")
+                if not isinstance(described, dict) or set(described) != {"weight", "recency"}:
+                    raise ValueError(f"settings {described!r:.80}")
                 weight, recency = float(described["weight"]), float(described["recency"])
                 data, indices, indptr, shape = (file.get_tensor(name) for name in ARRAYS)
-            matrix = sparse.csr_array((data, indices, indptr), shape=tuple(int(size) for size in shape))
+            matrix = _checked_matrix(data, indices, indptr, shape, model.num_items + 1)
             return WithNeighbours(model, ItemKNN.of(matrix, model.length), weight, recency)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"load: expected neighbours in {path}, got {error}") from error
+
+
+def _checked_matrix(
+    data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: np.ndarray, size: int
+) -> sparse.csr_array:
+    """The sparse matrix [size, size], of which scipy checks nothing before it follows its indices.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    if shape.tolist() != [size, size]:
+        raise ValueError(f"similarities {shape.tolist()!s:.80} for a model of {size - 1} items")
+    if data.dtype not in (np.float32, np.float64) or data.ndim != 1 or not (data >= 0).all() or np.isinf(data).any():
+        raise ValueError("similarities that are no finite numbers of 0 or more")
+    if indices.dtype.kind not in "iu" or indices.shape != data.shape:
+        raise ValueError(f"indices {indices.dtype} {list(indices.shape)} of {len(data)} similarities")
+    if indices.size and (indices.min() < 0 or indices.max() >= size):
+        raise ValueError(f"indices {indices.min()} .. {indices.max()} of {size - 1} items")
+    if indptr.dtype.kind not in "iu" or indptr.shape != (size + 1,):
+        raise ValueError(f"row ends {indptr.dtype} {list(indptr.shape)} of {size - 1} items")
+    ends = indptr.astype(np.int64)
+    if ends[0] != 0 or ends[-1] != len(data) or (np.diff(ends) < 0).any():
+        raise ValueError("row ends that do not rise from 0 to the number of similarities")
+    wide = np.int32 if len(data) < 2**31 else np.int64
+    return sparse.csr_array((data, indices.astype(wide), ends.astype(wide)), shape=(size, size))
 
 
 def choose_neighbours(
