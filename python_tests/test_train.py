@@ -427,8 +427,10 @@ def test_a_network_larger_than_the_memory_is_refused_before_it_is_made(
 def test_a_run_on_the_device_gives_the_metrics_of_the_processor(
     cuda_graph: bool, world: tuple[Dataset, SyntheticTruth]
 ) -> None:
-    on_cpu = SOLID(SMALL.replace(candidates=20)).fit(world[0]).evaluate()
-    on_device = SOLID(SMALL.replace(candidates=20, device="cuda", cuda_graph=cuda_graph)).fit(world[0]).evaluate()
+    """In float64: three epochs in float32 drive two roundings as far apart as .015, at one seed of four."""
+    config = SMALL.replace(candidates=20, dtype="float64")
+    on_cpu = SOLID(config).fit(world[0]).evaluate()
+    on_device = SOLID(config.replace(device="cuda", cuda_graph=cuda_graph)).fit(world[0]).evaluate()
     for protocol, values in on_cpu.items():
         for name, value in values.items():
-            assert abs(on_device[protocol][name] - value) < 0.02, name
+            assert abs(on_device[protocol][name] - value) < 0.005, name
