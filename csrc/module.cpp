@@ -64,8 +64,8 @@ void check(solid::Status status) {
   if (status != solid::Status::kOk) throw py::value_error("expected arguments that a kernel can use");
 }
 
-// Numbers that a kernel takes as addresses: refused outside 0 .. rows - 1, a pass that is lost in the kernel's
-// time.
+// Numbers that a kernel takes as addresses: refused outside 0 .. rows - 1, a pass that is lost in the
+// kernel's time.
 void check_numbers(const char* name, const int64_t* numbers, int64_t count, int64_t rows) {
   const auto outside = [=](int64_t number) { return uint64_t(number) >= uint64_t(rows); };
   bool any = false;

@@ -16,10 +16,10 @@
 // U + slack, slack = (D + 8) u (2 U + ||x||^2), at most: the 1 % on ||x|| covers the rounding of U.
 //
 // While the codes stream by, a row keeps U = min (S + margin), above the cost of some code, and lists every
-// code with S - margin <= U + slack. U only falls, so the nearest code, and all that tie with it, are listed. In
-// the end those with S - margin <= U + slack are left: one alone is the nearest, several are compared by their
-// differences. A row with more than the list holds, with a NaN, longer than 1e18 or further than that from all
-// codes is searched exactly.
+// code with S - margin <= U + slack. U only falls, so the nearest code, and all that tie with it, are listed.
+// In the end those with S - margin <= U + slack are left: one alone is the nearest, several are compared by
+// their differences. A row with more than the list holds, with a NaN, longer than 1e18 or further than that
+// from all codes is searched exactly.
 //
 // A warp owns 32 rows (two tiles of 16) and meets 64 codes at a time: 64 sums a lane. Codes come through two
 // buffers of 64 codes x 64 components by asynchronous copies, one barrier each.
@@ -447,7 +447,7 @@ struct ScreenedSearch {
     Shared<float> upper;          // [128]: U
     Shared<float> length, error;  // [128]: ||x||, e
     Shared<int> found;            // [128]: the code, kMasked or kGivenUp
-    Shared<int> left;  // rows given up
+    Shared<int> left;             // rows given up
     Shared<int> left_count;
     float least_upper[4];  // U of the rows own_row(r)
   };

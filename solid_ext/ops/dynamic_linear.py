@@ -66,6 +66,7 @@ def dynamic_linear(
     which gradients are finite, not on whether another one is NaN or infinite; nor, as with any rounding, on where sums
     of large numbers overflow.
 
+    Source: design, kernels, section 2; the layer is Module 3 of the paper.
     """
     if activation not in get_args(Activation):
         raise ValueError(f"dynamic_linear: expected activation 'none' or 'tanh', got {activation!r}")
