@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from solid_ext.config import ModelConfig
 from solid_ext.models.backbones import make_backbone
+from solid_ext.models.checks import check_candidates, check_sequences
 from solid_ext.models.decoder import CodebookDecoder, Remade
 from solid_ext.models.encoder import SequenceCode
 from solid_ext.models.finetune import NEGATIVES, PREFIXES, finetuned
@@ -179,6 +180,7 @@ class DynamicRecommender(nn.Module):
 
     def forward(self, sequences: Tensor) -> UserState:
         """The user states of item sequences [B, L] int64, right-padded with 0."""
+        check_sequences(sequences, self.length, self.num_items)
         # What is computed last is freed first on the way back: the backbone's states before the generators'.
         # Under autocast the generators keep their parameters' precision; it is for the backbone and the targets.
         with torch.autocast(sequences.device.type, enabled=False):
@@ -228,6 +230,7 @@ class DynamicRecommender(nn.Module):
         """The user state of sequences [B, L], that `score` takes; fine-tuned where the configuration says so."""
         if self.config.finetune_steps == 0:
             return self(sequences).vector
+        check_sequences(sequences, self.length, self.num_items)
         layers = self._finetuned(sequences)
         embedded, mask = self.item_embedding(sequences), valid_mask(sequences)
         if self.reads_candidates:
@@ -278,6 +281,8 @@ class DynamicRecommender(nn.Module):
         The target tower's last layer is applied to u: `<u, W h + b> = <W' u, h> + <u, b>`, one product a sequence
         in place of one a candidate.
         """
+        batch = (state.mask if isinstance(state, CandidateState) else state).shape[0]
+        check_candidates(candidates, batch, self.num_items)
         if isinstance(state, CandidateState):
             return self._score_each(state, candidates)
         hidden = self.item_embedding(candidates)
