@@ -248,3 +248,32 @@ def test_the_whole_model_compiles_without_a_graph_break(backbone: str) -> None:
 def test_bad_semantics_get_a_sentence(semantics: np.ndarray, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         DynamicRecommender(ModelConfig(), ITEMS, semantics)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize(
+    ("sequences", "error", "sentence"),
+    [
+        (torch.tensor([[10**9, 0]]), ValueError, r"encode: expected sequences of ids in 0\.\.40, got 0\.\.1000000000"),
+        (torch.tensor([[1, -1]]), ValueError, r"encode: expected sequences of ids in 0\.\.40, got -1\.\.1"),
+        (torch.ones(1, 400, dtype=torch.int64), ValueError, r"sequences \[B, L\] with L in 1\.\.5, got \[1, 400\]"),
+        (torch.ones(5, dtype=torch.int64), ValueError, r"sequences \[B, L\] with L in 1\.\.5, got \[5\]"),
+        (torch.ones(1, 5), TypeError, r"sequences as an int64 tensor, got torch\.float32"),
+        ([[1, 2]], TypeError, "sequences as an int64 tensor, got list"),
+    ],
+)
+def test_a_model_is_asked_about_its_own_items(backend: str, sequences: object, error: type, sentence: str) -> None:
+    model = make_model(backend=backend).eval()
+    with torch.inference_mode(), pytest.raises(error, match=sentence):
+        model.encode(sequences)
+
+
+def test_candidates_are_items_too() -> None:
+    model = make_model().eval()
+    with torch.inference_mode():
+        state = model.encode(SEQUENCES)
+        for wrong in (torch.tensor([41]), torch.tensor([-1]), torch.full((4, 2), 10**9)):
+            with pytest.raises(ValueError, match=r"score: expected candidates of ids in 0\.\.40"):
+                model.score(state, wrong)
+        with pytest.raises(ValueError, match=r"score: expected candidates \[B, T\] or \[T\], got \[1, 1, 1\]"):
+            model.score(state, torch.ones(1, 1, 1, dtype=torch.int64))

@@ -196,9 +196,9 @@ def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytes
 
 def test_dollars_in_names_are_no_formulas(tmp_path: Path, drawn: list[Figure]) -> None:
     """`$\\frac$` alone would end in a ParseException after everything was trained."""
-    named = {"$x_1$ $\\frac$": METRICS["SOLID"], "popularity": METRICS["popularity"]}
+    named = {"日本 $x_1$ $\\frac$": METRICS["SOLID"], "popularity": METRICS["popularity"]}
     draw_report(tmp_path / "report.png", HISTORY, None, named, monitor="$\\frac$")
     dots = SimpleNamespace(backbone="none", method="$\\frac$", seeds={("full", "ndcg@10"): [0.1, 0.2]})
-    draw_comparison(tmp_path / "c.png", {"sales [$\\frac$]": [dots]}, [("full", "ndcg@10")], "none")
-    assert drawn[-1].axes[0].get_title() == "sales [$\\frac$]: full ndcg@10"
+    draw_comparison(tmp_path / "c.png", {"日本 [$\\frac$]": [dots]}, [("full", "ndcg@10")], "none")
+    assert drawn[-1].axes[0].get_title() == "日本 [$\\frac$]: full ndcg@10"
     assert (tmp_path / "c.png").exists()

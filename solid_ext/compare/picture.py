@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -65,5 +66,7 @@ def draw_comparison(
     names = ["none" if name == no_backbone else name for name in handles]
     figure.legend(handles.values(), names, loc="outside lower center", ncols=len(names), title="backbone")
     partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in letters that the font lacks
+        figure.savefig(partial, format="png")
     os.replace(partial, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -101,7 +102,9 @@ def draw_report(
     target = Path(path)
     part = target.with_name(f".{target.name}.part")
     try:
-        figure.savefig(part, format="png")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in letters that the font lacks
+            figure.savefig(part, format="png")
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)

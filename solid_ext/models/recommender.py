@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from solid_ext.config import ModelConfig
+from solid_ext.models.asked import check_candidates, check_sequences
 from solid_ext.models.backbones import make_backbone
 from solid_ext.models.decoder import CodebookDecoder, Remade
 from solid_ext.models.encoder import SequenceCode, valid_mask
@@ -224,7 +225,12 @@ class DynamicRecommender(nn.Module):
         return z_item, z_semantic, alignment, None if looked is None else looked.code
 
     def encode(self, sequences: Tensor) -> Tensor | CandidateState:
-        """The user state of sequences [B, L], that `score` takes; fine-tuned where the configuration says so."""
+        """The user state of sequences [B, L], that `score` takes; fine-tuned where the configuration says so.
+
+        Raises:
+            TypeError, ValueError: sequences of another dtype or shape, ids that are no items.
+        """
+        check_sequences(sequences, self.num_items, self.length)
         if self.config.finetune_steps == 0:
             return self(sequences).vector
         layers = self._finetuned(sequences)
@@ -276,7 +282,12 @@ class DynamicRecommender(nn.Module):
 
         The target tower's last layer is applied to u: `<u, W h + b> = <W' u, h> + <u, b>`, one product a sequence
         in place of one a candidate.
+
+        Raises:
+            TypeError, ValueError: candidates of another dtype or shape, ids that are no items (on the CPU).
         """
+        if not getattr(candidates, "is_cuda", False):  # reading what is there would wait for the device
+            check_candidates(candidates, self.num_items)
         if isinstance(state, CandidateState):
             return self._score_each(state, candidates)
         hidden = self.item_embedding(candidates)

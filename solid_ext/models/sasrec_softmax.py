@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from solid_ext.models.asked import check_sequences
 from solid_ext.models.encoder import last_valid, valid_mask
 from solid_ext.models.recommender import UserState
 
@@ -57,6 +58,7 @@ class SASRecSoftmax(nn.Module):
 
     def encode(self, sequences: Tensor) -> Tensor:
         """u [B, d] of sequences [B, L]."""
+        check_sequences(sequences, self.num_items, self.length)
         return self(sequences).vector
 
     def score(self, state: Tensor, candidates: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from solid_ext.config import ModelConfig
+from solid_ext.models.asked import check_sequences
 from solid_ext.models.recommender import CandidateState, DynamicRecommender, UserState
 
 
@@ -50,6 +51,7 @@ class SemanticRecommender(nn.Module):
 
     def encode(self, sequences: Tensor) -> Tensor | CandidateState:
         """The user state of sequences [B, L]."""
+        check_sequences(sequences, self.num_items, self.length)
         return self(sequences).vector
 
     def score(self, state: Tensor | CandidateState, candidates: Tensor) -> Tensor:
