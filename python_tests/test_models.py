@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from solid_ext.config import PAPER, Config, ModelConfig
-from solid_ext.models import DynamicRecommender
+from solid_ext.data import load_dataset
+from solid_ext.models import DynamicRecommender, ItemKNN, Markov, Popularity, SASRecSoftmax, WithNeighbours
 from solid_ext.models.backbones import make_backbone
 from solid_ext.models.encoder import SequenceCode, last_valid, recency, valid_mask
 from solid_ext.models.symbols import SymbolEmbedding
@@ -277,3 +278,27 @@ def test_candidates_are_items_too() -> None:
                 model.score(state, wrong)
         with pytest.raises(ValueError, match=r"score: expected candidates \[B, T\] or \[T\], got \[1, 1, 1\]"):
             model.score(state, torch.ones(1, 1, 1, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("name", ["popularity", "markov", "itemknn", "sasrec", "neighbours"])
+def test_peers_are_asked_about_their_own_items(name: str) -> None:
+    """scipy reads past its arrays for such an id: the process ended in a segmentation fault."""
+    data = load_dataset((np.repeat(np.arange(10), 4), np.arange(40) % 40, np.arange(40)))
+    end = data.offsets[1:]
+    knn = ItemKNN(data, end, 5)
+    peer = {
+        "popularity": lambda: Popularity(data, end),
+        "markov": lambda: Markov(data, end),
+        "itemknn": lambda: knn,
+        "sasrec": lambda: SASRecSoftmax(40, 5).eval(),
+        "neighbours": lambda: WithNeighbours(make_model().eval(), knn, 1.0),
+    }[name]()
+    width = min(peer.length, 5)
+    with torch.inference_mode():
+        state = peer.encode(torch.ones(2, width, dtype=torch.int64))
+        for wrong in (10**9, -1, 41):
+            with pytest.raises(ValueError, match=r"expected candidates of ids in 0\.\.40"):
+                peer.score(state, torch.tensor([wrong]))
+            if name != "popularity":  # which reads none
+                with pytest.raises(ValueError, match=r"expected sequences of ids in 0\.\.40"):
+                    peer.encode(torch.full((2, width), wrong))

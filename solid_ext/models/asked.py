@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 
 
-def check_sequences(sequences: Any, num_items: int, length: int) -> None:
-    """Refuse what is no `[B, L]` int64 of ids 0 .. V with L up to `length`.
+def check_sequences(sequences: Any, num_items: int, length: int | None = None) -> None:
+    """Refuse what is no `[B, L]` int64 of ids 0 .. V, with L up to `length` where one is given.
 
     Raises:
         TypeError: no tensor, or one of another dtype.
         ValueError: another shape, or an id out of range.
     """
     _check_ids("encode: expected sequences", sequences, num_items)
-    if sequences.dim() != 2 or not 1 <= sequences.shape[1] <= length:
-        raise ValueError(f"encode: expected sequences [B, L] with L in 1..{length}, got {list(sequences.shape)}")
+    if sequences.dim() != 2 or sequences.shape[1] < 1 or (length is not None and sequences.shape[1] > length):
+        longest = "L >= 1" if length is None else f"L in 1..{length}"
+        raise ValueError(f"encode: expected sequences [B, L] with {longest}, got {list(sequences.shape)}")
 
 
 def check_candidates(candidates: Any, num_items: int) -> None:

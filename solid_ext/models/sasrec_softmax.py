@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from solid_ext.models.asked import check_sequences
+from solid_ext.models.asked import check_candidates, check_sequences
 from solid_ext.models.encoder import last_valid, valid_mask
 from solid_ext.models.recommender import UserState
 
@@ -63,6 +63,8 @@ class SASRecSoftmax(nn.Module):
 
     def score(self, state: Tensor, candidates: Tensor) -> Tensor:
         """Logits of candidates: u [B, d], ids [B, T] (per sequence) or [T] (shared by all) -> [B, T]."""
+        if not getattr(candidates, "is_cuda", False):
+            check_candidates(candidates, self.num_items)
         targets = self.item_embedding(candidates)
         if candidates.dim() == 1:
             return state @ targets.T
