@@ -135,8 +135,9 @@ def test_every_field_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
         assert "--" + name.replace("_", "-") in printed, name
 
 
-def test_doctor_says_what_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["doctor"])
+@pytest.mark.parametrize("asked", ["doctor", "--version"])
+def test_doctor_says_what_runs(asked: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main([asked])
     printed = capsys.readouterr().out
     for word in ("solid_ext", "torch", "instruction sets", "threads", "GPU"):
         assert word in printed

@@ -537,6 +537,8 @@ def show_comparison(runs: Path) -> None:
 
 def parse(arguments: list[str]) -> Prepare | Train | Evaluate | Recommend | Compare | Tune | Doctor:
     """Read the command line; a `--config FILE` gives the defaults of the flags after it."""
+    if arguments == ["--version"]:
+        return Doctor()
     scan = ArgumentParser(add_help=False, allow_abbrev=False)
     scan.add_argument("--config")
     file = scan.parse_known_args(arguments)[0].config
