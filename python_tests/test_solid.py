@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from solid_ext.data import Rows, SyntheticTruth, synthetic_dataset
 from solid_ext.evaluate import Metrics, Scorer, evaluate_full
 from solid_ext.files import MANIFEST, describe_folder, read_json
 from solid_ext.methods import method_config
-from solid_ext.train import load_checkpoint, save_checkpoint
+from solid_ext.train import Silent, load_checkpoint, save_checkpoint
 
 TINY = Config().replace(length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, candidates=20)
 
@@ -373,3 +374,23 @@ def test_neighbours_are_chosen_on_a_bounded_number_of_rows(
     assert solid.neighbours is not None
     assert set(asked) == {50, world[0].num_users}
     assert asked.count(50) >= 13
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_fit_shows_its_progress_in_a_terminal_and_nothing_elsewhere(
+    world: tuple[Dataset, SyntheticTruth], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    SOLID(TINY).fit(world[0])
+    assert capsys.readouterr() == ("", "")
+    screen, asked = Screen(), Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    SOLID(TINY).fit(world[0])
+    assert "stage2" in screen.getvalue()
+    monkeypatch.setattr(sys, "stderr", asked)
+    SOLID(TINY).fit(world[0], reporter=Silent())
+    assert asked.getvalue() == ""
+    assert capsys.readouterr().out == ""

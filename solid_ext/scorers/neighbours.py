@@ -62,11 +62,12 @@ class WithNeighbours:
 
     def encode(self, sequences: Tensor) -> _State:
         """Both states of sequences [B, L] int64."""
+        state = self.model.encode(sequences)
         history = sequences.cpu()
         counted = self.recency ** ages(valid_mask(history)).double() * last_occurrences(history)
         size = counted.sum(1, keepdim=True).clamp(min=1)
         added = self.knn.weighted(history, self.weight * counted / size.sqrt())
-        return _State(self.model.encode(sequences), added)
+        return _State(state, added)
 
     def score(self, state: _State, candidates: Tensor) -> Tensor:
         """Logits of candidates [B, T] or [T] int64; [B, T]."""
