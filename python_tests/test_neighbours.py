@@ -15,7 +15,7 @@ from torch import Tensor
 
 from solid_ext import SOLID, load_dataset
 from solid_ext.data import Dataset, SyntheticTruth
-from solid_ext.models import ItemKNN, WithNeighbours, choose_neighbours, content_similarity
+from solid_ext.scorers import ItemKNN, WithNeighbours, choose_neighbours, content_similarity
 
 TINY = {"length": 5, "dim": 16, "heads": 2, "codebook_hidden": 16, "epochs": 2, "batch_size": 256, "candidates": 20}
 
@@ -122,7 +122,7 @@ def test_solid_with_neighbours_is_saved_whole(world: tuple[Dataset, SyntheticTru
     solid = SOLID(**TINY).fit(dataset)
     assert solid.neighbours is not None
     assert solid.neighbours.weight > 0, "two epochs know less than the neighbourhood does"
-    for name, tensor in plain.scorer.state_dict().items():  # type: ignore[attr-defined]
+    for name, tensor in plain.model.state_dict().items():
         assert torch.equal(tensor, solid.neighbours.model.state_dict()[name]), "the network itself is the same"
     measured = solid.evaluate()
     assert measured["sampled"]["ndcg@10"] > plain.evaluate()["sampled"]["ndcg@10"]

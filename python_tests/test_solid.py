@@ -96,8 +96,10 @@ def test_saved_and_loaded_it_recommends_and_measures_the_same(
     assert loaded.evaluate(world[0]) == fitted.evaluate()
     with pytest.raises(ValueError, match="save: expected a folder that does not exist yet"):
         fitted.save(tmp_path / "model")
-    with pytest.raises(ValueError, match="SOLID: expected a model fitted here"):
+    with pytest.raises(ValueError, match=r"expected the dataset that the model was fitted on, as in evaluate\(data\)"):
         loaded.evaluate()
+    with pytest.raises(ValueError, match="SOLID: expected a model fitted here"):
+        _ = loaded.training
 
 
 def test_the_same_seed_gives_the_same_model_and_another_another(
@@ -112,8 +114,8 @@ def test_the_same_seed_gives_the_same_model_and_another_another(
 
 def test_histories_of_any_length(fitted: SOLID, world: tuple[Dataset, SyntheticTruth]) -> None:
     items = world[0].item_ids.to_list()
-    one, long, none = fitted.recommend([items[:1], items[:30], []], k=3)
-    assert len(one) == len(long) == len(none) == 3
+    one, long = fitted.recommend([items[:1], items[:30]], k=3)
+    assert len(one) == len(long) == 3
     assert (
         fitted.recommend([items[:30]], k=3, exclude_history=False)[0]
         == fitted.recommend([items[10:30]], k=3, exclude_history=False)[0]

@@ -179,7 +179,7 @@ class TrainConfig:
     cuda_graph: bool = False
     """Record the training step once and replay it (CUDA)."""
     threads: int = 0
-    """CPU threads; 0 leaves torch's choice."""
+    """CPU threads; 0 leaves torch's choice in Python, and measures on the command line, which says and keeps it."""
     tensorboard: bool = False
     """Also write TensorBoard event files (needs the extra `tensorboard`)."""
 

@@ -18,7 +18,7 @@ from solid_ext.config import Config
 from solid_ext.data import Dataset
 from solid_ext.evaluate import draw_report
 from solid_ext.files import LOCK, owned, read_json, write_json, write_text
-from solid_ext.models import Popularity
+from solid_ext.scorers import Popularity
 from solid_ext.serve.recommend import Recommendation
 from solid_ext.solid import SOLID, check_fit
 from solid_ext.train import Reporter, Silent, TensorBoard

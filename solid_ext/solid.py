@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from solid_ext._native import build_info
@@ -39,18 +41,14 @@ from solid_ext.files import (
     write_text,
     written_folder,
 )
-from solid_ext.models import (
-    DynamicRecommender,
-    ItemKNN,
-    WithNeighbours,
-    choose_neighbours,
-    content_similarity,
-    valid_mask,
-)
+from solid_ext.models import DynamicRecommender
 from solid_ext.models.backbones import check_backbone
-from solid_ext.models.content import MOST_ITEMS
+from solid_ext.nn.padding import valid_mask
+from solid_ext.scorers import ItemKNN, Popularity, WithNeighbours, WithNewcomers, choose_neighbours, content_similarity
+from solid_ext.scorers.content import MOST_ITEMS
 from solid_ext.serve.recommend import Recommendation, recommend
 from solid_ext.train import (
+    ProgressBar,
     Reporter,
     Stage,
     load_checkpoint,
@@ -129,6 +127,8 @@ class SOLID:
                 without item features, which are made from it).
             folder: where each stage keeps its checkpoints and log; a folder with those is resumed, if they are of this
                 configuration (more epochs or patience are allowed) and dataset.
+            reporter: told of every step and epoch; None shows a progress bar where stderr is a terminal, and nothing
+                elsewhere; `solid_ext.train.Silent()` shows nothing anywhere.
 
         Returns:
             self, in eval mode.
@@ -137,6 +137,9 @@ class SOLID:
             ValueError: data that cannot be read or split; a folder of another training, or in use by one.
             FloatingPointError: a training that diverges.
         """
+        if reporter is None and sys.stderr.isatty():
+            with ProgressBar(Console(stderr=True), self.config.train.monitor) as bar:
+                return self.fit(data, baseline=baseline, folder=folder, reporter=bar)
         dataset = data if isinstance(data, Dataset) else load_dataset(data)
         config = self.config.resolved(dataset.num_users, dataset.num_items)
         folder = None if folder is None else Path(folder)
@@ -201,7 +204,7 @@ class SOLID:
                 content = content_similarity(semantics.features)
             self.neighbours = choose_neighbours(self.model, knn, validate, content)
             baselines = [choose_neighbours(model, knn, validate, content) for model in static]
-        self.catalogue, self.fingerprint = dataset.catalogue, dataset.fingerprint
+        self.catalogue, self.fingerprint = counted(dataset, split), dataset.fingerprint
         self._training = Training(dataset, split, semantics, next(iter(baselines), None), stages + both)
 
     def evaluate(self, data: Any = None) -> dict[str, dict[str, float]]:
@@ -248,10 +251,10 @@ class SOLID:
             return None
         usage = torch.zeros(model.num_semantics, dtype=torch.int64)
         rows = np.arange(len(split.test.users))
-        with inference(model):
+        with inference(model) as asked:
             for batch in np.array_split(rows, -(-len(rows) // self.config.train.batch_size)):
                 sequences = torch.from_numpy(gather_sequences(dataset, split.test.take(batch), model.length))
-                code = model(sequences.to(model.device)).code
+                code = asked(sequences.to(model.device)).code
                 if code is not None:
                     usage += torch.bincount(code[valid_mask(sequences)].cpu(), minlength=model.num_semantics)
         return usage.numpy()
@@ -282,8 +285,12 @@ class SOLID:
 
     @property
     def scorer(self) -> Scorer:
-        """What evaluates and recommends: the model, with its neighbours where the configuration has them."""
-        return self.neighbours or self._fitted()
+        """What evaluates and recommends: the model, with its neighbours where the configuration has them, and
+        popularity for empty histories, of which no model is trained on one."""
+        scorer = self._fitted() if self.neighbours is None else self.neighbours
+        if self.catalogue is None or self.catalogue.counts is None:
+            return scorer
+        return WithNewcomers(scorer, torch.from_numpy(self.catalogue.counts))
 
     @staticmethod
     def load(folder: str | Path) -> SOLID:
@@ -338,6 +345,11 @@ class SOLID:
 
     def _data(self, data: Any) -> tuple[Dataset, Split]:
         if data is None:
+            if self.model is not None and self._training is None:
+                raise ValueError(
+                    "evaluate: expected the dataset that the model was fitted on, as in evaluate(data), got none "
+                    "(a loaded model does not hold it)"
+                )
             return self.training.dataset, self.training.split
         dataset = data if isinstance(data, Dataset) else load_dataset(data)
         if dataset.fingerprint != self.fingerprint:
@@ -400,6 +412,11 @@ def check_device(device: str) -> None:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device != "cpu" and (torch.device(device).index or 0) >= count:
         raise ValueError(f"device: expected cpu or one of the {count} CUDA devices that torch sees, got {device}")
+
+
+def counted(dataset: Dataset, split: Split) -> Catalogue:
+    """The dataset's catalogue with the counts of the training part, which newcomers are recommended by."""
+    return replace(dataset.catalogue, counts=Popularity.of_split(dataset, split).counts.numpy()[1:])
 
 
 def make_split(config: Config, dataset: Dataset) -> Split:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from solid_ext.config import Config
 from solid_ext.data import Dataset, Split
 from solid_ext.evaluate import Scorer, evaluate_full
-from solid_ext.models import ItemKNN, Markov, Popularity, SASRecSoftmax
+from solid_ext.models import SASRecSoftmax
+from solid_ext.scorers import ItemKNN, Markov, Popularity
 from solid_ext.train import Reporter, Stage, train_stage
 from solid_ext.train.algorithm import seeded
 

@@ -58,10 +58,10 @@ def draw_comparison(
                     xerr=np.std(values, ddof=1) if len(values) > 1 else None,
                     color=colour, marker=marker, markersize=6, capsize=3, linestyle="none",
                 )  # fmt: skip
-            axis.set_yticks(range(len(methods[dataset])), methods[dataset])
+            axis.set_yticks(range(len(methods[dataset])), methods[dataset], parse_math=False)
             axis.locator_params(axis="x", nbins=5)
             axis.grid(alpha=0.3)
-            axis.set_title(f"{dataset}: {' '.join(metric)}", fontsize=10)
+            axis.set_title(f"{dataset}: {' '.join(metric)}", fontsize=10, parse_math=False)
         row[0].invert_yaxis()
     names = ["none" if name == no_backbone else name for name in handles]
     figure.legend(handles.values(), names, loc="outside lower center", ncols=len(names), title="backbone")

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from solid_ext.compare.cell import METRICS, RUNS, USERS
 from solid_ext.compare.grid import NO_BACKBONE, Cell, Grid
 from solid_ext.compare.picture import draw_comparison
-from solid_ext.compare.significance import Difference, paired_differences
 from solid_ext.evaluate import hr_per_row, mean_per_user, mrr_per_row, ndcg_per_row
+from solid_ext.evaluate.significance import Difference, paired_differences
 from solid_ext.files import read_json, write_text
 
 FloatArray = NDArray[np.float64]

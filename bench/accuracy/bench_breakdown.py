@@ -1,6 +1,6 @@
 """Where the gain of a comparison's runs comes from: each network alone, and with its neighbours, on the test rows.
 
-python bench/bench_breakdown.py --runs runs/best --json bench/results/breakdown.json
+python -m bench.accuracy.bench_breakdown --runs runs/best --json bench/results/breakdown.json
 
 Reads the best epoch of every finished run and trains nothing. The neighbours' weight and floor are chosen anew on the
 validation rows, for the peer sasrec-softmax as well, which has none in the comparison. Prints and writes, for every
@@ -17,16 +17,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_robustness import best_model
-from harness import machine
 from scipy import sparse
 
+from bench.accuracy.bench_robustness import best_model
+from bench.harness import machine
 from solid_ext.compare.cell import DATA, GRID, METRICS, RUNS
 from solid_ext.compare.grid import NO_BACKBONE, Cell, Grid
 from solid_ext.compare.peers import PEERS
 from solid_ext.data import Dataset
 from solid_ext.evaluate import Scorer, evaluate_full, evaluate_sampled
-from solid_ext.models import DynamicRecommender, ItemKNN, SASRecSoftmax, choose_neighbours, content_similarity
+from solid_ext.models import DynamicRecommender, SASRecSoftmax
+from solid_ext.scorers import ItemKNN, choose_neighbours, content_similarity
 from solid_ext.solid import NEIGHBOUR_ROWS, Validation, make_split
 from solid_ext.train import load_checkpoint, load_model
 

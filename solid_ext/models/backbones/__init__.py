@@ -7,9 +7,10 @@ from collections.abc import Callable
 from torch import nn
 
 from solid_ext.config import ModelConfig, nearest
-from solid_ext.models.backbone import GRU4Rec, SASRec
-from solid_ext.models.bert4rec import BERT4Rec
-from solid_ext.models.din import DIN
+from solid_ext.models.backbones.bert4rec import BERT4Rec
+from solid_ext.models.backbones.din import DIN
+from solid_ext.models.backbones.gru4rec import GRU4Rec
+from solid_ext.models.backbones.sasrec import SASRec
 
 BACKBONES: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "din": DIN,

@@ -1,7 +1,7 @@
 """nearest_code and Codebook against FAISS, scikit-learn, plain torch and vector-quantize-pytorch.
 
-python bench/bench_nearest_code.py [--json] [--quick] [--faiss-python PATH] [--quantize-path FOLDER]
-python bench/bench_nearest_code.py --grid [--json]    ratios over N, K and D, for plots
+python -m bench.speed.bench_nearest_code [--json] [--quick] [--faiss-python PATH] [--quantize-path FOLDER]
+python -m bench.speed.bench_nearest_code --grid [--json]    ratios over N, K and D, for plots
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from harness import RESULTS, Call, Peer, Report, compare, machine, missing, peak_memory, thread_counts, timed
 from torch import Tensor
 
+from bench.harness import RESULTS, Call, Peer, Report, compare, machine, missing, peak_memory, thread_counts, timed
 from solid_ext import build_info
 from solid_ext._native import kernels
 from solid_ext.nn.codebook import Codebook
@@ -232,7 +232,7 @@ def main() -> None:
     overhead(report)
     report.print()
     if arguments.json:
-        print(f"written to {report.write().relative_to(FOLDER.parent)}")
+        print(f"written to {report.write().relative_to(RESULTS.parents[1])}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Pictures of the kernels' ratios to their peers over N, K, D and B, from the result files.
 
-python bench/plot_kernels.py        reads bench/results/*.json, writes bench/results/*.png
+python -m bench.speed.plot_kernels        reads bench/results/*.json, writes bench/results/*.png
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from harness import RESULTS
+
+from bench.harness import RESULTS
 
 Points = dict[str, list[tuple[float, float]]]
 

@@ -1,6 +1,6 @@
 """Module 1 measured: text semantics by both encoders on real items, and the seven mixes beside generated images.
 
-OMP_NUM_THREADS=1 python bench/bench_semantics.py --data FOLDER --json
+OMP_NUM_THREADS=1 python -m bench.accuracy.bench_semantics --data FOLDER --json
 
 Purity and NMI stand beside the values for the same clusters dealt out at random. "title" encodes titles alone, so that
 the categories which judge the clusters were not read by the encoder; "title + categories" is what training uses.
@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_scientific import finish
-from harness import machine
 from rich.console import Console
 from rich.table import Table
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from bench.accuracy.bench_scientific import finish
+from bench.harness import machine
 from solid_ext import Config, Dataset, load_dataset
 from solid_ext.config import PAPER, SemanticsConfig
 from solid_ext.data import leave_one_out, make_semantics, text_features

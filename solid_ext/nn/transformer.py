@@ -1,30 +1,10 @@
-"""Backbones: the item sequence to the user state that the adaptive layers act on."""
+"""A transformer block that computes the states that are asked for, and no others."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from solid_ext.config import ModelConfig
-from solid_ext.models.encoder import last_valid, recency
-from solid_ext.models.gru import LastState
-from solid_ext.models.symbols import Lookup
-
-
-class GRU4Rec(nn.Module):
-    """GRU over the item embeddings; its state at the last valid position.
-
-    Shapes: embedded [B, L, d], mask [B, L] bool -> [B, d].
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(config.dropout)
-        self.gru = LastState(config.dim, config.backend)
-
-    def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        return self.gru(self.dropout(embedded), mask)
 
 
 class TransformerBlock(nn.Module):
@@ -73,34 +53,3 @@ class TransformerBlock(nn.Module):
         mean = torch.bmm(share, normed).transpose(0, 1)  # [heads, B, d]
         attended = (mean @ value.transpose(1, 2)).transpose(0, 1).flatten(1)
         return (attended + self.key_value.bias[self.heads * width :]).unsqueeze(1)
-
-
-class SASRec(nn.Module):
-    """Self-attentive sequential recommendation: the transformer state at the last valid position.
-
-    Positions are counted from the end. All blocks but the last compute every position; the last one computes the
-    only state that is used.
-
-    Shapes: embedded [B, L, d], mask [B, L] bool -> [B, d]; zeros for a sequence that is all padding.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        dim = config.dim
-        self.position = Lookup(config.length, dim, backend=config.backend)
-        nn.init.normal_(self.position.weight, std=dim**-0.5)
-        self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(TransformerBlock(dim, config.heads, config.dropout) for _ in range(config.blocks))
-        self.norm = nn.LayerNorm(dim)
-
-    def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        states = self.dropout(embedded + self.position(recency(mask)))
-        length = mask.shape[1]
-        # The first position is always open, so that a sequence of padding alone attends to something finite.
-        open_keys = mask | (torch.arange(length, device=mask.device) == 0)
-        causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
-        for block in self.blocks[:-1]:
-            states = block(states, states, causal & open_keys.unsqueeze(1))
-        last = last_valid(states, mask).unsqueeze(1)
-        state = self.norm(self.blocks[-1](last, states, open_keys.unsqueeze(1))).squeeze(1)
-        return state * mask.any(1, keepdim=True)

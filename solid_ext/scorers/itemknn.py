@@ -9,7 +9,7 @@ from scipy import sparse
 from torch import Tensor
 
 from solid_ext.data import Dataset
-from solid_ext.models.popularity import counted_interactions
+from solid_ext.scorers.popularity import counted_interactions
 
 # Pairs of items of one block of the similarity, some 50 bytes each while it is made.
 _PAIRS_PER_BLOCK = 2_000_000

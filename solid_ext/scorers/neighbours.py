@@ -16,9 +16,9 @@ from scipy import sparse
 from torch import Tensor
 
 from solid_ext.files import written
-from solid_ext.models.encoder import recency as ages
-from solid_ext.models.encoder import valid_mask
-from solid_ext.models.itemknn import ItemKNN, last_occurrences
+from solid_ext.nn.padding import recency as ages
+from solid_ext.nn.padding import valid_mask
+from solid_ext.scorers.itemknn import ItemKNN, last_occurrences
 
 WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 RECENCIES = (0.8, 1.0, 0.6, 0.4)
@@ -59,19 +59,6 @@ class WithNeighbours:
     @property
     def device(self) -> torch.device:
         return torch.device(getattr(self.model, "device", None) or "cpu")
-
-    @property
-    def training(self) -> bool:
-        """The model's mode; `eval` and `train` are its own."""
-        return bool(getattr(self.model, "training", False))
-
-    def eval(self) -> WithNeighbours:
-        self.model.eval()
-        return self
-
-    def train(self, mode: bool = True) -> WithNeighbours:
-        self.model.train(mode)
-        return self
 
     def encode(self, sequences: Tensor) -> _State:
         """Both states of sequences [B, L] int64."""

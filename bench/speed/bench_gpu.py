@@ -1,6 +1,6 @@
 """The kernels, the training step and epochs on a CUDA device: time, fraction of measured peaks, memory.
 
-    python bench/bench_gpu.py [--json FILE] [--device cuda] [--data FILE] [--small | --profile]
+    python -m bench.speed.bench_gpu [--json FILE] [--device cuda] [--data FILE] [--small | --profile]
 
 Every contestant is checked against float64 on a part of its input before it is timed. Times are medians of repeated
 calls between device events. Limits are measured in the same run: a large product in float32, TF32 and bfloat16, and a
@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_train_step import batch_of, model_of
-from harness import Report, Row, machine
 from torch import Tensor
 
+from bench.harness import Report, Row, machine
+from bench.speed.bench_train_step import batch_of, model_of
 from solid_ext import SOLID, Config
 from solid_ext.config import PAPER
 from solid_ext.data import load_dataset

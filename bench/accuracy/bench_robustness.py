@@ -1,6 +1,6 @@
 """How a comparison's trained models stand shortened and noisy histories, without training anything.
 
-python bench/bench_robustness.py --runs runs/compare --methods static,duet,solid --out bench/results/robustness
+python -m bench.accuracy.bench_robustness --runs runs/compare --methods static,duet,solid --out bench/results/robustness
 
 Reads the best epoch of every finished run and measures it on the same test rows, sampled protocol: with the last n
 items of each history alone (n = 1 .. L), and with a share of the history's items replaced by random ones (the same ones
@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import RESULTS, machine
 from torch import Tensor
 
+from bench.harness import RESULTS, machine
 from solid_ext.compare.cell import DATA, GRID, METRICS, RUNS
 from solid_ext.compare.grid import Cell, Grid
 from solid_ext.data import Dataset

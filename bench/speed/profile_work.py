@@ -1,6 +1,6 @@
-"""Samples an operation at its headline shape, on one thread: the part of `bench/profile.sh` that runs.
+"""Samples an operation at its headline shape, on one thread: the part of `bench/speed/profile.sh` that runs.
 
-python bench/profile_work.py OP    needs perf, and a module built with symbols
+python -m bench.speed.profile_work OP    needs perf, and a module built with symbols
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from harness import RESULTS, machine
+
+from bench.harness import RESULTS, machine
 
 SECONDS = 10.0
 SMALLEST = 0.1  # percent: functions below it are left out

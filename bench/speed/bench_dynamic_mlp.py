@@ -4,7 +4,7 @@ Validates every contestant against float64 first. GFLOP/s count the nominal work
 and layer and backward three times that; the kernel's backward does less (2.5 times), so its fraction of sgemm may
 exceed one.
 
-    python bench/bench_dynamic_mlp.py [--json] [--quick] [--seconds S] [--threads N ..] [--batches B ..]
+    python -m bench.speed.bench_dynamic_mlp [--json] [--quick] [--seconds S] [--threads N ..] [--batches B ..]
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable
 
 import torch
-from harness import Report, compare, peak_memory, thread_counts, timed
 from torch import Tensor
 
+from bench.harness import Report, compare, peak_memory, thread_counts, timed
 from solid_ext._native import kernels
 from solid_ext.nn import DynamicMLP
 

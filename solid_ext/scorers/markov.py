@@ -9,7 +9,7 @@ from scipy import sparse
 from torch import Tensor
 
 from solid_ext.data import Dataset
-from solid_ext.models.popularity import counted_interactions
+from solid_ext.scorers.popularity import counted_interactions
 
 
 class Markov:

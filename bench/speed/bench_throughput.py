@@ -1,6 +1,6 @@
 """Training throughput of every backbone and method, native against reference: rows a second and peak memory.
 
-    python bench/bench_throughput.py [--json]
+    python -m bench.speed.bench_throughput [--json]
 
 A row is a sequence with its positive and 4 negatives (Table 2: B = 1024, L = 10, d = 32, BCE), full (10 of 10); a step
 is forward, backward and Adam; V = 4385 items, C = 438 semantics as on amazon_scientific. One thread, as
@@ -13,11 +13,11 @@ import argparse
 
 import numpy as np
 import torch
-from bench_train_step import BATCH, ITEMS, batch_of, validate
-from harness import Report, compare, peak_memory, timed
 from rich.console import Console
 from rich.table import Table
 
+from bench.harness import Report, compare, peak_memory, timed
+from bench.speed.bench_train_step import BATCH, ITEMS, batch_of, validate
 from solid_ext import Config
 from solid_ext.config import PAPER
 from solid_ext.methods import method_config

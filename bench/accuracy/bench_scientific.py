@@ -1,6 +1,6 @@
 """SOLID on amazon_scientific at Table 2's settings, once a back end, from the same seed: metrics and how they differ.
 
-python bench/bench_scientific.py --data FOLDER/amazon_scientific --json
+python -m bench.accuracy.bench_scientific --data FOLDER/amazon_scientific --json
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from harness import RESULTS, machine
-
+from bench.harness import RESULTS, machine
 from solid_ext import Config, load_dataset
 from solid_ext.config import PAPER
 from solid_ext.run import train_run

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from solid_ext.config import ModelConfig
-from solid_ext.models.backbone import TransformerBlock
-from solid_ext.models.encoder import recency
-from solid_ext.models.symbols import Lookup
+from solid_ext.nn.lookup import Lookup
+from solid_ext.nn.padding import recency
+from solid_ext.nn.transformer import TransformerBlock
 
 
 class BERT4Rec(nn.Module):

@@ -1,6 +1,6 @@
 """The generator of SOLID and its whole training step, native against reference: time and peak memory.
 
-    python bench/bench_train_step.py [--json]
+    python -m bench.speed.bench_train_step [--json]
 
 Sequences are full (L = 10 of 10), so padding saves nothing; B = 1024, d = k = 32, P = 2, K = 590 codes, V = 4385 items.
 Before anything is timed, both back ends' losses and gradients are compared in float64.
@@ -13,12 +13,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from harness import Report, compare, peak_memory, thread_counts, timed
 from torch import Tensor
 
+from bench.harness import Report, compare, peak_memory, thread_counts, timed
 from solid_ext import Config
 from solid_ext.config import PAPER
-from solid_ext.models import DynamicRecommender, valid_mask
+from solid_ext.models import DynamicRecommender
+from solid_ext.nn.padding import valid_mask
 from solid_ext.train import Step, make_optimizer
 from solid_ext.train.losses import binary_cross_entropy
 

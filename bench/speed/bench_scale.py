@@ -1,6 +1,6 @@
 """A dataset of Electronic's size, end to end: seconds and peak memory of preparing it and of one epoch of both stages.
 
-    python bench/bench_scale.py [--steps prepare,epoch] [--shared] [--json]
+    python -m bench.speed.bench_scale [--steps prepare,epoch] [--shared] [--json]
 
 A ratings file with the statistics of Table 1's Electronic (4,201,696 users, 476,002 items, 7,824,482 ratings) is
 written to a temporary folder: lengths of histories follow a power law (exponent 2.55), items are as popular as their
@@ -25,8 +25,9 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from harness import RESULTS, machine
 from rich.console import Console
+
+from bench.harness import RESULTS, machine
 
 USERS, ITEMS, RATINGS = 4_201_696, 476_002, 7_824_482
 CATEGORIES = 1024
@@ -139,7 +140,7 @@ def size() -> dict[str, int]:
 
 def run_steps(folder: Path, steps: Sequence[str], *, shared: bool) -> dict[str, dict[str, object]]:
     """Run the steps that are asked for, after those that they need, and return their figures."""
-    itself = [sys.executable, __file__, "--folder", folder, "--run"]
+    itself = [sys.executable, "-m", "bench.speed.bench_scale", "--folder", folder, "--run"]
     raw, dataset = folder / "ratings.csv", folder / "dataset"
     if not raw.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """gru_last_state against the loop over nn.GRUCell, nn.GRU, and torch.compile of the loop.
 
-python bench/bench_gru.py [--json] [--quick] [--no-compile]
+python -m bench.speed.bench_gru [--json] [--quick] [--no-compile]
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import Report, compare, peak_memory, thread_counts, timed
 from torch import Tensor, nn
 
+from bench.harness import Report, compare, peak_memory, thread_counts, timed
 from solid_ext import build_info
 from solid_ext._native import kernels
 from solid_ext.ops.gru import gru_last_state

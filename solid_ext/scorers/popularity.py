@@ -29,6 +29,12 @@ def counted_interactions(name: str, dataset: Dataset, train_end: NDArray[np.int6
     return np.arange(dataset.items.size) < np.repeat(end, np.diff(dataset.offsets))
 
 
+def log_odds(counts: Tensor) -> Tensor:
+    """`log((n_v + 1/2) / (N - n_v + 1/2))` of counts `n: [V]`, `N` their sum; `[V] float64`."""
+    frequency = counts.double()
+    return torch.log((frequency + 0.5) / (frequency.sum() - frequency + 0.5))
+
+
 class Popularity:
     """Scores an item by how often it was interacted with; a `Scorer` that reads nothing of the sequence.
 
@@ -62,8 +68,7 @@ class Popularity:
             raise ValueError(f"Popularity: expected length >= 1, got {length}")
         self.length = length
         self.counts = torch.from_numpy(np.bincount(dataset.items[counted], minlength=dataset.num_items + 1))
-        frequency = self.counts.double()
-        self._scores = torch.log((frequency + 0.5) / (frequency.sum() - frequency + 0.5))
+        self._scores = log_odds(self.counts)
 
     @classmethod
     def of_split(cls, dataset: Dataset, split: Split, length: int = 1) -> Popularity:

@@ -1,6 +1,6 @@
 """The peers on amazon_scientific beside the same methods as measured elsewhere, on the same split.
 
-python bench/bench_peers.py --data FOLDER/amazon_scientific --json
+python -m bench.accuracy.bench_peers --data FOLDER/amazon_scientific --json
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness import RESULTS, machine
-
+from bench.harness import RESULTS, machine
 from solid_ext import Config, load_dataset
 from solid_ext.compare import PEERS
 from solid_ext.compare.peers import Task, peer_config
