@@ -166,8 +166,11 @@ def test_a_broken_model_folder_gets_a_sentence(fitted: SOLID, tmp_path: Path) ->
         SOLID.load(tmp_path / "model")
 
 
-def test_a_flipped_bit_anywhere_is_refused(fitted: SOLID, tmp_path: Path) -> None:
+def test_a_flipped_bit_anywhere_is_refused(
+    fitted: SOLID, world: tuple[Dataset, SyntheticTruth], tmp_path: Path
+) -> None:
     folder = fitted.save(tmp_path / "model")
+    history = world[0].item_ids.head(3).to_list()
     rng = np.random.default_rng(0)
     for path in sorted(folder.iterdir()):
         whole = path.read_bytes()
@@ -178,7 +181,7 @@ def test_a_flipped_bit_anywhere_is_refused(fitted: SOLID, tmp_path: Path) -> Non
             with pytest.raises(ValueError, match="load: expected"):
                 SOLID.load(folder)
         path.write_bytes(whole)
-    assert SOLID.load(folder).recommend([[]], 3) == fitted.recommend([[]], 3)
+    assert SOLID.load(folder).recommend([history], 3) == fitted.recommend([history], 3)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +297,8 @@ def test_a_full_disk_gets_a_sentence_and_leaves_what_was_there(fitted: SOLID, tm
     assert printed.startswith("save: expected a folder that can be written, got") or "write: expected a file" in printed
     assert printed.count("\n") == 1
     assert os.listdir(tmp_path) == ["model"]
-    assert SOLID.load(folder).recommend([[]], 3) == fitted.recommend([[]], 3)
+    history = fitted.training.dataset.item_ids.head(3).to_list()
+    assert SOLID.load(folder).recommend([history], 3) == fitted.recommend([history], 3)
 
 
 def test_a_model_of_an_earlier_version_is_told_what_to_do(fitted: SOLID, tmp_path: Path) -> None:

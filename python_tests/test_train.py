@@ -18,6 +18,7 @@ from solid_ext.evaluate import evaluate_full
 from solid_ext.models import SemanticRecommender
 from solid_ext.train import Epoch, Stage, Step, build_model, train_solid, train_stage
 from solid_ext.train.algorithm import static_model
+from solid_ext.train.checkpoint import load_checkpoint, save_checkpoint
 from solid_ext.train.progress import write_log
 from solid_ext.train.stage import Trainable
 

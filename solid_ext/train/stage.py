@@ -140,7 +140,7 @@ def check_resumed(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, An
         before, now = saved.get(name), asked.get(name)
         if name in MAY_DIFFER or before == now:
             continue
-        if name not in MAY_GROW or type(before) is not type(now):
+        if name not in MAY_GROW or not isinstance(before, int) or not isinstance(now, int):
             raise ValueError(f"resume: expected {name}={before} as in {folder}, got {now}")
         if now < before:
             raise ValueError(f"resume: expected {name} of at least {before} as in {folder}, got {now}")
