@@ -62,7 +62,6 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-@pytest.mark.slow
 def test_a_run_killed_at_any_time_ends_at_the_same_bits(data: Path, tmp_path: Path, one_thread: None) -> None:
     """Killed again and again, between and inside epochs, also before the first; each time resumed or begun anew."""
 
