@@ -70,8 +70,9 @@ def test_any_form_of_the_data_gives_the_same_model(
             "arrays": lambda: tuple(table[name].to_numpy() for name in table.columns),
         }[form]()
     solid = SOLID(TINY, semantics="id", num_semantics=4).fit(data)
-    described = form in ("dataset", "folder")  # the other forms come without titles and categories
-    assert solid.fingerprint == (dataset if described else load_dataset(table)).fingerprint
+    np.testing.assert_array_equal(solid.training.dataset.items, dataset.items)
+    titled = form in ("dataset", "folder")  # the interactions alone have no titles, which the fingerprint covers
+    assert solid.fingerprint == (dataset if titled else load_dataset(table)).fingerprint
     metrics = solid.evaluate()
     assert set(metrics) == {"sampled", "full"}
     history = dataset.item_ids.head(3).to_list()
@@ -179,8 +180,11 @@ def test_a_broken_model_folder_gets_a_sentence(fitted: SOLID, tmp_path: Path) ->
         SOLID.load(tmp_path / "model")
 
 
-def test_a_flipped_bit_anywhere_is_refused(fitted: SOLID, tmp_path: Path) -> None:
+def test_a_flipped_bit_anywhere_is_refused(
+    fitted: SOLID, world: tuple[Dataset, SyntheticTruth], tmp_path: Path
+) -> None:
     folder = fitted.save(tmp_path / "model")
+    history = world[0].item_ids.head(3).to_list()
     rng = np.random.default_rng(0)
     for path in sorted(folder.iterdir()):
         whole = path.read_bytes()
@@ -191,7 +195,7 @@ def test_a_flipped_bit_anywhere_is_refused(fitted: SOLID, tmp_path: Path) -> Non
             with pytest.raises(ValueError, match="load: expected"):
                 SOLID.load(folder)
         path.write_bytes(whole)
-    assert SOLID.load(folder).recommend([[]], 3) == fitted.recommend([[]], 3)
+    assert SOLID.load(folder).recommend([history], 3) == fitted.recommend([history], 3)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +311,8 @@ def test_a_full_disk_gets_a_sentence_and_leaves_what_was_there(fitted: SOLID, tm
     assert printed.startswith("save: expected a folder that can be written, got") or "write: expected a file" in printed
     assert printed.count("\n") == 1
     assert os.listdir(tmp_path) == ["model"]
-    assert SOLID.load(folder).recommend([[]], 3) == fitted.recommend([[]], 3)
+    history = fitted.training.dataset.item_ids.head(3).to_list()
+    assert SOLID.load(folder).recommend([history], 3) == fitted.recommend([history], 3)
 
 
 def test_a_model_of_an_earlier_version_is_told_what_to_do(fitted: SOLID, tmp_path: Path) -> None:

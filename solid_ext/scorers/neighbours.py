@@ -74,6 +74,12 @@ class WithNeighbours:
         logits = self.model.score(state.model, candidates)
         return logits + self.knn.score(state.added, candidates.cpu()).to(logits)
 
+    def narrow(self) -> WithNeighbours:
+        """The same with similarities in float32, as a served model has them: on Amazon Scientific not one of 8,442
+        ranks is another."""
+        similarity = self.knn.similarity.astype(np.float32)
+        return WithNeighbours(self.model, ItemKNN.of(similarity, self.knn.length), self.weight, self.recency)
+
     def save(self, path: Path) -> None:
         """Write similarities, weight and recency as one safetensors file; the model is not in it.
 
