@@ -13,7 +13,7 @@ from solid_ext.models import DynamicRecommender, SASRecSoftmax
 from solid_ext.models.backbones import make_backbone
 from solid_ext.models.encoder import SequenceCode
 from solid_ext.models.symbols import SymbolEmbedding
-from solid_ext.nn.padding import last_valid, recency, valid_mask
+from solid_ext.nn.padding import ages, last_valid, valid_mask
 from solid_ext.scorers import ItemKNN, Markov, Popularity, WithNeighbours
 
 ITEMS, SEMANTICS = 40, 5
@@ -50,9 +50,9 @@ def padded(sequences: Tensor, extra: int) -> Tensor:
     return torch.cat([sequences, torch.zeros(len(sequences), extra, dtype=torch.int64)], dim=1)
 
 
-def test_recency_counts_from_the_end() -> None:
+def test_ages_count_from_the_end() -> None:
     mask = valid_mask(SEQUENCES)
-    assert recency(mask).tolist() == [[2, 1, 0, 0, 0], [0] * 5, [4, 3, 2, 1, 0], [0] * 5]
+    assert ages(mask).tolist() == [[2, 1, 0, 0, 0], [0] * 5, [4, 3, 2, 1, 0], [0] * 5]
 
 
 def test_last_valid_picks_the_last_item_and_zero_for_nothing() -> None:
