@@ -17,7 +17,7 @@ from solid_ext import SOLID, load_dataset
 from solid_ext.data import Dataset, SyntheticTruth
 from solid_ext.scorers import ItemKNN, WithNeighbours, choose_neighbours, content_similarity
 
-TINY = {"length": 5, "dim": 16, "heads": 2, "codebook_hidden": 16, "epochs": 2, "batch_size": 256, "candidates": 20}
+TINY = {"length": 5, "dim": 16, "heads": 2, "codebook_hidden": 16, "epochs": 2, "batch_size": 256, "eval_negatives": 20}
 
 
 class ByItem:
