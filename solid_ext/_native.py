@@ -25,6 +25,6 @@ def build_info() -> dict[str, Any]:
         processor runs), `isa` (the one in use, `SOLID_EXT_ISA` forces another); `cuda` (None, or a dict with the
         toolkit's `version` and `architectures`, of which "PTX" serves GPUs newer than the others).
 
-    Source: design, kernels, "Names that outside checks rely on".
+    Source: docs/kernels/index.md#what-was-built.
     """
     return dict(kernels.build_info())

@@ -61,7 +61,7 @@ def evaluate_sampled(
         ValueError: no rows, rows outside the dataset, a user with fewer than `negatives` unseen items, or
             scores that are not finite.
 
-    Source: design, "Evaluation", sampled protocol.
+    Source: docs/evaluation.md#sampled-protocol.
     """
     _check_cutoffs("evaluate_sampled", cutoffs)
     if candidates is None:
@@ -106,7 +106,7 @@ def evaluate_full(
     Raises:
         ValueError: no rows, rows outside the dataset, or scores that are not finite.
 
-    Source: design, "Evaluation", full-ranking protocol.
+    Source: docs/evaluation.md#full-ranking-protocol.
     """
     _check_cutoffs("evaluate_full", cutoffs)
     ranks = full_ranks(

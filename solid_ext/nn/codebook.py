@@ -67,8 +67,8 @@ class Codebook(nn.Module):
 
     Errors: ValueError for sizes and options out of range.
 
-    Source: design, solid, Module 4; van den Oord et al. 2017, "Neural Discrete Representation Learning",
-    appendix A.1.
+    Source: docs/method.md#module-4-semantic-codebook; van den Oord et al. 2017, "Neural Discrete Representation
+    Learning", appendix A.1.
     """
 
     weight: Tensor

@@ -59,7 +59,7 @@ def dynamic_linear(
     Gradient: to x, both z and all four parameters, once; through the clip where |w| <= delta (closed interval).
     Under autocast x and z are taken in the dtype of the maps.
 
-    Source: design, kernels, section 2; the layer is Module 3 of the paper.
+    Source: docs/kernels/dynamic_mlp.md#contract; the layer is Module 3 of the paper.
     """
     if activation not in get_args(Activation):
         raise ValueError(f"dynamic_linear: expected activation 'none' or 'tanh', got {activation!r}")
@@ -103,7 +103,7 @@ def dynamic_mlp(
 
     Errors, gradient, autocast: as in `dynamic_linear`.
 
-    Source: design, kernels, section 2.
+    Source: docs/kernels/dynamic_mlp.md#contract.
     """
     return _run(
         "dynamic_mlp",

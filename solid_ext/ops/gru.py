@@ -50,7 +50,7 @@ def gru_last_state(
     Gradient: to x and the parameters, once; zero for x where the mask is False. Under autocast x is taken in the dtype
     of the parameters.
 
-    Source: design, solid, Module 2 (the encoder's GRU); the cell is that of Cho et al. 2014 as torch has it.
+    Source: docs/kernels/gru_last_state.md#contract; the cell is that of Cho et al. 2014 as torch has it.
     """
     name = "gru_last_state"
     if not isinstance(x, Tensor):

@@ -22,7 +22,7 @@ def embed_symbols(sequences: Tensor, symbol: Tensor, age: Tensor, looked_up: boo
     Returns:
         [B, L, D].
 
-    Source: design, solid, Module 2.
+    Source: docs/method.md#module-2-semantic-parameter-generation.
     """
     return _operator(sequences, symbol, age, looked_up)
 
