@@ -21,3 +21,4 @@ html_static_path = ["_static"]
 myst_heading_anchors = 4
 nitpicky = True
 toc_object_entries = False
+smartquotes = False  # a flag keeps its two dashes

@@ -125,8 +125,10 @@ def breakdown(file: str, dataset: str) -> list[list[str]]:
 
 def differences(folder: str) -> list[list[str]]:
     """SOLID less each other method, with its 95 % interval and the corrected p over users, as the report has it."""
-    rows = [["SOLID less", "user-AUC", "NDCG@10", "full NDCG@10"]]
-    several = len({dataset for dataset, _, _ in read_runs(folder)}) > 1
+    datasets = sorted({dataset for dataset, _, _ in read_runs(folder)})
+    several = len(datasets) > 1
+    heading = "SOLID less" if several else f"{datasets[0]}: SOLID less"
+    rows = [[heading, "user-AUC", "NDCG@10", "full NDCG@10"]]
     dataset, inside = "", False
     for line in (RESULTS / folder / "report.md").read_text(encoding="utf-8").splitlines():
         if line.startswith("## "):
