@@ -83,6 +83,7 @@ lint: .venv/lint
 	touch $@
 
 .venv/docs: .venv/native
+	@echo "== what the site needs: half a minute"
 	$(PIP) sphinx myst-parser furo
 	touch $@
 

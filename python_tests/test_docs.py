@@ -26,7 +26,7 @@ tables = importlib.import_module("tables")
 PAGES = sorted(page for page in DOCS.glob("**/*.md") if "_build" not in page.parts)
 PROSE = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "DESIGN.md", "CHANGELOG.md")] + PAGES
 BLOCKS = [
-    pytest.param(block, id=f"{page.stem}-{place}", marks=[pytest.mark.slow] if block.startswith("# slow") else [])
+    pytest.param(block, id=f"{page.stem}-{place}")
     for page in PAGES
     for place, block in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.M))
 ]
