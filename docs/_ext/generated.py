@@ -23,6 +23,7 @@ MARK = re.compile(r"<!-- generated: ([\w.]+) -->")
 TOP = "solid_ext"
 PACKAGES = [f"solid_ext.{name}" for name in ("ops", "nn", "data", "evaluate", "models", "train", "serve", "compare")]
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Errors")
+ENTRY = re.compile(r"[\w.,'()* \[\]-]{1,40}: ")
 ANCHOR = re.compile(r"docs/([\w/-]+)\.md#([\w-]+)")
 
 
@@ -175,11 +176,11 @@ def _docstring(text: str) -> str:
 
 
 def _entries(text: str) -> str:
-    """A list, each of whose entries begins at the margin; a single one is a paragraph."""
-    first = [line for line in text.splitlines() if line and not line.startswith(" ")]
-    if len(first) == 1:
+    """A list, each of whose entries begins with a name and a colon; a single one is a paragraph."""
+    first = [line for line in text.splitlines() if ENTRY.match(line)]
+    if len(first) < 2:
         return text
-    return "\n".join(f"* {line}" if line in first else line for line in text.splitlines())
+    return "\n".join(f"* {line}" if line in first else f"  {line.strip()}" for line in text.splitlines())
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
