@@ -10,11 +10,13 @@ SEEDS ?= 0
 PRESET ?= paper
 COMPARE_OUT ?= runs/compare
 BIN := .venv/bin
-PIP := $(BIN)/pip --disable-pip-version-check install -q -c constraints.txt
+# recbole is installed for its data alone, so that nobody wants to read what it misses.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-warn-conflicts -c constraints.txt
 NATIVE := CMakeLists.txt $(filter-out csrc/check/%,$(wildcard csrc/*.cpp csrc/*/*))
+SLOW_TESTS := $(wildcard python_tests/test_cuda_*.py python_tests/test_compare.py python_tests/test_native_check.py)
 KERNEL_TESTS := $(wildcard python_tests/test_native.py python_tests/test_ops_*.py python_tests/test_nn_*.py)
 
-.PHONY: demo compare test bench docs lint sanitize neon test-isa test-cuda
+.PHONY: demo compare test test-fast test-slow test-isa test-cuda bench docs lint sanitize neon
 
 demo: .venv/native $(if $(filter movielens-100k,$(DATASET)),.venv/recbole)
 	$(BIN)/python -m solid_ext.cli train --dataset $(DATASET) --out $(OUT) --overwrite
@@ -26,19 +28,35 @@ compare: .venv/native $(if $(findstring movielens-100k,$(DATASETS)),.venv/recbol
 test: .venv/test
 	$(BIN)/python -m pytest
 
+# The daily turn, and what it leaves out: whole comparisons, kernels compiled again for sanitizers, for the host policy, by nvcc.
+test-fast: .venv/test
+	$(BIN)/python -m pytest $(SLOW_TESTS:%=--ignore=%)
+
+test-slow: .venv/test
+	$(BIN)/python -m pytest $(SLOW_TESTS)
+
 # Peers with an OpenMP of their own take part from another Python: FAISS=PYTHON (faiss-cpu), VQ=FOLDER (vector-quantize-pytorch).
 bench: .venv/test
-	$(BIN)/python bench/bench_nearest_code.py --json $(FAISS:%=--faiss-python %) $(VQ:%=--quantize-path %)
-	$(BIN)/python bench/bench_dynamic_mlp.py --json
-	$(BIN)/python bench/bench_gru.py --json
-	$(BIN)/python bench/bench_train_step.py --json
-	$(BIN)/python bench/bench_nearest_code.py --grid --json $(FAISS:%=--faiss-python %)
-	$(BIN)/python bench/plot_kernels.py
+	$(BIN)/python -m bench.speed.bench_nearest_code --json $(FAISS:%=--faiss-python %) $(VQ:%=--quantize-path %)
+	$(BIN)/python -m bench.speed.bench_dynamic_mlp --json
+	$(BIN)/python -m bench.speed.bench_gru --json
+	$(BIN)/python -m bench.speed.bench_train_step --json
+	$(BIN)/python -m bench.speed.bench_nearest_code --grid --json $(FAISS:%=--faiss-python %)
+	$(BIN)/python -m bench.speed.plot_kernels
 
 # That part of `make test` alone which is about CUDA: the kernels' source on the host policy, with AddressSanitizer too, and
-# compiled for every architecture where there is nvcc. On a machine with a GPU, bench/gpu_session.sh does all the rest.
-test-cuda: .venv/test
-	$(BIN)/python -m pytest $(wildcard python_tests/test_cuda_*.py)
+# compiled for every architecture where there is nvcc; there also with a module that has the kernels and their bindings, which
+# a machine without a GPU does not install. On a machine with a GPU, bench/gpu_session.sh does all the rest.
+NVCC := $(or $(CUDACXX),$(shell command -v nvcc))
+CUDA_MODULE := $(if $(NVCC),build/cuda/module)
+test-cuda: .venv/test $(CUDA_MODULE)
+	PYTHONPATH=$(dir $(CUDA_MODULE)) $(BIN)/python -m pytest -rs $(wildcard python_tests/test_cuda_*.py)
+
+build/cuda/module: .venv/native
+	@echo "== a module with CUDA kernels, of one architecture, into build/cuda: about two minutes on two processors"
+	rm -rf build/cuda
+	SOLID_EXT_CUDA=ON CUDAARCHS="90-real;90-virtual" $(PIP) --no-deps --target build/cuda .
+	touch $@
 
 # The kernels without Python (csrc/check), built with sanitizers that must also stop at planted bugs; and for Arm, emulated.
 sanitize:
@@ -70,15 +88,19 @@ lint: .venv/lint
 # The native module is installed once per change of its sources; Python is read from the checkout.
 .venv/native: pyproject.toml constraints.txt $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "== solid_ext and what it needs: a download (of several GB where pip takes torch with CUDA, as on Linux; the README"
+	@echo "== says how to have torch for the CPU), then its kernels are compiled: one or two minutes on two processors"
 	$(PIP) .
 	touch $@
 
 # MovieLens-100k comes as package data.
 .venv/recbole: .venv/native
+	@echo "== recbole, for the MovieLens-100k in it: a few seconds"
 	$(PIP) --no-deps recbole==1.2.1
 	touch $@
 
 .venv/test: .venv/native python_tests/requirements.txt
+	@echo "== what the tests need: a minute or two"
 	$(PIP) -r python_tests/requirements.txt
 	touch $@
 

@@ -146,7 +146,7 @@ def session(dry: bool, chosen: tuple[str, ...]) -> dict[str, dict[str, Any]]:
                 run.parts[name]["passed"] &= complete and not ours
     if dry:
         run.run("sanitizer_tests", *pytest, "-k", "for_the_sanitizer", environment=device)
-    bench = [python, "bench/bench_gpu.py", "--json", LOGS / "bench.json"]
+    bench = [python, "-m", "bench.speed.bench_gpu", "--json", LOGS / "bench.json"]
     data = os.environ.get("SOLID_EXT_DATA")
     if data:
         bench += ["--data", Path(data) / "amazon_scientific" / "interactions.tsv.gz"]
@@ -156,7 +156,7 @@ def session(dry: bool, chosen: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     else:
         sections = [word for section in NCU_SECTIONS for word in ("--section", section)]
         profiled = ("--kernel-name", "regex:kernel_entry", "--csv", "--page", "details", "--print-details", "all")
-        run.run("ncu", "ncu", *sections, *profiled, python, "bench/bench_gpu.py", "--profile")
+        run.run("ncu", "ncu", *sections, *profiled, python, "-m", "bench.speed.bench_gpu", "--profile")
     return run.parts
 
 

@@ -37,6 +37,7 @@ py::dict build_info() {
   info["isa_usable"] = usable;
   info["isa"] = solid::isa_name(solid::isa_in_use());
   info["cuda"] = solid::cuda_info();
+  info["cuda_build"] = SOLID_CUDA_SENTENCE;
   return info;
 }
 

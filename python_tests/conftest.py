@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
+# Before any test imports torch: idle threads then sleep (solid_ext/_native.py), and all tests survive a neighbour.
 from solid_ext import Dataset
 from solid_ext.data import SyntheticTruth, synthetic_dataset
+from solid_ext.threads import usable_processors
+
+# Tests train with the number of threads that torch starts with: none is measured, and two trainings have the same bits.
+os.environ.setdefault("OMP_NUM_THREADS", str(usable_processors()))
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +35,8 @@ def world() -> tuple[Dataset, SyntheticTruth]:
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """One torch thread inside, the old number outside."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

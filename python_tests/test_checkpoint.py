@@ -57,7 +57,7 @@ def test_what_cannot_be_read_gets_a_sentence(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="checkpoint: expected safetensors in"):
             load_checkpoint(tmp_path / f"{name}.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(ValueError, match=r"expected format version 1 in .*, got None"):
+    with pytest.raises(ValueError, match=r"expected format version 2 in .*, got None"):
         load_checkpoint(tmp_path / "foreign.safetensors")
 
 

@@ -53,6 +53,7 @@ def run(data: Path) -> Path:
 def test_a_run_holds_everything_it_promises(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert names == {
+        ".solid_ext.lock",
         "config.yaml",
         "run.json",
         "static",
@@ -151,7 +152,7 @@ def test_mistakes_get_one_sentence(run: Path, data: Path, tmp_path: Path, capsys
     assert "has no run.json" in fails(["train", "--out", str(data), "--dataset", str(data), "--overwrite"], capsys)
     assert "resume: expected a run in" in fails([*train, str(data), "--resume"], capsys)
     again = ["train", "--out", str(run), "--dataset", str(data), "--resume", "--candidates", "20", *QUICK]
-    assert "resume: expected epochs=1" in fails([*again, "--epochs", "2"], capsys)
+    assert "resume: expected dropout=0.5" in fails([*again, "--dropout", "0.1"], capsys)
     assert "dim: expected at least 1, got 0" in fails([*train, str(data), "--dim", "0"], capsys)
     assert "expected a YAML file" in fails([*train, str(data), "--config", "none.yaml"], capsys)
     assert "load: expected a folder with model.safetensors" in fails(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -15,15 +14,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from scipy import stats
+from filelock import FileLock
 
 from solid_ext import Config
 from solid_ext.cli import main
-from solid_ext.compare import PEERS, Grid, holm, make_grid, paired_differences
+from solid_ext.compare import PEERS, Grid, make_grid
 from solid_ext.compare.cell import run_cell
 from solid_ext.compare.report import write_report
 from solid_ext.data import Dataset, SyntheticTruth, synthetic_dataset
 from solid_ext.evaluate import hr, mrr, ndcg
+from solid_ext.files import LOCK
 
 QUICK = "epochs: 3\ndim: 8\nheads: 2\nlength: 5\nbatch_size: 128\ncandidates: 20\n"
 SHOWN = [
@@ -215,13 +215,10 @@ def test_a_folder_of_something_else_is_left_alone(
     with pytest.raises(SystemExit):
         main([*arguments, "--methods", "markov"])
     assert "with methods popularity, not markov" in capsys.readouterr().err
-    held = os.open(out, os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)
-    with pytest.raises(SystemExit):
+    with FileLock(out / LOCK), pytest.raises(SystemExit):
         main([*arguments, "--methods", "popularity,markov"])
-    os.close(held)
     assert Grid.load(out / "compare.json") == grid
-    assert "in use by another compare" in capsys.readouterr().err
+    assert "in use by another process" in capsys.readouterr().err
     (out / "compare.json").write_text("{}")
     with pytest.raises(SystemExit):
         main(arguments)
@@ -257,35 +254,6 @@ def test_a_file_cannot_switch_a_method_off_and_din_has_a_loss_it_can_use() -> No
     assert {cell.config.resolved(30, 20).train.loss for cell in found} == {"sampled_softmax"}
     with pytest.raises(ValueError, match="loss: expected bce or sampled_softmax with backbone din"):
         make_grid(datasets, ["din"], ["solid"], [0], "best", {"loss": "full_softmax"})
-
-
-def test_holm_on_a_worked_example() -> None:
-    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
-    np.testing.assert_allclose(holm([0.9, 0.6]), [1.0, 1.0])
-
-
-def test_paired_differences_know_noise_from_a_gain() -> None:
-    rng = np.random.default_rng(0)
-    ours = rng.random(2000)
-    others = {
-        "better": ours + 0.01 + 0.05 * rng.standard_normal(2000),
-        "other": ours + 0.05 * rng.standard_normal(2000),
-    }
-    found = paired_differences(ours, {**others, "same": ours})
-    assert found["better"].high < 0
-    assert found["better"].p == pytest.approx(3 * stats.ttest_1samp(ours - others["better"], 0).pvalue)
-    assert found["other"].p > 0.05
-    assert found["same"] == (0, 0, 0, 1)
-    # An unpaired test would see nothing of the gain in such scattered users.
-    assert stats.ttest_ind(ours, others["better"]).pvalue > 0.05
-    # Under the null a corrected p below .05 is rare in all of three comparisons together.
-    null = [
-        min(gap.p for gap in paired_differences(row[0], dict(zip("abc", row[1:], strict=True))).values())
-        for row in rng.random((300, 4, 50))
-    ]
-    assert np.mean(np.array(null) < 0.05) < 0.08
-    with pytest.raises(ValueError, match=r"paired_differences: expected \[U >= 2\]"):
-        paired_differences(ours, {"short": ours[1:]})
 
 
 def test_the_report_says_what_the_runs_say(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ import dataclasses
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from solid_ext import Config
-from solid_ext.config import FULL_RANKING_PAIRS, FULL_SOFTMAX_ITEMS, PAPER
+from solid_ext.config import FULL_RANKING_PAIRS, FULL_SOFTMAX_ITEMS, PAPER, ModelConfig
 
 
 def test_fields_are_unique_so_that_a_name_is_enough() -> None:
@@ -78,8 +79,25 @@ def test_a_wrong_type_gets_a_sentence() -> None:
     ("text", "sentence"),
     [
         ("- 1\n", "expected `name: value` lines"),
-        ("dim: [\n", "expected YAML in"),
+        ("dim: {\n", "got a mapping inside another, line 1"),
+        ("dim: 'x\n", "expected YAML in"),
         ("colour: 1\n", "got 'colour'"),
+        ("learnig_rate: 0.1\n", r"got 'learnig_rate'; did you mean learning_rate\?"),
+        ("loss: bec\n", r"got 'bec'; did you mean bce\?"),
+        ("1: 2\n", "got the name 1, which is no word"),
+        ("null: 2\n", "got the name None, which is no word"),
+        ("2020-01-01: 2\n", r"got the name datetime\.date"),
+        ("dim: 2020-13-45\n", "expected YAML in"),
+        pytest.param("dim: " + "9" * 5_000 + "\n", "expected YAML in", id="digits"),
+        ("dim: 8\nheads: 4\ndim: 16\n", "each name once, got 'dim' again, line 3"),
+        ("dim: 8\n---\ndim: 16\n", "got a second document, line 2"),
+        pytest.param("[" * 100_000, "got a list, line 1", id="lists"),
+        pytest.param("a: " + "{a: " * 100_000, "got a mapping inside another, line 1", id="mappings"),
+        ("a: &a 1\nb: *a\n", "got an alias, line 2"),
+        ("dim: !!python/object/apply:os.system [ls]\n", "got a list, line 1"),
+        ("blocks: 1000000\n", "blocks: expected at most 1,000, got 1,000,000"),
+        ("dim: 1000000000\n", "dim: expected at most 65,536, got 1,000,000,000"),
+        pytest.param("#" * 2**20 + "\n", "got 1,048,577 bytes", id="bytes"),
     ],
 )
 def test_a_bad_file_gets_a_sentence(tmp_path: Path, text: str, sentence: str) -> None:
@@ -88,6 +106,44 @@ def test_a_bad_file_gets_a_sentence(tmp_path: Path, text: str, sentence: str) ->
         Config.from_yaml(tmp_path / "config.yaml")
     with pytest.raises(ValueError, match=r"expected a YAML file, got .*none\.yaml"):
         Config.from_yaml(tmp_path / "none.yaml")
+
+
+def test_a_date_is_no_number(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("dim: 2020-01-01\n", encoding="utf-8")
+    with pytest.raises(TypeError, match=r"dim: expected int, got datetime\.date"):
+        Config.from_yaml(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("1E3", 1e3), ("2.5e+1", 25.0), (".5", 0.5), ("inf", math.inf), (".inf", math.inf), ("3", 3)],
+)
+def test_numbers_are_written_as_people_write_them(text: str, value: float, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(f"delta: {text}\n", encoding="utf-8")
+    assert Config.from_yaml(tmp_path / "config.yaml").model.delta == value
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    config = Config().replace(
+        dim=np.int64(32), learning_rate=np.float64(0.1), neighbours=np.bool_(False), seed=np.uint8(3)
+    )
+    assert config == Config().replace(dim=32, learning_rate=0.1, neighbours=False, seed=3)
+    assert type(config.model.dim) is int
+    with pytest.raises(TypeError, match=r"dim: expected int, got 32\.0"):
+        Config().replace(dim=np.float64(32))
+
+
+def test_a_misspelt_field_is_told_its_name() -> None:
+    with pytest.raises(ValueError, match=r"got 'learnig_rate'; did you mean learning_rate\?"):
+        Config().replace(learnig_rate=0.1)
+    with pytest.raises(TypeError, match="dim: expected int, got 'x'"):
+        Config(model=ModelConfig(dim="x")).checked()
+
+
+def test_what_differs_from_the_defaults_is_all_that_makes_a_configuration() -> None:
+    config = Config().replace(dim=32, delta=math.inf)
+    assert config.changes() == {"dim": 32, "delta": math.inf}
+    assert Config().replace(**config.changes()) == config
 
 
 def test_auto_is_decided_by_the_size_of_the_dataset_and_the_backbone() -> None:

@@ -54,7 +54,10 @@ def bindings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_cuda, "call", call)
 
 
-@pytest.mark.skipif(not BUILT or torch.cuda.is_available(), reason="needs the bindings, and no device behind them")
+@pytest.mark.skipif(
+    not BUILT or torch.cuda.is_available(),
+    reason="needs a module built with SOLID_EXT_CUDA=ON (make test-cuda), and no GPU",
+)
 @pytest.mark.parametrize(("operation", "name"), CALLS)
 def test_without_a_device_each_call_says_so(bindings: None, operation: Callable[[], object], name: str) -> None:
     for _ in range(2):
@@ -62,7 +65,7 @@ def test_without_a_device_each_call_says_so(bindings: None, operation: Callable[
             operation()
 
 
-@pytest.mark.skipif(not BUILT, reason="needs the bindings")
+@pytest.mark.skipif(not BUILT, reason="needs a module built with SOLID_EXT_CUDA=ON (make test-cuda)")
 def test_what_no_kernel_can_do_is_named_before_the_device_is_asked(bindings: None) -> None:
     with pytest.raises(ValueError, match=r"^nearest_code \(N=10, K=0, D=3\): expected arguments that a kernel can use"):
         nearest_code(codes=0)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +19,7 @@ NVCC = os.environ.get("CUDACXX") or shutil.which("nvcc")
 SOURCES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("csrc/*/*_cuda.cu"))
 
 pytestmark = pytest.mark.skipif(NVCC is None, reason="no nvcc: CUDA code is not compiled here")
+CMAKE = shutil.which("cmake")
 
 
 def resources(source: str, architecture: str) -> dict[str, tuple[int, int]]:
@@ -82,3 +84,51 @@ def test_the_build_has_the_same_architectures_and_flags() -> None:
     assert "-fmad=false" in cmake
     for source in SOURCES:
         assert source in cmake
+
+
+# Enough of pybind11 to configure: what is chosen is asked, nothing is built.
+NO_PYBIND11 = "function(pybind11_add_module name)\n  add_library(${name} ${ARGN})\nendfunction()\n"
+
+
+def configured(folder: Path, choice: str, gpus: list[str] | None, *, archs: str = "") -> tuple[str, list[str]]:
+    """What CMake says of the CUDA kernels, and the architectures it compiles for, with such GPUs (None: no driver)."""
+    (folder / "bin").mkdir(parents=True)
+    program = folder / "bin" / "nvidia-smi"
+    answer = "exit 9" if gpus is None else "\n".join(f"echo {capability}" for capability in gpus)
+    program.write_text(f"#!/bin/sh\n{answer}\n", encoding="utf-8")
+    program.chmod(0o755)
+    (folder / "pybind11Config.cmake").write_text(NO_PYBIND11, encoding="utf-8")
+    environment = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}", "CUDAARCHS": archs}
+    command = [str(CMAKE), "-S", str(ROOT), "-B", str(folder / "build"), f"-DSOLID_EXT_CUDA={choice}"]
+    command += [f"-Dpybind11_DIR={folder}", f"-DPython_EXECUTABLE={sys.executable}", f"-DCMAKE_CUDA_COMPILER={NVCC}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    sentence = re.search(r"-- CUDA kernels: (.*)", done.stdout)
+    assert sentence
+    flags = "".join(path.read_text(encoding="utf-8") for path in (folder / "build").rglob("flags.make"))
+    return sentence[1], sorted(set(re.findall(r"code=\[(\w+)\]", flags)))
+
+
+@pytest.mark.skipif(CMAKE is None or os.name != "posix", reason="needs cmake on PATH")
+@pytest.mark.parametrize(
+    ("choice", "gpus", "archs", "said", "expected"),
+    [
+        ("AUTO", None, "", "left out, nvidia-smi showed no GPU", []),
+        ("AUTO", ["9.0", "8.6", "9.0"], "", "built", ["compute_90", "sm_86", "sm_90"]),
+        ("AUTO", ["7.0"], "", "left out, the GPU .sm_70. is older than sm_80", []),
+        ("AUTO", ["999.0"], "", "built", None),
+        ("AUTO", None, "80-real", "built", ["sm_80"]),
+        ("ON", None, "", "built", [f"sm_{name}" for name in LIMITS["architectures"]]),
+        ("OFF", ["9.0"], "", "left out, SOLID_EXT_CUDA was OFF", []),
+    ],
+)
+def test_the_kernels_are_built_for_the_gpus_that_are_there(
+    choice: str, gpus: list[str] | None, archs: str, said: str, expected: list[str] | None, tmp_path: Path
+) -> None:
+    sentence, built = configured(tmp_path, choice, gpus, archs=archs)
+    assert re.match(said, sentence), sentence
+    if expected is None:  # a GPU that nvcc does not know yet: the newest that it knows, and its PTX
+        assert [name.split("_")[0] for name in built] == ["compute", "sm"]
+    else:
+        assert set(expected) <= set(built)
+        assert len(built) == len(expected) + (choice == "ON")  # and the PTX of the newest

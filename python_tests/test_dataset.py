@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import gzip
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,8 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from solid_ext.data import Catalogue, Dataset, load_dataset
+from solid_ext.data import Catalogue, Dataset, leave_one_out, load_dataset
+from solid_ext.files import describe_folder, read_json, write_json
 
 # Statistics of the shared data as its own description gives them: users, items, interactions, repeated pairs.
 SHARED = {
@@ -247,14 +247,190 @@ def test_fingerprint_tells_data_apart(dataset: Dataset) -> None:
         load_dataset(([2, 1, 2], ["a", "bc", "bc"])),
         load_dataset(([2, 1, 2], ["ab", "c", "c"])),
     ]
-    assert len({dataset.fingerprint} | {other.fingerprint for other in others}) == 6
-    assert load_dataset(([2, 1, 2], ["a", "b", "b"])).fingerprint == dataset.fingerprint
+    base = load_dataset(([2, 1, 2], ["a", "b", "b"]))
+    assert len({base.fingerprint} | {other.fingerprint for other in others}) == 6
+    assert load_dataset(pl.DataFrame({"item_id": ["a", "b", "b"], "user_id": ["2", "1", "2"]})).fingerprint == (
+        base.fingerprint
+    )
+
+
+def test_the_fingerprint_covers_times_titles_categories_and_users() -> None:
+    columns = {"user": [2, 1, 2], "item": ["a", "b", "b"], "time": [4, 5, 6]}
+    items: dict[str, list[object]] = {"item_id": ["a", "b"], "title": ["A", None], "categories": ["x|y", "x"]}
+
+    def fingerprint(price: int = 0, **changes: list[object]) -> str:
+        who, what, when = ({**columns, **changes}[name] for name in columns)
+        table = {name: changes.get(name, values) for name, values in items.items()} | {"price": [price, 1]}
+        return load_dataset((who, what, when), items=table, name=f"any{price}").fingerprint
+
+    changed = [
+        fingerprint(),
+        fingerprint(time=[4, 5, 7]),
+        fingerprint(user=[3, 1, 3]),
+        fingerprint(title=["A", "B"]),
+        fingerprint(title=[None, "A"]),
+        fingerprint(title=["A ", None]),
+        fingerprint(categories=["x", "x"]),
+        fingerprint(categories=["x", "x|y"]),
+        load_dataset(tuple(columns.values())).fingerprint,
+        load_dataset(tuple(columns.values())[:2]).fingerprint,
+    ]
+    assert len(set(changed)) == len(changed)
+    assert fingerprint(price=7) == fingerprint()
+
+
+def test_a_changed_time_or_title_in_a_folder_is_noticed(dataset: Dataset, tmp_path: Path) -> None:
+    for name, column, values in (("interactions", "timestamp", [5, 4, 8]), ("items", "title", ["A", "B"])):
+        folder = dataset.save(tmp_path / name)
+        table = pl.read_parquet(folder / f"{name}.parquet")
+        table.with_columns(pl.Series(column, values)).write_parquet(folder / f"{name}.parquet")
+        with pytest.raises(ValueError, match="expected fingerprint"):
+            Dataset.load(folder)
+
+
+def test_printed_it_is_one_line(dataset: Dataset) -> None:
+    assert repr(dataset) == (
+        "Dataset('tiny': 2 users, 2 items, 3 interactions, times 4..6, metadata title, categories)"
+    )
+    large = load_dataset((np.arange(3000) // 5, np.arange(3000) % 7, np.arange(3000)))
+    split = leave_one_out(large)
+    for value in (large, split, split.train):
+        assert len(repr(value)) < 200
+        assert "\n" not in repr(value)
+
+
+def test_times_may_span_all_of_int64() -> None:
+    times = [-(2**63), 2**63 - 1, 0]
+    dataset = load_dataset(([1, 1, 1], [1, 2, 3], times))
+    assert histories(dataset) == {1: [1, 3, 2]}
+    assert dataset.timestamps is not None
+    assert dataset.timestamps.tolist() == sorted(times)
+
+
+def notes(source: object, **arguments: object) -> str:
+    return "\n".join(load_dataset(source, **arguments).notes)  # type: ignore[arg-type]
+
+
+def test_users_whose_held_out_items_hang_on_equal_times_are_counted() -> None:
+    rng = np.random.default_rng(0)
+    users = np.repeat(np.arange(60), 6)
+    items, times = np.tile(np.arange(6), 60), rng.integers(0, 12, 360)
+    dataset = load_dataset((users, items, times))
+    tied = {
+        user
+        for user, end in enumerate(dataset.offsets[1:])
+        if dataset.timestamps is not None and len(set(dataset.timestamps[end - 3 : end].tolist())) < 3
+    }
+    assert 10 < len(tied) < 50
+    assert dataset.report["users_with_tied_ends"] == len(tied)
+    assert str(dataset.report["note_ties"]).startswith(
+        f"{len(tied)} of 60 users (such as {min(tied)}) have equal times"
+    )
+    ends = {user: held[-2:] for user, held in histories(dataset).items()}
+    moved = set()
+    for _ in range(40):
+        order = rng.permutation(360)
+        again = load_dataset((users[order], items[order], times[order]))
+        assert again.report["users_with_tied_ends"] == len(tied)
+        moved |= {user for user, held in histories(again).items() if held[-2:] != ends[user]}
+    assert moved == tied
+    assert "note_ties" not in load_dataset((users, items, np.arange(360))).report
+
+
+def test_what_is_guessed_about_the_columns_is_said() -> None:
+    columns = {"user_id": [1, 1, 2], "item_id": [1, 2, 1], "stars": [5, 1, 4]}
+    assert "no column 'timestamp': each user's rows are taken to stand in the order" in notes(columns)
+    assert "The column 'unixReviewTime' may hold the times" in notes(columns | {"unixReviewTime": [1, 2, 3]})
+    assert "The column 'stars' is not used: every row counts" in notes(columns)
+    assert "No times are read" in notes(columns, timestamp=None)
+    complete = {"user_id": [1, 1, 2], "item_id": [1, 2, 1], "timestamp": [1, 2, 3]}
+    assert list(load_dataset(complete).report).count("note_times") == 0
+    assert "note_ratings" not in load_dataset(complete).report
+    assert "1 rows have no time" in notes(complete | {"timestamp": [1, None, 3]})
+
+
+def test_ratings_below_the_least_are_left_out_and_counted() -> None:
+    columns = {"user_id": [1, 1, 2, 2], "item_id": [1, 2, 1, 3], "rating": ["4.0", "1", "", "5"]}
+    dataset = load_dataset(columns, min_rating=4)
+    assert histories(dataset) == {1: [1], 2: [3]}
+    assert dataset.report["rows_below_min_rating"] == 2
+    assert not any("rating" in note for note in dataset.notes)
+    renamed = {"stars" if name == "rating" else name: values for name, values in columns.items()}
+    assert load_dataset(renamed, rating="stars", min_rating=4.0).fingerprint == dataset.fingerprint
+    with pytest.raises(ValueError, match=r"expected a rating column rating, got none .*did you mean 'stars'"):
+        load_dataset(renamed, min_rating=4)
+    with pytest.raises(ValueError, match="expected ratings as numbers, got 'good' in row 2"):
+        load_dataset(columns | {"rating": ["4", "good", "1", "2"]}, min_rating=4)
+    with pytest.raises(ValueError, match="expected rows with a rating of 9 or more, got none"):
+        load_dataset(columns, min_rating=9)
+    with pytest.raises(ValueError, match="expected min_rating beside rating='stars', got none"):
+        load_dataset(renamed, rating="stars")
+
+
+def test_titles_and_categories_of_other_names_are_read_when_asked_and_otherwise_named() -> None:
+    source = ([1, 1], [1, 2])
+    items = {"item_id": [1, 2], "name": ["A", "B"], "genres": ["x|y", "x"]}
+    silent = load_dataset(source, items=items)
+    assert silent.titles([1]) == ["1"]
+    said = "\n".join(silent.notes)
+    assert "no column 'title', and 'name' is not read as such: title='name' (--title name) reads it" in said
+    assert "categories='genres' (--categories genres) reads it" in said
+    dataset = load_dataset(source, items=items, title="name", categories="genres")
+    assert dataset.titles([1]) == ["A"]
+    assert dataset.item_table["categories"].to_list() == ["x|y", "x"]
+    assert not any("is not read" in note for note in dataset.notes)
+    with pytest.raises(ValueError, match="expected a column kind of categories, got item_id, name, genres"):
+        load_dataset(source, items=items, categories="kind")
+    with pytest.raises(ValueError, match="expected items beside title= and categories="):
+        load_dataset(source, title="name")
+    commas = items | {"categories": ["x, y", "x, z"]}
+    assert "separated by '|', which never occurs; ',' occurs in 100%" in notes(source, items=commas)
+
+
+def test_items_that_match_nothing_are_said(tmp_path: Path) -> None:
+    text = notes(([1, 1], [1, 2]), items={"item_id": ["i1", "i2"], "title": ["A", "B"]})
+    assert "Only 0 of 2 items are described (ids such as 1, 2 in the interactions, 'i1', 'i2' in the table" in text
+    # What pandas writes of an integer column with gaps.
+    (tmp_path / "x.csv").write_text("user_id,item_id,timestamp\n1,1.0,5\n1,2.0,6\n")
+    dataset = load_dataset(tmp_path / "x.csv", items={"item_id": [1, 2], "title": ["A", "B"]})
+    assert dataset.titles([1, 2]) == ["A", "B"]
+    assert dataset.notes[0] == (
+        "2 ids of 'item_id' are written as floats (such as '1.0'); they are read as whole numbers."
+    )
+
+
+def test_users_without_enough_unseen_items_are_named_by_their_raw_ids() -> None:
+    users = ["all"] * 120 + ["most"] * 119 + ["few"] * 3
+    items = [*range(120), *range(119), 1, 2, 3]
+    dataset = load_dataset((users, items, np.arange(242)))
+    assert dataset.report["users_with_few_unseen_items"] == 2
+    assert dataset.report["users_with_all_items"] == 1
+    assert any(
+        note.startswith("2 of 3 users (such as 'all', 'most') have fewer than 99 items, of 120, that they never had")
+        for note in dataset.notes
+    )
+
+
+def test_arguments_that_a_prepared_folder_cannot_follow_are_refused(dataset: Dataset, tmp_path: Path) -> None:
+    folder = dataset.save(tmp_path / "data")
+    with pytest.raises(ValueError, match="expected no min_rating=4 beside the dataset folder"):
+        load_dataset(folder, min_rating=4)
+
+
+def test_a_wrong_path_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text("user_id,item_id\n1,2\n")
+    with pytest.raises(ValueError, match=r"got .*rating\.csv' \(did you mean .*ratings\.csv'\?\)"):
+        load_dataset(tmp_path / "rating.csv")
+    with pytest.raises(ValueError, match="there is no folder"):
+        load_dataset(tmp_path / "nowhere" / "ratings.csv")
+    with pytest.raises(ValueError, match=r"got ratings\.csv; if one of the files is meant, name it"):
+        load_dataset(tmp_path)
 
 
 def test_an_existing_folder_is_only_replaced_when_asked_and_a_dataset(dataset: Dataset, tmp_path: Path) -> None:
     folder = dataset.save(tmp_path / "data")
     other = load_dataset(([1], [1]))
-    with pytest.raises(ValueError, match=r"expected a new folder, got the existing .*overwrite=True replaces it"):
+    with pytest.raises(ValueError, match=r"expected a folder that does not exist yet, got .*overwrite=True"):
         other.save(folder)
     assert Dataset.load(folder).fingerprint == dataset.fingerprint
     other.save(folder, overwrite=True)
@@ -263,7 +439,7 @@ def test_an_existing_folder_is_only_replaced_when_asked_and_a_dataset(dataset: D
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match=r"expected a dataset folder to overwrite, got .*precious"):
+    with pytest.raises(ValueError, match=r"expected a folder of its own to overwrite, got .*precious"):
         dataset.save(precious, overwrite=True)
     assert (precious / "thesis.txt").exists()
 
@@ -298,6 +474,7 @@ def test_an_overwrite_that_fails_at_the_last_step_gives_the_old_folder_back(
             raise OSError("device gone")
         return rename(self, target)
 
+    monkeypatch.setattr("solid_ext.files._exchanged", lambda one, other: False)
     monkeypatch.setattr(Path, "rename", fail_into_place)
     with pytest.raises(ValueError, match="device gone"):
         load_dataset(([1], [1])).save(folder, overwrite=True)
@@ -308,11 +485,11 @@ def test_an_overwrite_that_fails_at_the_last_step_gives_the_old_folder_back(
 def test_damaged_folders(dataset: Dataset, tmp_path: Path) -> None:
     def damaged(name: str, **changes: object) -> Path:
         folder = dataset.save(tmp_path / name)
-        metadata = json.loads((folder / "metadata.json").read_text())
-        (folder / "metadata.json").write_text(json.dumps(metadata | changes))
+        metadata = read_json(folder / "metadata.json", "test")
+        write_json(folder / "metadata.json", metadata | changes)
         return folder
 
-    with pytest.raises(ValueError, match="expected format version 1, got 99"):
+    with pytest.raises(ValueError, match=r"expected format version 2, got 99 .*prepare the dataset again"):
         load_dataset(damaged("version", format_version=99))
     with pytest.raises(ValueError, match=r"expected metadata\.json of a solid_ext dataset"):
         load_dataset(damaged("format", format="something else"))
@@ -324,10 +501,15 @@ def test_damaged_folders(dataset: Dataset, tmp_path: Path) -> None:
         load_dataset(folder)
     folder = damaged("missing")
     (folder / "users.parquet").unlink()
-    with pytest.raises(ValueError, match="expected readable tables"):
+    with pytest.raises(ValueError, match=r"expected users\.parquet in .*, got none"):
         load_dataset(folder)
     folder = damaged("columns")
     pl.DataFrame({"user": [0]}).write_parquet(folder / "interactions.parquet")
+    with pytest.raises(ValueError, match=r"expected [\d,]+ bytes in .*interactions\.parquet"):
+        load_dataset(folder)
+    metadata = read_json(folder / "metadata.json", "test")
+    (folder / "metadata.json").unlink()
+    describe_folder(folder, "metadata.json", metadata)
     with pytest.raises(ValueError, match="expected a consistent dataset"):
         load_dataset(folder)
     with pytest.raises(ValueError, match=r"expected a dataset folder, got .*nowhere"):

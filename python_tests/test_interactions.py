@@ -12,7 +12,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from solid_ext.data import load_dataset, read_interactions, tables
+from solid_ext.data import load_dataset, read_interactions
+from solid_ext.data import text as text_files
+from solid_ext.data.reading import Reading
 from solid_ext.data.tables import read_table
 
 USERS, ITEMS, TIMES = [3, 1, 3, 2], ["b", "a", "c", "a"], [30, 10, 20, 5]
@@ -80,7 +82,7 @@ def test_ids_in_text_are_integers_only_if_that_loses_nothing(tmp_path: Path) -> 
         return read_interactions(write(tmp_path, "x.csv", text))["item_id"].to_list()
 
     assert items("12", "-3", "") == [12, -3, None]
-    for ids in (["007", "7"], ["1", "x"], ["1.0", "2"], ["+5", "5"], ["9223372036854775808", "1"]):
+    for ids in (["007", "7"], ["1", "x"], ["1.5", "2"], ["1e3", "2"], ["+5", "5"], ["9223372036854775808", "1"]):
         assert items(*ids) == ids
 
 
@@ -95,7 +97,7 @@ def test_mixed_and_unusual_ids_become_text() -> None:
     assert ids(["", "a", "b"]) == [None, "a", "b"]
     assert ids([1.0, float("nan"), 3.0]) == [1, None, 3]
     assert ids(np.array([1.0, np.nan, 3.0])) == [1, None, 3]
-    assert ids([1.5, 2.0, 3.0]) == ["1.5", "2.0", "3.0"]
+    assert ids([1.5, 2.0, 3.0]) == ["1.5", "2", "3"]
     assert ids(np.array([2**63, 1, 2], dtype=np.uint64)) == ["9223372036854775808", "1", "2"]
     assert ids([None, None, None]) == [None, None, None]
     assert ids([datetime.date(2020, 1, 2), None, None])[0] == "2020-01-02"
@@ -132,7 +134,7 @@ def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("block", [1, 2, 3, 5, 64])
 def test_fields_are_counted_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(tables, "COUNT_BLOCK", block)
+    monkeypatch.setattr(text_files, "COUNT_BLOCK", block)
     text = "user_id,item_id,timestamp\n" + '1,"a,\n""b""",2\n\n3,c,4\n' * 3
     path = write(tmp_path, "x.csv", text)
     assert read_interactions(path)["item_id"].to_list() == ['a,\n"b"', "c"] * 3
@@ -145,8 +147,8 @@ def test_lines_of_other_lengths_are_skipped_up_to_the_limit(tmp_path: Path, sepa
     quoted = "" if separator == "\t" else '4,"a\n""b""",9\n'
     text = "user_id,item_id,timestamp\n1\n1,a,10\n\n1,a,10,11,12\n" + quoted + "2,b,5\n3,c\n"
     path = write(tmp_path, "x.txt", text.replace(",", separator))
-    malformed = tables.Malformed(3)
-    found = read_interactions(path, malformed=malformed)
+    malformed = Reading(3)
+    found = read_interactions(path, reading=malformed)
     expected = [("1", "a", 10)] + ([(4, 'a\n"b"', 9)] if quoted else []) + [("2", "b", 5)]
     assert [(int(u), i, t) for u, i, t in found.rows()] == [(int(u), i, t) for u, i, t in expected]
     last = 9 if quoted else 7
@@ -183,8 +185,9 @@ HEADER = "user_id,item_id,timestamp\n"
             HEADER + "1,2,2020-01-01\n1,2,soon\n",
             "expected numbers or ISO dates, got 'soon' in row 2",
         ),
-        ("x.csv", HEADER.encode() + b"1,\xff\xfe,3\n", "expected readable UTF-8 text, got 'invalid utf-8"),
-        ("x.csv", b"\xff\xfeu\xe9,b\n", "expected UTF-8 text, got bytes that are not"),
+        ("x.csv", HEADER.encode() + b"1,\xff\xfe,3\n", "expected UTF-8 text, got other bytes in line 2, '1,ÿþ,3'"),
+        ("x.csv", b"\xff\xfeu\xe9,b\n", "expected UTF-16 text, as its mark says, got bytes that are not"),
+        ("x.csv", b"us\xe9r,b\n", "expected UTF-8 text, got other bytes in line 1, 'usér,b'"),
         ("x.csv", b"\x7fELF\0\1\2\3\n\0", "expected UTF-8 text, got binary data"),
         ("x.csv", gzip.compress(HEADER.encode() * 99)[:-12], "expected a readable file, got"),
         ("x.csv", b"\x1f\x8b\x08garbage", "expected a readable file, got"),

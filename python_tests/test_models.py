@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from solid_ext.config import PAPER, Config, ModelConfig
 from solid_ext.models import DynamicRecommender
 from solid_ext.models.backbones import make_backbone
-from solid_ext.models.encoder import SequenceCode, last_valid, recency, valid_mask
+from solid_ext.models.encoder import SequenceCode
 from solid_ext.models.symbols import SymbolEmbedding
+from solid_ext.nn.padding import last_valid, recency, valid_mask
 
 ITEMS, SEMANTICS = 40, 5
 SEQUENCES = torch.tensor([[3, 9, 4, 0, 0], [7, 0, 0, 0, 0], [1, 2, 3, 4, 5], [0, 0, 0, 0, 0]])

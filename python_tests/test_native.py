@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def python(code: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(Path(_solid_ext.__file__).parent), str(ROOT)])
+    path = os.pathsep.join([str(ROOT), str(Path(_solid_ext.__file__).parent)])
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=cwd,
@@ -34,7 +34,7 @@ def test_the_version_is_the_one_of_the_package() -> None:
 
 def test_build_info_names_what_was_built_and_what_runs() -> None:
     info = build_info()
-    assert set(info) == {"version", "compiler", "isa_built", "isa_usable", "isa", "cuda"}
+    assert set(info) == {"version", "compiler", "isa_built", "isa_usable", "isa", "cuda", "cuda_build", "threads"}
     assert info["isa"] in info["isa_usable"]
     assert set(info["isa_usable"]) <= set(info["isa_built"])
     assert info["isa_built"][0] == "baseline"
@@ -53,12 +53,12 @@ def test_an_instruction_set_can_be_forced(tmp_path: Path) -> None:
 
 
 def test_an_unknown_instruction_set_gets_a_sentence(tmp_path: Path) -> None:
-    result = python("import solid_ext", tmp_path, SOLID_EXT_ISA="avx9000")
+    result = python("from solid_ext import nearest_code", tmp_path, SOLID_EXT_ISA="avx9000")
     assert "SOLID_EXT_ISA: expected one of baseline" in result.stderr
     assert "got 'avx9000'" in result.stderr
 
 
 def test_without_the_module_there_is_a_sentence(tmp_path: Path) -> None:
-    blocked = "import sys; sys.modules['_solid_ext'] = None; import solid_ext"
+    blocked = "import sys; sys.modules['_solid_ext'] = None; from solid_ext import SOLID"
     result = python(blocked, tmp_path)
     assert "solid_ext: expected its compiled module _solid_ext, found none" in result.stderr

@@ -100,14 +100,35 @@ def test_a_user_who_owns_nearly_everything() -> None:
     sampler, rng = NegativeSampler(dataset), np.random.default_rng(0)
     assert sampler.sample(np.array([0]), 6, rng).tolist() == [[5] * 6]
     assert sampler.sample(np.array([0]), 1, rng, distinct=True).tolist() == [[5]]
-    with pytest.raises(ValueError, match="at least 2 items outside their own, got user 0 with 1 of 5 left"):
-        sampler.sample(np.array([1, 0]), 2, rng, distinct=True)
-    full = NegativeSampler(load_dataset(([0, 0, 1], [1, 2, 1])))
-    with pytest.raises(ValueError, match="at least 1 items outside their own, got user 0 with 0 of 2 left"):
-        full.sample(np.array([0]), 1, rng)
-    assert full.sample(np.array([1, 1]), 2, rng).tolist() == [[2, 2], [2, 2]]
+    drawn = sampler.sample(np.array([1, 0]), 3, rng, distinct=True)
+    assert drawn[1].tolist() == [5, 0, 0]
+    assert set(drawn[0].tolist()) < {1, 2, 3, 4}
+    assert len(set(drawn[0].tolist())) == 3
     nothing_known = NegativeSampler(dataset, dataset.offsets[:-1].copy())
     assert set(nothing_known.sample(np.array([0]), 200, rng).ravel().tolist()) == {1, 2, 3, 4, 5}
+
+
+def test_a_user_who_owns_everything_gets_any_item_and_the_others_what_is_foreign() -> None:
+    full = NegativeSampler(load_dataset(([0, 0, 0, 1], [1, 2, 3, 1])))
+    assert full.owns_all.tolist() == [True, False]
+    rng = np.random.default_rng(0)
+    drawn = full.sample(np.array([0, 1]), 30_000, rng)
+    assert not rejected(np.bincount(drawn[0], minlength=4)[1:])
+    assert set(drawn[1].tolist()) == {2, 3}
+    assert full.sample(np.array([0, 1]), 2, rng, distinct=True)[0].tolist() == [0, 0]
+
+
+def test_users_with_enough_are_drawn_as_if_the_others_were_not_there() -> None:
+    dataset = world()
+    users = np.arange(20)
+    for distinct in (False, True):
+        alone = NegativeSampler(dataset).sample(users, 7, np.random.default_rng(4), distinct=distinct)
+        # One more user, who owns everything, behind them.
+        items = np.concatenate([dataset.items, np.arange(1, dataset.num_items + 1)])
+        owners = np.append(np.repeat(np.arange(80), np.diff(dataset.offsets)), [80] * dataset.num_items)
+        wider = NegativeSampler(load_dataset((owners, items)))
+        again = wider.sample(users, 7, np.random.default_rng(4), distinct=distinct)
+        np.testing.assert_array_equal(alone, again)
 
 
 def test_empty_requests() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from solid_ext import SOLID, load_dataset
 from solid_ext.data import Dataset, SyntheticTruth
-from solid_ext.models import ItemKNN, WithNeighbours, choose_neighbours, content_similarity
+from solid_ext.scorers import ItemKNN, WithNeighbours, choose_neighbours, content_similarity
 
 TINY = {"length": 5, "dim": 16, "heads": 2, "codebook_hidden": 16, "epochs": 2, "batch_size": 256, "candidates": 20}
 
@@ -121,7 +122,7 @@ def test_solid_with_neighbours_is_saved_whole(world: tuple[Dataset, SyntheticTru
     solid = SOLID(**TINY).fit(dataset)
     assert solid.neighbours is not None
     assert solid.neighbours.weight > 0, "two epochs know less than the neighbourhood does"
-    for name, tensor in plain.scorer.state_dict().items():  # type: ignore[attr-defined]
+    for name, tensor in plain.model.state_dict().items():
         assert torch.equal(tensor, solid.neighbours.model.state_dict()[name]), "the network itself is the same"
     measured = solid.evaluate()
     assert measured["sampled"]["ndcg@10"] > plain.evaluate()["sampled"]["ndcg@10"]
@@ -131,9 +132,86 @@ def test_solid_with_neighbours_is_saved_whole(world: tuple[Dataset, SyntheticTru
     history = dataset.item_ids.head(4).to_list()
     assert loaded.recommend([history], 5) == solid.recommend([history], 5)
     file = tmp_path / "model" / "neighbours.safetensors"
-    save_file(load_file(file), file, metadata={"neighbours": '{"weight": 1, "floor": 0.1, "recency": 1}'})
-    with pytest.raises(ValueError, match=r"load: expected neighbours in .* 'floor'"):
-        SOLID.load(tmp_path / "model")
     file.write_bytes(b"no neighbours")
-    with pytest.raises(ValueError, match="load: expected neighbours in"):
+    with pytest.raises(ValueError, match=r"load: expected .* bytes in .*neighbours"):
         SOLID.load(tmp_path / "model")
+    with pytest.raises(ValueError, match="load: expected neighbours in"):
+        WithNeighbours.load(file, solid.model)
+
+
+class OfFour(ByItem):
+    num_items = 4
+
+
+def test_neighbours_come_back_as_they_were_in_narrow_types(knn: ItemKNN, tmp_path: Path) -> None:
+    made = WithNeighbours(OfFour(), knn, 2.0, 0.5)
+    made.save(tmp_path / "n.safetensors")
+    arrays = load_file(tmp_path / "n.safetensors")
+    assert (arrays["indices"].dtype, arrays["indptr"].dtype) == (np.uint16, np.int32)
+    assert oct((tmp_path / "n.safetensors").stat().st_mode & 0o777) == oct(0o666 & ~umask())
+    loaded = WithNeighbours.load(tmp_path / "n.safetensors", OfFour())
+    assert (loaded.weight, loaded.recency) == (2.0, 0.5)
+    np.testing.assert_array_equal(loaded.knn.similarity.toarray(), knn.similarity.toarray())
+    WithNeighbours(OfFour(), knn, 0.0).save(tmp_path / "none.safetensors")
+    assert len(load_file(tmp_path / "none.safetensors")["data"]) == 0, "a weight of 0 needs no similarities"
+    wide = ItemKNN.of(sparse.csr_array(([1.0], ([1], [2**16])), shape=(2**16 + 1, 2**16 + 1)), 4)
+    WithNeighbours(OfFour(), wide, 1.0).save(tmp_path / "wide.safetensors")
+    assert load_file(tmp_path / "wide.safetensors")["indices"].tolist() == [2**16]
+
+
+def umask() -> int:
+    before = os.umask(0)
+    os.umask(before)
+    return before
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"indices": np.array([10**9, 1, 3, 2])}, "indices 1 .. 1000000000 of 4 items"),
+        ({"indices": np.array([-(10**9), 1, 3, 2])}, "indices -1000000000 .. 3 of 4 items"),
+        ({"indices": np.array([5, 1, 3, 2])}, "indices 1 .. 5 of 4 items"),
+        ({"indices": np.array([2.0, 1, 3, 2])}, "indices float64"),
+        ({"indices": np.array([2, 1])}, r"indices int64 \[2\] of 4 similarities"),
+        ({"indptr": np.array([0, 0, 3, 1, 4, 4])}, "row ends that do not rise"),
+        ({"indptr": np.array([0, 0, 1, 3, 4, 10**9])}, "row ends that do not rise"),
+        ({"indptr": np.array([-5, 0, 1, 3, 4, 4])}, "row ends that do not rise"),
+        ({"indptr": np.array([0, 4])}, r"row ends int64 \[2\] of 4 items"),
+        ({"shape": np.array([3, 3])}, r"similarities \[3, 3\] for a model of 4 items"),
+        ({"shape": np.array([10**12, 5])}, "similarities .* for a model of 4 items"),
+        ({"shape": np.array([[5, 5]])}, "similarities .* for a model of 4 items"),
+        ({"data": np.array([1.0, np.nan, 1, 1])}, "similarities that are no finite numbers"),
+        ({"data": np.array([1.0, np.inf, 1, 1])}, "similarities that are no finite numbers"),
+        ({"data": np.array([1.0, -1.0, 1, 1])}, "similarities that are no finite numbers"),
+        ({"data": np.array([[1.0, 1, 1, 1]])}, "similarities that are no finite numbers"),
+        ({"data": np.array([1, 1, 1, 1])}, "similarities that are no finite numbers"),
+    ],
+)
+def test_similarities_that_point_elsewhere_are_refused_before_they_are_followed(
+    knn: ItemKNN, changes: dict[str, np.ndarray], sentence: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "n.safetensors"
+    WithNeighbours(OfFour(), knn, 2.0).save(file)
+    arrays = load_file(file)
+    assert WithNeighbours.load(file, OfFour()).weight == 2
+    save_file({**arrays, **changes}, file, metadata={"neighbours": '{"weight": 2, "recency": 1}'})
+    with pytest.raises(ValueError, match=f"load: expected neighbours in .*{sentence}"):
+        WithNeighbours.load(file, OfFour())
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ('{"weight": 1, "floor": 0.1, "recency": 1}', "'floor'"),
+        ('{"weight": NaN, "recency": 1}', "expected weight >= 0, got nan"),
+        ('{"weight": 1, "recency": 1e9}', "expected 0 < recency <= 1"),
+        ("[1, 2]", "settings"),
+        pytest.param("[" * 100_000, "recursion", id="deep"),
+    ],
+)
+def test_settings_that_are_none_are_refused(knn: ItemKNN, settings: str, sentence: str, tmp_path: Path) -> None:
+    file = tmp_path / "n.safetensors"
+    WithNeighbours(OfFour(), knn, 2.0).save(file)
+    save_file(load_file(file), file, metadata={"neighbours": settings})
+    with pytest.raises(ValueError, match=f"load: expected neighbours in .*{sentence}"):
+        WithNeighbours.load(file, OfFour())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from solid_ext import build_info
 from solid_ext._native import kernels
-from solid_ext.models.gru import LastState
+from solid_ext.nn.last_state import LastState
 from solid_ext.ops.gru import gru_last_state
 
 IMPLEMENTATIONS = ["reference", *(f"native-{isa}" for isa in build_info()["isa_usable"])]

@@ -13,7 +13,8 @@ from solid_ext import Config, load_dataset
 from solid_ext.compare.peers import PEERS, Task, peer_config
 from solid_ext.data import Dataset, SyntheticTruth, gather_sequences, leave_one_out
 from solid_ext.evaluate import evaluate_full, evaluate_sampled
-from solid_ext.models import ItemKNN, Markov, SASRecSoftmax, itemknn
+from solid_ext.models import SASRecSoftmax
+from solid_ext.scorers import ItemKNN, Markov, itemknn
 from solid_ext.train import Silent, train_stage
 
 EVERYTHING = torch.arange(1, 61)

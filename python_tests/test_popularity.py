@@ -10,7 +10,7 @@ import torch
 
 from solid_ext.data import Dataset, leave_one_out, load_dataset
 from solid_ext.evaluate import evaluate_full, evaluate_sampled
-from solid_ext.models.popularity import Popularity
+from solid_ext.scorers.popularity import Popularity
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -265,18 +266,57 @@ def test_candidates_are_the_target_and_distinct_items_the_user_never_had() -> No
     assert (sampled_candidates(dataset, rows, negatives=99, seed=2) != candidates).any()
 
 
-def test_every_unseen_item_may_be_asked_for_and_not_one_more() -> None:
+def test_a_user_with_few_unseen_items_is_ranked_among_them() -> None:
     dataset = load_dataset(([1, 1, 1, 1, 2, 2, 2], [1, 2, 2, 3, 4, 5, 6], np.arange(7)))
     rows = leave_one_out(dataset).test
     assert {tuple(sorted(line[1:])) for line in sampled_candidates(dataset, rows, negatives=3).tolist()} == {
         (4, 5, 6),
         (1, 2, 3),
     }
-    with pytest.raises(
-        ValueError,
-        match=r"evaluate_sampled: expected at least negatives=4 items .* got 3 for user 0 \(2 users ",
-    ):
-        evaluate_sampled(LatticeScorer(6), dataset, rows, negatives=4)
+    more = sampled_candidates(dataset, rows, negatives=99)
+    assert more.shape == (2, 4)
+    assert {tuple(sorted(line[1:])) for line in more.tolist()} == {(4, 5, 6), (1, 2, 3)}
+
+
+def crowded() -> tuple[Dataset, Rows]:
+    """30 users of 12 items: user 0 had all of them, user 1 all but one, the others 3 to 9."""
+    rng = np.random.default_rng(0)
+    counts = [12, 11, *rng.integers(3, 10, 28)]
+    items = [rng.permutation(12)[:count] for count in counts]
+    dataset = load_dataset((np.repeat(np.arange(30), counts), np.concatenate(items), np.arange(sum(counts))))
+    return dataset, leave_one_out(dataset).test
+
+
+def test_metrics_of_ragged_candidates_are_those_of_a_loop_over_the_rows() -> None:
+    dataset, rows = crowded()
+    table = torch.tensor(np.random.default_rng(1).integers(0, 4, (30, 13)).astype(np.float64))
+    candidates = sampled_candidates(dataset, rows, negatives=6)
+    unseen = [12 - len(set(dataset.items[a:b].tolist())) for a, b in pairwise(dataset.offsets)]
+    assert [int((line > 0).sum()) - 1 for line in candidates] == [min(count, 6) for count in unseen]
+    assert unseen[:2] == [0, 1]
+    metrics = evaluate_sampled(TableScorer(table), dataset, rows, candidates=candidates, cutoffs=(2,))
+    scores, labels, areas, ranks = [], [], [], []
+    # TableScorer scores a row by its place.
+    for row, line in enumerate(candidates.tolist()):
+        own, others = table[row, line[0]].item(), table[row, [item for item in line[1:] if item]].numpy()
+        ranks.append(1 + int((others >= own).sum()))
+        areas.append(((others < own).mean() + (others == own).mean() / 2) if len(others) else 0.5)
+        if len(others):
+            scores += [own, *others]
+            labels += [1] + [0] * len(others)
+    np.testing.assert_allclose(metrics.areas, areas, rtol=1e-12)
+    assert metrics.ranks.tolist() == ranks
+    assert metrics["auc"] == pytest.approx(sklearn.metrics.roc_auc_score(labels, scores), rel=1e-12)
+    assert metrics["user_auc"] == pytest.approx(np.mean(areas[1:]), rel=1e-12)
+    assert metrics["hr@2"] == pytest.approx(np.mean([rank <= 2 for rank in ranks[1:]]), rel=1e-12)
+    losses = [np.log1p(np.exp(-score if label else score)) for score, label in zip(scores, labels, strict=True)]
+    assert metrics["log_loss"] == pytest.approx(np.mean(losses), rel=1e-12)
+
+
+def test_users_who_all_had_everything_are_refused_by_name() -> None:
+    dataset = load_dataset(([1] * 4 + [2] * 4, [1, 2, 3, 1, 3, 2, 1, 1], np.arange(8)))
+    with pytest.raises(ValueError, match="expected users with items that they never had, got every one of 3 items"):
+        sampled_candidates(dataset, leave_one_out(dataset).test)
 
 
 def test_a_single_row_and_a_cutoff_beyond_the_candidates() -> None:

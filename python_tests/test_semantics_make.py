@@ -16,8 +16,8 @@ from solid_ext import SOLID, Config, Dataset, load_dataset
 from solid_ext.cli import show_semantics
 from solid_ext.config import SemanticsConfig
 from solid_ext.data import Semantics, SyntheticTruth, make_semantics, semantics_source
-from solid_ext.models import WithNeighbours
 from solid_ext.run import train_run
+from solid_ext.scorers import WithNeighbours
 
 ITEMS = 240
 WAYS = {"id": 2, "text": 3, "image": 4}  # each kind of feature tells the items apart in so many ways of its own

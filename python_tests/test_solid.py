@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +12,15 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from solid_ext import SOLID, Config, Dataset, load_dataset
 from solid_ext.data import Rows, SyntheticTruth, synthetic_dataset
 from solid_ext.evaluate import Metrics, Scorer, evaluate_full
+from solid_ext.files import MANIFEST, describe_folder, read_json
 from solid_ext.methods import method_config
+from solid_ext.train import load_checkpoint, save_checkpoint
 
 TINY = Config().replace(length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, candidates=20)
 
@@ -33,6 +39,14 @@ def frame(dataset: Dataset) -> pl.DataFrame:
             "timestamp": dataset.timestamps,
         }
     )
+
+
+def tell_the_manifest(folder: Path) -> None:
+    """Make the manifest say that the files are as they were written, as somebody with bad intentions would."""
+    manifest = read_json(folder / MANIFEST, "test")
+    del manifest["files"]
+    (folder / MANIFEST).unlink()
+    describe_folder(folder, MANIFEST, manifest)
 
 
 @pytest.mark.parametrize("form", ["dataset", "folder", "csv", "polars", "pandas", "arrays"])
@@ -82,8 +96,10 @@ def test_saved_and_loaded_it_recommends_and_measures_the_same(
     assert loaded.evaluate(world[0]) == fitted.evaluate()
     with pytest.raises(ValueError, match="save: expected a folder that does not exist yet"):
         fitted.save(tmp_path / "model")
-    with pytest.raises(ValueError, match="SOLID: expected a model fitted here"):
+    with pytest.raises(ValueError, match=r"expected the dataset that the model was fitted on, as in evaluate\(data\)"):
         loaded.evaluate()
+    with pytest.raises(ValueError, match="SOLID: expected a model fitted here"):
+        _ = loaded.training
 
 
 def test_the_same_seed_gives_the_same_model_and_another_another(
@@ -98,8 +114,8 @@ def test_the_same_seed_gives_the_same_model_and_another_another(
 
 def test_histories_of_any_length(fitted: SOLID, world: tuple[Dataset, SyntheticTruth]) -> None:
     items = world[0].item_ids.to_list()
-    one, long, none = fitted.recommend([items[:1], items[:30], []], k=3)
-    assert len(one) == len(long) == len(none) == 3
+    one, long = fitted.recommend([items[:1], items[:30]], k=3)
+    assert len(one) == len(long) == 3
     assert (
         fitted.recommend([items[:30]], k=3, exclude_history=False)[0]
         == fitted.recommend([items[10:30]], k=3, exclude_history=False)[0]
@@ -132,28 +148,178 @@ def test_a_broken_model_folder_gets_a_sentence(fitted: SOLID, tmp_path: Path) ->
     file = tmp_path / "model" / "model.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"load: expected [\d,]+ bytes in .*model\.safetensors, got"):
+        SOLID.load(tmp_path / "model")
+    tell_the_manifest(tmp_path / "model")
     with pytest.raises(ValueError, match="checkpoint: expected safetensors in"):
         SOLID.load(tmp_path / "model")
     file.write_bytes(whole)
     save_file(load_file(file), file)  # without the state: a file of some other program
-    with pytest.raises(ValueError, match="expected format version 1"):
+    tell_the_manifest(tmp_path / "model")
+    with pytest.raises(ValueError, match="expected format version 2"):
         SOLID.load(tmp_path / "model")
     file.write_bytes(whole)
     config = tmp_path / "model" / "config.yaml"
     config.write_text(config.read_text().replace("dim: 16", "dim: 32"), encoding="utf-8")
+    tell_the_manifest(tmp_path / "model")
     with pytest.raises(ValueError, match=r"checkpoint: expected .* got .* in"):
         SOLID.load(tmp_path / "model")
 
 
-def test_an_unknown_backbone_is_refused_before_any_work(
-    world: tuple[Dataset, SyntheticTruth], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def work(*_: object) -> None:
-        raise AssertionError("worked before the check")
+def test_a_flipped_bit_anywhere_is_refused(fitted: SOLID, tmp_path: Path) -> None:
+    folder = fitted.save(tmp_path / "model")
+    rng = np.random.default_rng(0)
+    for path in sorted(folder.iterdir()):
+        whole = path.read_bytes()
+        for place in [0, len(whole) - 1, *rng.integers(0, len(whole), 8)]:
+            flipped = bytearray(whole)
+            flipped[place] ^= 1 << int(rng.integers(8))
+            path.write_bytes(bytes(flipped))
+            with pytest.raises(ValueError, match="load: expected"):
+                SOLID.load(folder)
+        path.write_bytes(whole)
+    assert SOLID.load(folder).recommend([[]], 3) == fitted.recommend([[]], 3)
 
-    monkeypatch.setattr("solid_ext.solid.make_split", work)
-    with pytest.raises(ValueError, match=r"backbone: expected one of din, .* got 'nope'"):
-        SOLID(backbone="nope").fit(world[0])
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda items: items.head(50),
+        lambda items: pl.concat([items, items.tail(1)]),
+        lambda items: items.with_columns(item_id=pl.lit(items["item_id"][0])),
+        lambda items: items.with_columns(item_id=pl.lit(None)),
+        lambda items: items.head(0),
+        lambda items: items.rename({"item_id": "id"}),
+    ],
+)
+def test_other_items_than_the_models_are_refused(change: Any, fitted: SOLID, tmp_path: Path) -> None:
+    folder = fitted.save(tmp_path / "model")
+    change(pl.read_parquet(folder / "items.parquet")).write_parquet(folder / "items.parquet")
+    with pytest.raises(ValueError, match=r"load: expected .*items\.parquet"):
+        SOLID.load(folder)
+    tell_the_manifest(folder)
+    with pytest.raises(ValueError, match=r"load: expected .*items\.parquet|Catalogue\.load: expected a column item_id"):
+        SOLID.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "checkpoint: expected"),  # the defaults, which this model has not
+        ("blocks: 1000000", "blocks: expected at most 1,000"),
+        ("dim: 65536", "checkpoint: expected"),
+        ("length: 65536\ndim: 65536", "checkpoint: expected"),
+        ("backbone: gru", r"got 'gru'; did you mean gru4rec\?"),
+        ("dim: {a: 1}", "got a mapping inside another"),
+    ],
+)
+def test_another_configuration_is_refused_before_memory_is_taken(
+    text: str, sentence: str, fitted: SOLID, tmp_path: Path
+) -> None:
+    folder = fitted.save(tmp_path / "model")
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"load: expected [\d,]+ bytes in .*config\.yaml"):
+        SOLID.load(folder)
+    tell_the_manifest(folder)
+    with pytest.raises(ValueError, match=sentence):
+        SOLID.load(folder)
+
+
+def test_tensors_of_another_size_are_refused(fitted: SOLID, tmp_path: Path) -> None:
+    folder = fitted.save(tmp_path / "model")
+    tensors, state = load_checkpoint(folder / "model.safetensors")
+    changes = (
+        {"semantics": torch.zeros(0, 10**18, dtype=torch.int64)},
+        {"semantics": torch.zeros(61)},
+        {"semantics": tensors["semantics"][:-1]},
+        {"item_embedding.weight": torch.zeros(61, 0)},
+        {"item_embedding.weight": torch.full((61, 16), torch.inf)},
+        {"item_embedding.features": torch.zeros(61, 3)},
+    )
+    for change in changes:
+        save_checkpoint(folder / "model.safetensors", {**tensors, **change}, state)
+        tell_the_manifest(folder)
+        with pytest.raises(ValueError, match=r"(load|checkpoint): expected .*(semantics|item_embedding)"):
+            SOLID.load(folder)
+    save_checkpoint(folder / "model.safetensors", tensors, {**state, "num_items": "all"})
+    tell_the_manifest(folder)
+    with pytest.raises(ValueError, match="load: expected all different items"):
+        SOLID.load(folder)
+
+
+def test_a_folder_that_is_no_model_is_never_deleted(fitted: SOLID, tmp_path: Path) -> None:
+    for name in ("p", "q.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.txt").write_text("years of work")
+    (tmp_path / "file").write_text("mine")
+    fitted.save(tmp_path / "q")
+    fitted.save(tmp_path / "q", overwrite=True)
+    (tmp_path / "link").symlink_to("q")
+    for name, sentence in (
+        ("p", r"a folder of its own to overwrite, got .*p, which has no manifest\.json"),
+        ("file", "a folder to overwrite, got .*file, a file or a link"),
+        ("link", "a folder to overwrite, got .*link, a file or a link"),
+    ):
+        with pytest.raises(ValueError, match=f"save: expected {sentence}"):
+            SOLID.load(tmp_path / "q").save(tmp_path / name, overwrite=True)
+    for name in ("p", "q.partial"):
+        assert (tmp_path / name / "thesis.txt").read_text() == "years of work"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "p", "q", "q.partial"]
+    for nowhere in ("/proc/x", tmp_path / "file" / "x"):
+        with pytest.raises(ValueError, match="save: expected a folder that can be written, got"):
+            fitted.save(nowhere)
+    assert {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "q").iterdir()} == {
+        oct((tmp_path / "file").stat().st_mode & 0o777)
+    }
+
+
+FULL = """
+import resource, signal, sys
+from solid_ext import SOLID
+model = SOLID.load(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))
+try:
+    model.save(sys.argv[1], overwrite=True)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_gets_a_sentence_and_leaves_what_was_there(fitted: SOLID, tmp_path: Path) -> None:
+    folder = fitted.save(tmp_path / "model")
+    printed = subprocess.run(
+        [sys.executable, "-c", FULL, str(folder)], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.startswith("save: expected a folder that can be written, got") or "write: expected a file" in printed
+    assert printed.count("\n") == 1
+    assert os.listdir(tmp_path) == ["model"]
+    assert SOLID.load(folder).recommend([[]], 3) == fitted.recommend([[]], 3)
+
+
+def test_a_model_of_an_earlier_version_is_told_what_to_do(fitted: SOLID, tmp_path: Path) -> None:
+    folder = fitted.save(tmp_path / "model")
+    (folder / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"load: expected manifest\.json with the checksums of .*, got none \(a model"):
+        SOLID.load(folder)
+
+
+def test_a_folder_of_one_training_is_not_anothers(world: tuple[Dataset, SyntheticTruth], tmp_path: Path) -> None:
+    first = SOLID(TINY).fit(world[0], folder=tmp_path)
+    again = SOLID(TINY).fit(world[0], folder=tmp_path)
+    assert again.training.stages == first.training.stages
+    with pytest.raises(ValueError, match=r"resume: expected learning_rate=0.003 as in .*, got 0.3"):
+        SOLID(TINY, learning_rate=0.3).fit(world[0], folder=tmp_path)
+    other = synthetic_dataset(400, 60, 6, predictability=1.0, drift=0.0, seed=9)[0]
+    with pytest.raises(ValueError, match=r"resume: expected the dataset of"):
+        SOLID(TINY).fit(other, folder=tmp_path)
+    with FileLock(tmp_path / ".solid_ext.lock"), pytest.raises(ValueError, match="fit: expected a folder that nobody"):
+        SOLID(TINY).fit(world[0], folder=tmp_path)
+
+
+def test_an_unknown_backbone_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r"backbone: expected one of din, .* got 'gru'; did you mean gru4rec\?"):
+        SOLID(backbone="gru")
 
 
 def test_features_tell_what_no_interaction_does() -> None:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from solid_ext import Config, build_info
 from solid_ext._native import kernels
 from solid_ext.config import PAPER
-from solid_ext.models.backbone import TransformerBlock
 from solid_ext.models.decoder import CodebookDecoder
-from solid_ext.models.symbols import Lookup, SymbolEmbedding
+from solid_ext.models.symbols import SymbolEmbedding
 from solid_ext.nn import Codebook
+from solid_ext.nn.lookup import Lookup
+from solid_ext.nn.transformer import TransformerBlock
 from solid_ext.ops import reference
 from solid_ext.ops.symbols import embed_symbols
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import sys
+import unicodedata
+import warnings
 from argparse import ArgumentParser
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 import yaml
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from solid_ext.config import Config
+from solid_ext.config import PRESETS, Config, read_yaml
 from solid_ext.methods import method_config
 
 if TYPE_CHECKING:
@@ -26,7 +30,43 @@ if TYPE_CHECKING:
     from solid_ext import Dataset as Interactions
     from solid_ext.run import Example
 
-console = Console(highlight=False)
+
+class Terminal(Console):
+    """Where everything is printed: text is text, whatever it holds.
+
+    Titles, ids, names and paths come from data: no markup or emoji codes are read in them, and what a terminal would
+    obey (escapes, control characters, changed directions of writing) is shown, not sent. Colours are `style`.
+    """
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, stderr=stderr)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(harmless(text), **options)
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def harmless(text: str, keep: str = "\n\t") -> str:
+    """The text with every control character, lone surrogate and bidirectional control as its escape: `\\x1b`."""
+    return "".join(char if char in keep or not _obeyed(char) else ascii(char)[1:-1] for char in text)
+
+
+def _obeyed(char: str) -> bool:
+    return (
+        unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
+        or char in "\u061c\u200e\u200f"
+        or ("\u202a" <= char <= "\u202e" or "\u2066" <= char <= "\u2069")
+    )
+
+
+def one_line(text: str) -> str:
+    """The text with line breaks and other runs of white space as one space."""
+    return " ".join(text.split())
+
+
+console = Terminal()
 
 NAMED_DATASETS = ("movielens-100k", "synthetic")
 Dataset = Annotated[str, tyro.conf.arg(metavar="NAME|PATH")]
@@ -65,7 +105,8 @@ class Prepare:
     out: Path
     """The folder to make."""
     raw: Path | None = None
-    """The file of interactions (TSV, CSV or Parquet), or the raw file of one of the paper's datasets."""
+    """The file of interactions (TSV, CSV, JSON lines, Parquet or Feather), or the raw file of one of the paper's
+    datasets."""
     items: Path | None = None
     """A file with one row an item: item_id, title, categories joined by "|"; for the paper's datasets also Amazon's
     metadata as published."""
@@ -75,6 +116,14 @@ class Prepare:
     """interactions: name of the column of items."""
     timestamp: str = "timestamp"
     """interactions: name of the column of times; without one the order of the file counts."""
+    rating: str | None = None
+    """interactions: name of the column of ratings that --min-rating looks at; by default "rating"."""
+    min_rating: float | None = None
+    """interactions: leave out the rows that are rated lower, or not at all."""
+    title: str | None = None
+    """interactions: name of the column of titles in --items; by default "title"."""
+    categories: str | None = None
+    """interactions: name of the column of categories (a|b|c) in --items; by default "categories"."""
     max_malformed: int = 100
     """How many malformed lines of the raw file are skipped, counted and named before it is refused."""
     overwrite: bool = False
@@ -85,6 +134,7 @@ class Prepare:
 
         if self.kind in ("interactions", *RECIPES) and self.raw is None:
             raise ValueError(f"prepare: expected --raw FILE with the {self.kind} data, got none")
+        self._check_flags()
         if self.kind in RECIPES and self.raw is not None:
             dataset = prepare_raw(self.kind, self.raw, items=self.items, max_malformed=self.max_malformed)
         elif self.kind == "interactions":
@@ -94,6 +144,10 @@ class Prepare:
                 user=self.user,
                 item=self.item,
                 timestamp=self.timestamp,
+                rating=self.rating,
+                min_rating=self.min_rating,
+                title=self.title,
+                categories=self.categories,
                 max_malformed=self.max_malformed,
             )
         else:
@@ -105,6 +159,17 @@ class Prepare:
         if self.kind in RECIPES:
             show_table1(dataset)
         console.print(f"wrote {self.out}")
+
+    def _check_flags(self) -> None:
+        """Refuse what would be ignored."""
+        columns = ("user", "item", "timestamp", "rating", "min_rating", "title", "categories")
+        asked = [] if self.kind == "interactions" else list(columns)
+        if self.kind in NAMED_DATASETS:
+            asked += ["raw", "items"]
+        defaults = Prepare(self.kind, self.out)
+        given = [f"--{name.replace('_', '-')}" for name in asked if getattr(self, name) != getattr(defaults, name)]
+        if given:
+            raise ValueError(f"prepare: expected no {', '.join(given)} with {self.kind}, whose form is known, got some")
 
 
 @dataclass(frozen=True)
@@ -123,6 +188,8 @@ class Train:
     """The run's folder."""
     config: Path | None = None
     """A YAML file with any of the fields below."""
+    preset: Literal["paper", "best"] = "best"
+    """Where the fields start from: best, the defaults, or paper, Table 2 of the paper; file and flags win over it."""
     method: str = "solid"
     """What to train: solid, or one of what it is compared with (static, finetune, duet, apg, solid-no-codebook, ..);
     its fields win over the flags below."""
@@ -136,24 +203,32 @@ class Train:
 
     def run(self) -> None:
         from solid_ext.run import example_users, train_run
+        from solid_ext.threads import use_threads
         from solid_ext.train import ProgressBar
 
         settings = method_config(self.settings, self.method).checked()
+        console.print(f"threads: {use_threads(settings.train.threads, self.out if self.resume else None)}")
         dataset = open_dataset(self.dataset)
         settings = settings.resolved(dataset.num_users, dataset.num_items)
         describe(dataset)
-        console.print("\n[bold]configuration[/bold]")
-        console.print(settings.to_yaml().rstrip(), style="dim")
-        console.print()
+
+        def begun() -> None:
+            changes = yaml.safe_dump(settings.changes(), sort_keys=False) if settings.changes() else "the defaults"
+            where = harmless(str(self.out / "config.yaml"))
+            console.print(Text.assemble(("\nconfiguration", "bold"), f", all of it in {where}; not the default:"))
+            console.print(changes.rstrip() + "\n", style="dim")
+
         with ProgressBar(console, settings.train.monitor) as progress:
             run = train_run(
                 self.out,
                 settings,
                 dataset,
+                method=self.method,
                 baseline=self.baseline,
                 resume=self.resume,
                 overwrite=self.overwrite,
                 reporter=progress,
+                begun=begun,
             )
         show_semantics(run.metrics["semantics"])
         show_examples(example_users(run.solid, dataset, count=5, k=5))
@@ -172,7 +247,7 @@ class Evaluate:
     """
 
     run_folder: Annotated[Path, tyro.conf.arg(name="run")]
-    """The folder of a run."""
+    """The folder of a run, or of a model that was saved."""
     dataset: Dataset
     """The dataset that the run was trained on."""
     json: bool = False
@@ -182,9 +257,9 @@ class Evaluate:
         solid = load_run(self.run_folder)
         metrics = solid.evaluate(open_dataset(self.dataset))
         if self.json:
-            sys.stdout.write(json.dumps(metrics, indent=2) + "\n")
+            write_json(metrics)
         else:
-            show_metrics({"SOLID": metrics}, None)
+            show_metrics({"the model": metrics}, None)
 
 
 @dataclass(frozen=True)
@@ -195,9 +270,9 @@ class Recommend:
     """
 
     run_folder: Annotated[Path, tyro.conf.arg(name="run")]
-    """The folder of a run."""
+    """The folder of a run, or of a model that was saved."""
     history: tuple[str, ...]
-    """Item ids as the interactions had them, oldest first."""
+    """Item ids as the interactions had them, oldest first; none for a newcomer."""
     k: int = 10
     """How many items."""
     keep_history: bool = False
@@ -209,14 +284,22 @@ class Recommend:
 
     def run(self) -> None:
         solid = load_run(self.run_folder)
-        found = solid.recommend([self.history], self.k, exclude_history=not self.keep_history, unknown=self.unknown)[0]
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            found = solid.recommend(
+                [self.history], self.k, exclude_history=not self.keep_history, unknown=self.unknown
+            )[0]
+        for warning in told:
+            complain(f"note: {warning.message}")
         if self.json:
-            sys.stdout.write(json.dumps([entry._asdict() for entry in found]) + "\n")
+            write_json([entry._asdict() for entry in found], indent=None)
             return
         table = Table("item", "title", "score")
         for entry in found:
-            table.add_row(str(entry.item), entry.title, f"{entry.score:.3f}")
+            table.add_row(one_line(str(entry.item)), one_line(entry.title), f"{entry.score:.3f}")
         console.print(table)
+        if len(found) < self.k:
+            console.print(f"{len(found)} of the {self.k} asked for: the catalogue has no more", style="dim")
 
 
 @dataclass(frozen=True)
@@ -263,11 +346,10 @@ class Compare:
         )
 
         def told(place: int, count: int, cell: Cell, problem: str | None) -> None:
-            console.print(
-                f"{place}/{count} {cell.name}" + ("" if problem is None else f" [red]failed[/red]: {escape(problem)}")
-            )
+            console.print(f"{place}/{count} {cell.name}" + ("" if problem is None else f" failed: {problem}"))
 
         compare(self.out, grid, datasets, jobs=self.jobs, told=told)
+        show_comparison(self.out / "runs.csv")
         for file in ("report.md", "report.png", "runs.csv", "costs.csv"):
             console.print(f"  {self.out / file}")
 
@@ -323,6 +405,7 @@ class Doctor:
         import torch
 
         from solid_ext import build_info
+        from solid_ext.threads import usable_processors, use_threads
 
         info = build_info()
         table = Table(show_header=False)
@@ -333,8 +416,12 @@ class Doctor:
         table.add_row("compiler", info["compiler"])
         table.add_row("instruction sets", ", ".join(info["isa_built"]) + " built")
         table.add_row("in use", f"{info['isa']} (SOLID_EXT_ISA forces another)")
-        table.add_row("threads", f"{torch.get_num_threads()} of {os.cpu_count()} processors")
-        table.add_row("CUDA kernels", str(info["cuda"] or "none built"))
+        table.add_row("threads", f"{use_threads(0)}; {usable_processors()} of {os.cpu_count()} processors may be used")
+        built = (
+            f" for {', '.join(info['cuda']['architectures'])}, CUDA {info['cuda']['version']}" if info["cuda"] else ""
+        )
+        change = "pip install . with SOLID_EXT_CUDA=ON, AUTO or OFF builds for all architectures, the GPUs here, none"
+        table.add_row("CUDA kernels", f"{info['cuda_build']}{built} ({change})")
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
         table.add_row("GPU", gpu)
         console.print(table)
@@ -351,7 +438,10 @@ def open_dataset(name: str) -> Interactions:
     if name == "synthetic":
         return synthetic_dataset(2000, 500, 20, predictability=0.8, seed=0)[0]
     if not Path(name).exists():
-        raise ValueError(f"dataset: expected {', '.join(NAMED_DATASETS)} or a path that exists, got {name}")
+        from solid_ext.data.files import nearest_file
+
+        hint = nearest_file(Path(name))
+        raise ValueError(f"dataset: expected {', '.join(NAMED_DATASETS)} or a path that exists, got {name}{hint}")
     return load_dataset(Path(name))
 
 
@@ -365,32 +455,50 @@ def read_fields(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     Config.from_yaml(path)
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return read_yaml(path)
 
 
 def load_run(folder: Path) -> SOLID:
-    """The model of a run's folder."""
+    """The model of a run's folder, or of one that `save` wrote."""
     from solid_ext.solid import SOLID
 
-    return SOLID.load(folder / "model")
+    return SOLID.load(folder)
+
+
+def write_json(value: Any, indent: int | None = 2) -> None:
+    """Print JSON as it is, for other programs."""
+    sys.stdout.write(json.dumps(value, indent=indent) + "\n")
+
+
+def complain(sentence: str) -> None:
+    """Print one line on stderr."""
+    sys.stderr.write(f"solid-ext: {harmless(one_line(sentence))}\n")
 
 
 def describe(dataset: Interactions) -> None:
     """Print a dataset's size and what reading it met with."""
     console.print(
-        f"[bold]{dataset.name}[/bold]: {dataset.num_users:,} users, {dataset.num_items:,} items, "
-        f"{dataset.num_interactions:,} interactions"
+        Text.assemble(
+            (harmless(one_line(dataset.name)), "bold"),
+            f": {dataset.num_users:,} users, {dataset.num_items:,} items, {dataset.num_interactions:,} interactions",
+        )
     )
+    for note in dataset.notes:
+        console.print(f"  note: {note}", markup=False)
     for name, value in dataset.report.items():
-        console.print(f"  {name}: {value}", style="dim")
+        if not name.startswith("note_"):
+            console.print(f"  {name}: {value}", style="dim", markup=False)
 
 
 def show_semantics(found: dict[str, Any]) -> None:
     """Print how many semantics there are, how large, and how well they agree with categories."""
     console.print(
-        f"\n[bold]semantics[/bold] from {found['source']}: {found['clusters']:,} of {found['smallest']:,} to "
-        f"{found['largest']:,} items (median {found['median']:g}, largest {found['largest_share']:.1%}), "
-        f"{found['empty']:,} empty, {found['fallback_items']:,} items in the fallback"
+        Text.assemble(
+            ("\nsemantics", "bold"),
+            f" from {found['source']}: {found['clusters']:,} of {found['smallest']:,} to {found['largest']:,} items "
+            f"(median {found['median']:g}, largest {found['largest_share']:.1%}), {found['empty']:,} empty, "
+            f"{found['fallback_items']:,} items in the fallback",
+        )
     )
     if "inertia" in found:
         console.print(f"  k-means: inertia {found['inertia']:.1f}, {found['explained']:.1%} of the spread explained")
@@ -420,15 +528,16 @@ def show_examples(examples: list[Example]) -> None:
     table = Table("user", "watched, latest last", "recommended, best first", title="five users", show_lines=True)
     for example in examples:
         hit = any(entry.title == example.actual for entry in example.recommended)
-        watched = [_short(title) for title in example.watched]
-        recommended = [_short(entry.title) for entry in example.recommended]
-        came = f"[bold]came next: {_short(example.actual)}{' (recommended)' if hit else ''}[/bold]"
-        table.add_row(str(example.user), "\n".join([*watched, came]), "\n".join(recommended))
+        watched = "".join(_short(title) + "\n" for title in example.watched)
+        came = f"came next: {_short(example.actual)}{' (recommended)' if hit else ''}"
+        recommended = "\n".join(_short(entry.title) for entry in example.recommended)
+        table.add_row(one_line(str(example.user)), Text.assemble(watched, (came, "bold")), recommended)
     console.print(table)
 
 
 def _short(title: str, width: int = 34) -> str:
-    return escape(title if len(title) <= width else title[: width - 3] + "...")
+    title = harmless(one_line(title))
+    return title if len(title) <= width else title[: width - 3] + "..."
 
 
 def show_metrics(models: dict[str, dict[str, dict[str, float]]], rows: int | None) -> None:
@@ -441,12 +550,41 @@ def show_metrics(models: dict[str, dict[str, dict[str, float]]], rows: int | Non
         console.print(table)
 
 
+def show_comparison(runs: Path) -> None:
+    """Print one table a dataset: a line a backbone and method, the mean over seeds of the metrics in `runs.csv`."""
+    import polars as pl
+
+    shown = {
+        "user-AUC": ("sampled", "user_auc"),
+        "NDCG@10": ("sampled", "ndcg@10"),
+        "full NDCG@10": ("full", "ndcg@10"),
+        "full, history excluded": ("full, history excluded", "ndcg@10"),
+    }
+    of_line = ["dataset", "backbone", "method", "protocol", "metric"]
+    found = pl.read_csv(runs, schema_overrides={"dataset": pl.String}).group_by(of_line, maintain_order=True)
+    lines: dict[str, dict[tuple[str, str], dict[tuple[str, str], str]]] = {}
+    for dataset, backbone, method, protocol, metric, mean, spread in found.agg(
+        pl.col("value").mean().alias("mean"), pl.col("value").std().alias("spread")
+    ).iter_rows():
+        number = f"{mean:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
+        lines.setdefault(dataset, {}).setdefault((backbone, method), {})[protocol, metric] = number
+    for dataset, methods in lines.items():
+        table = Table("backbone", "method", *shown, title=Text(harmless(one_line(dataset))))
+        for names, numbers in methods.items():
+            table.add_row(*names, *(numbers.get(metric, "") for metric in shown.values()))
+        console.print(table)
+
+
 def parse(arguments: list[str]) -> Prepare | Train | Evaluate | Recommend | Compare | Tune | Doctor:
-    """Read the command line; a `--config FILE` gives the defaults of the flags after it."""
+    """Read the command line; `--preset` and, over it, a `--config FILE` give the defaults of the other flags."""
     scan = ArgumentParser(add_help=False, allow_abbrev=False)
     scan.add_argument("--config")
-    file = scan.parse_known_args(arguments)[0].config
-    training = Train(tyro.MISSING, tyro.MISSING, settings=Config.from_yaml(file) if file else Config())
+    scan.add_argument("--preset")
+    given = scan.parse_known_args(arguments)[0]
+    base = Config().replace(**PRESETS.get(given.preset, {}))
+    training = Train(
+        tyro.MISSING, tyro.MISSING, settings=Config.from_yaml(given.config, base) if given.config else base
+    )
     commands = (
         Annotated[Prepare, tyro.conf.subcommand("prepare")]
         | Annotated[Train, tyro.conf.subcommand("train", default=training)]
@@ -461,15 +599,26 @@ def parse(arguments: list[str]) -> Prepare | Train | Evaluate | Recommend | Comp
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `solid-ext`: bad input ends in one sentence and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # whatever the locale, no character of a title ends a command
+            stream.reconfigure(errors="backslashreplace")
     try:
-        parse(sys.argv[1:] if arguments is None else arguments).run()
+        try:
+            parse(sys.argv[1:] if arguments is None else arguments).run()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Who read the output has gone (`| head`). What is left in the buffer goes nowhere, or the interpreter's own
+        # flush at the end would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         if os.environ.get("SOLID_EXT_TRACEBACK"):
             raise
-        sys.stderr.write(f"solid-ext: {error}\n")
+        complain(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.stderr.write("solid-ext: stopped; what a stage finished is kept, --resume goes on\n")
+        complain("stopped; what a stage finished is kept, --resume goes on")
         sys.exit(130)
 
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+import numpy as np
 import yaml
 
 FULL_SOFTMAX_ITEMS = 65_536
 FULL_RANKING_PAIRS = 5_000_000_000
+MOST_LAYERS = 1_000  # of a kind: a module each, so that a typing error would make millions before anything is said
+MOST_DIM = 65_536
+MOST_YAML = 1 << 20  # bytes
 
 PAPER: dict[str, Any] = {
     "dim": 32,
@@ -30,6 +37,9 @@ PAPER: dict[str, Any] = {
     "validation": "sampled",
 }
 """The paper's Table 2 where the defaults are others: `Config().replace(**PAPER)`."""
+
+PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER, "best": {}}
+"""paper: Table 2; best: the defaults, which do best here. Each sets fields by their name."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +179,7 @@ class TrainConfig:
     cuda_graph: bool = False
     """Record the training step once and replay it (CUDA)."""
     threads: int = 0
-    """CPU threads; 0 leaves torch's choice."""
+    """CPU threads; 0 leaves torch's choice in Python, and measures on the command line, which says and keeps it."""
     tensorboard: bool = False
     """Also write TensorBoard event files (needs the extra `tensorboard`)."""
 
@@ -199,8 +209,11 @@ class Config:
         """The configuration itself, if every value is in its range.
 
         Raises:
-            ValueError: the first one that is not.
+            ValueError: the first one that is not. TypeError: one of another type.
         """
+        for section in dataclasses.fields(self):
+            for name, value in vars(getattr(self, section.name)).items():
+                _check_type(type(getattr(self, section.name)), name, value)
         model, train = self.model, self.train
         at_least_one = {
             "category_min_items": self.semantics.category_min_items,
@@ -221,6 +234,18 @@ class Config:
         for name, value in at_least_one.items():
             if value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
+        at_most = {
+            "blocks": MOST_LAYERS,
+            "adaptive_layers": MOST_LAYERS,
+            "semantic_levels": MOST_LAYERS,
+            "dim": MOST_DIM,
+            "length": MOST_DIM,
+            "codebook_hidden": MOST_DIM,
+            "rank": MOST_DIM,
+        }
+        for name, most in at_most.items():
+            if at_least_one[name] > most:
+                raise ValueError(f"{name}: expected at most {most:,}, got {at_least_one[name]:,}")
         for name, number in {
             "revive_after": model.revive_after,
             "finetune_steps": model.finetune_steps,
@@ -228,6 +253,8 @@ class Config:
         }.items():
             if number < 0:
                 raise ValueError(f"{name}: expected 0 or more, got {number}")
+        if not 0 <= train.seed < 2**63:
+            raise ValueError(f"seed: expected 0 .. 2^63 - 1, got {train.seed}")
         if self.semantics.num_semantics < -1:
             raise ValueError(f"num_semantics: expected a number, 0 or -1, got {self.semantics.num_semantics}")
         if self.semantics.semantics == "category" and self.semantics.semantic_levels > 1:
@@ -267,15 +294,21 @@ class Config:
         return self
 
     def replace(self, **fields: Any) -> Config:
-        """A checked copy with fields set by their name alone: `config.replace(dim=64, epochs=5)`."""
+        """A checked copy with fields set by their name alone: `config.replace(dim=64, epochs=5)`.
+
+        Raises:
+            ValueError: an unknown field, or a value out of range. TypeError: a value of another type; numbers of numpy
+                are taken as Python's.
+        """
         sections = {section.name: getattr(self, section.name) for section in dataclasses.fields(self)}
         owner = {f.name: name for name, section in sections.items() for f in dataclasses.fields(section)}
         changes: dict[str, dict[str, Any]] = {name: {} for name in sections}
         for name, value in fields.items():
             if name not in owner:
-                raise ValueError(f"config: expected one of {', '.join(sorted(owner))}, got {name!r}")
-            _check_type(type(sections[owner[name]]), name, value)
-            changes[owner[name]][name] = value
+                raise ValueError(
+                    f"config: expected one of {', '.join(sorted(owner))}, got {name!r}{nearest(name, owner)}"
+                )
+            changes[owner[name]][name] = value.item() if isinstance(value, np.generic) else value
         changed = {name: dataclasses.replace(section, **changes[name]) for name, section in sections.items()}
         return Config(**changed).checked()
 
@@ -299,30 +332,102 @@ class Config:
         """The resolved configuration, one `name: value` line a field."""
         return yaml.safe_dump(self.flat(), sort_keys=False)
 
+    def changes(self) -> dict[str, Any]:
+        """The fields that differ from the defaults, by name."""
+        default = Config().flat()
+        return {name: value for name, value in self.flat().items() if value != default[name]}
+
     @staticmethod
-    def from_yaml(path: str | Path) -> Config:
-        """Read a configuration; fields that the file leaves out keep their defaults."""
-        path = Path(path)
-        if not path.is_file():
-            raise ValueError(f"config: expected a YAML file, got {path}, which is none")
-        try:
-            fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"config: expected YAML in {path}, got {str(error).splitlines()[0]}") from error
-        if fields is None:
-            fields = {}
-        if not isinstance(fields, dict):
-            raise ValueError(f"config: expected `name: value` lines in {path}, got a {type(fields).__name__}")
-        return Config().replace(**fields)
+    def from_yaml(path: str | Path, base: Config | None = None) -> Config:
+        """Read a configuration; fields that the file leaves out are those of `base`, the defaults.
+
+        Raises:
+            ValueError, TypeError: see `read_yaml` and `replace`.
+        """
+        return (base or Config()).replace(**read_yaml(path))
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML whose numbers are those that people write: `1e-3` and `inf` too."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+|inf|nan)$"),
+    list("-+.0123456789in"),
+)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The fields that a YAML file sets, each once: lines of `name: value`, a value being one word or number.
+
+    The file is looked through without building anything of it, so that no nesting and no alias costs memory or time.
+
+    Raises:
+        ValueError: no such file, one above 1 MB, or anything else in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"config: expected a YAML file, got {path}, which is none")
+    expected = f"config: expected `name: value` lines in {path}"
+    if path.stat().st_size > MOST_YAML:
+        raise ValueError(f"{expected}, got {path.stat().st_size:,} bytes")
+    try:
+        text = path.read_text(encoding="utf-8")
+        names: list[str] = []
+        documents = depth = place = 0
+        for event in yaml.parse(text, Loader=_Yaml):
+            line = event.start_mark.line + 1
+            documents += isinstance(event, yaml.DocumentStartEvent)
+            if isinstance(event, yaml.AliasEvent) or documents > 1:
+                raise ValueError(
+                    f"{expected}, got {'an alias' if documents == 1 else 'a second document'}, line {line}"
+                )
+            if isinstance(event, yaml.CollectionStartEvent):
+                if depth or isinstance(event, yaml.SequenceStartEvent):
+                    kind = "a list" if isinstance(event, yaml.SequenceStartEvent) else "a mapping inside another"
+                    raise ValueError(f"{expected}, got {kind}, line {line}")
+                depth = 1
+            elif isinstance(event, yaml.ScalarEvent) and depth:
+                if place % 2 == 0 and event.value in names:
+                    raise ValueError(f"{expected}, each name once, got {event.value!r} again, line {line}")
+                names += [event.value] if place % 2 == 0 else []
+                place += 1
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"config: expected YAML in {path}, got {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        raise ValueError(f"config: expected a file that can be read, got {path} ({error.strerror})") from error
+    try:
+        fields = yaml.load(text, Loader=_Yaml)
+    except (yaml.YAMLError, ValueError) as error:  # a tag, a 13th month, a number of 5,000 digits
+        raise ValueError(f"config: expected YAML in {path}, got {str(error).splitlines()[0]}") from error
+    if fields is None:
+        return {}
+    if not isinstance(fields, dict):
+        raise ValueError(f"{expected}, got a {type(fields).__name__}")
+    for name in fields:
+        if not isinstance(name, str):
+            raise ValueError(f"{expected}, got the name {name!r}, which is no word")
+    return fields
+
+
+def nearest(name: Any, known: Iterable[str]) -> str:
+    """`; did you mean ..?` with the known name that is spelt most like this one; nothing where none is."""
+    found = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+_hints = cache(get_type_hints)
 
 
 def _check_type(section: type, name: str, value: Any) -> None:
     """A field's value has its declared type (an int will do for a float)."""
-    hint = get_type_hints(section)[name]
+    hint = _hints(section)[name]
     choices = getattr(hint, "__args__", None)
     if choices is not None:
         if value not in choices:
-            raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}")
+            spelt = nearest(value, map(str, choices))
+            raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}{spelt}")
         return
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return

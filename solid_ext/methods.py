@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from solid_ext.config import Config
+from solid_ext.config import Config, nearest
 
 
 @dataclass(frozen=True)
@@ -51,5 +51,5 @@ def method_config(config: Config, name: str) -> Config:
         ValueError: no such method.
     """
     if name not in METHODS:
-        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {name!r}")
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {name!r}{nearest(name, METHODS)}")
     return config.replace(**METHODS[name].fields)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from solid_ext._native import build_info
@@ -19,6 +21,7 @@ from solid_ext.data import (
     Dataset,
     Semantics,
     Split,
+    check_semantics,
     cooccurrence_features,
     gather_sequences,
     global_time,
@@ -28,18 +31,24 @@ from solid_ext.data import (
 )
 from solid_ext.evaluate import Scorer, evaluate_full, evaluate_sampled, sampled_candidates
 from solid_ext.evaluate.scorer import inference
-from solid_ext.models import (
-    DynamicRecommender,
-    ItemKNN,
-    WithNeighbours,
-    choose_neighbours,
-    content_similarity,
-    valid_mask,
+from solid_ext.files import (
+    MANIFEST,
+    describe_folder,
+    elsewhere,
+    foreign_to,
+    owned,
+    verify_folder,
+    write_text,
+    written_folder,
 )
+from solid_ext.models import DynamicRecommender
 from solid_ext.models.backbones import check_backbone
-from solid_ext.models.content import MOST_ITEMS
+from solid_ext.nn.padding import valid_mask
+from solid_ext.scorers import ItemKNN, Popularity, WithNeighbours, WithNewcomers, choose_neighbours, content_similarity
+from solid_ext.scorers.content import MOST_ITEMS
 from solid_ext.serve.recommend import Recommendation, recommend
 from solid_ext.train import (
+    ProgressBar,
     Reporter,
     Stage,
     load_checkpoint,
@@ -48,8 +57,11 @@ from solid_ext.train import (
     train_solid,
     train_static,
 )
+from solid_ext.train.algorithm import check_memory
 
-NEIGHBOURS = "neighbours.safetensors"
+FORMAT = "solid_ext model"
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG, ITEMS, NEIGHBOURS = "model.safetensors", "config.yaml", "items.parquet", "neighbours.safetensors"
 NEIGHBOUR_ROWS = 5_000  # of the validation, on which the neighbours' settings are chosen
 VALIDATION_SEED = 1_000_003  # the test rows' negatives are drawn from the plain seed, so the two never coincide
 
@@ -85,6 +97,7 @@ class SOLID:
 
     def __init__(self, config: Config | None = None, **fields: Any) -> None:
         self.config = (config or Config()).replace(**fields)
+        check_backbone(self.config.model.backbone)
         self.model: DynamicRecommender | None = None
         self.neighbours: WithNeighbours | None = None
         self.catalogue: Catalogue | None = None
@@ -112,19 +125,32 @@ class SOLID:
             data: a `Dataset`, or whatever `load_dataset` takes (a path, a frame, arrays).
             baseline: also train the static backbone, as `self.training.static` (done anyway for id_encoder model, then
                 without item features, which are made from it).
-            folder: where each stage keeps its checkpoints and log; a folder with those is resumed.
+            folder: where each stage keeps its checkpoints and log; a folder with those is resumed, if they are of this
+                configuration (more epochs or patience are allowed) and dataset.
+            reporter: told of every step and epoch; None shows a progress bar where stderr is a terminal, and nothing
+                elsewhere; `solid_ext.train.Silent()` shows nothing anywhere.
 
         Returns:
-            self.
+            self, in eval mode.
 
         Raises:
-            ValueError: data that cannot be read or split.
+            ValueError: data that cannot be read or split; a folder of another training, or in use by one.
+            FloatingPointError: a training that diverges.
         """
+        if reporter is None and sys.stderr.isatty():
+            with ProgressBar(Console(stderr=True), self.config.train.monitor) as bar:
+                return self.fit(data, baseline=baseline, folder=folder, reporter=bar)
         dataset = data if isinstance(data, Dataset) else load_dataset(data)
         config = self.config.resolved(dataset.num_users, dataset.num_items)
         folder = None if folder is None else Path(folder)
-        check_device(config.train.device)
-        check_backbone(config.model.backbone)
+        check_fit(config, dataset)
+        with nullcontext() if folder is None else owned(folder, "fit"):
+            self._fit(config, dataset, baseline, folder, reporter)
+        return self
+
+    def _fit(
+        self, config: Config, dataset: Dataset, baseline: bool, folder: Path | None, reporter: Reporter | None
+    ) -> None:
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
         split = make_split(config, dataset)
@@ -132,10 +158,16 @@ class SOLID:
         stages: list[Stage] = []
         static: list[DynamicRecommender] = []  # none or one
 
-        def trained_static(features: Tensor | None) -> DynamicRecommender:
-            where = None if folder is None else folder / "static"
+        def trained_static(features: Tensor | None, *later: str) -> DynamicRecommender:
             model, stage = train_static(
-                config, dataset, split, validate, features=features, folder=where, reporter=reporter
+                config,
+                dataset,
+                split,
+                validate,
+                features=features,
+                folder=None if folder is None else folder / "static",
+                followed_by=[] if folder is None else [folder / name for name in later],
+                reporter=reporter,
             )
             static.append(model)
             stages.append(stage)
@@ -144,7 +176,7 @@ class SOLID:
         def id_features() -> np.ndarray:
             if config.semantics.id_encoder == "cooccurrence":
                 return cooccurrence_features(dataset, split.train_end, seed=config.train.seed)
-            return trained_static(None).item_embedding.weight.detach().float().cpu().numpy()
+            return trained_static(None, "stage1", "stage2").item_embedding.weight.detach().float().cpu().numpy()
 
         semantics = make_semantics(config.semantics, dataset, seed=config.train.seed, id_features=id_features)
         features = None if semantics.features is None else torch.from_numpy(semantics.features)
@@ -172,9 +204,8 @@ class SOLID:
                 content = content_similarity(semantics.features)
             self.neighbours = choose_neighbours(self.model, knn, validate, content)
             baselines = [choose_neighbours(model, knn, validate, content) for model in static]
-        self.catalogue, self.fingerprint = dataset.catalogue, dataset.fingerprint
+        self.catalogue, self.fingerprint = counted(dataset, split), dataset.fingerprint
         self._training = Training(dataset, split, semantics, next(iter(baselines), None), stages + both)
-        return self
 
     def evaluate(self, data: Any = None) -> dict[str, dict[str, float]]:
         """Metrics on the test rows, by the sampled protocol and by full ranking.
@@ -220,60 +251,89 @@ class SOLID:
             return None
         usage = torch.zeros(model.num_semantics, dtype=torch.int64)
         rows = np.arange(len(split.test.users))
-        with inference(model):
+        with inference(model) as asked:
             for batch in np.array_split(rows, -(-len(rows) // self.config.train.batch_size)):
                 sequences = torch.from_numpy(gather_sequences(dataset, split.test.take(batch), model.length))
-                code = model(sequences.to(model.device)).code
+                code = asked(sequences.to(model.device)).code
                 if code is not None:
                     usage += torch.bincount(code[valid_mask(sequences)].cpu(), minlength=model.num_semantics)
         return usage.numpy()
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the model, its configuration and its catalogue to a new folder, whole or not at all."""
+        """Write the model, its configuration, catalogue and neighbours to a new folder, whole or not at all.
+
+        `manifest.json` holds size and sha256 of each file, and ties them together.
+
+        Args:
+            overwrite: replace the folder if it is one that this wrote, and holds nothing else.
+
+        Raises:
+            ValueError: not fitted yet; the folder exists, or is something else; it cannot be written.
+        """
         model, folder = self._fitted(), Path(folder)
         assert self.catalogue is not None
-        if folder.exists() and not overwrite:
-            raise ValueError(f"save: expected a folder that does not exist yet, got {folder}")
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        state = {
-            "num_items": model.num_items,
-            "dataset": self.fingerprint,
-            "solid_ext": build_info()["version"],
-        }
-        save_checkpoint(partial / "model.safetensors", model.state_dict(), state)
-        (partial / "config.yaml").write_text(self.config.to_yaml(), encoding="utf-8")
-        self.catalogue.save(partial / "items.parquet")
-        if self.neighbours is not None:
-            self.neighbours.save(partial / NEIGHBOURS)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        with written_folder(folder, "save", overwrite=overwrite, ours=_foreign) as fresh:
+            state = {"num_items": model.num_items, "dataset": self.fingerprint}
+            save_checkpoint(fresh / WEIGHTS, model.state_dict(), state)
+            write_text(fresh / CONFIG, self.config.to_yaml())
+            self.catalogue.save(fresh / ITEMS)
+            if self.neighbours is not None:
+                self.neighbours.save(fresh / NEIGHBOURS)
+            described = {"format": FORMAT, "format_version": FORMAT_VERSION, "solid_ext": build_info()["version"]}
+            describe_folder(fresh, MANIFEST, described)
         return folder
 
     @property
     def scorer(self) -> Scorer:
-        """What evaluates and recommends: the model, with its neighbours where the configuration has them."""
-        return self.neighbours or self._fitted()
+        """What evaluates and recommends: the model, with its neighbours where the configuration has them, and
+        popularity for empty histories, of which no model is trained on one."""
+        scorer = self._fitted() if self.neighbours is None else self.neighbours
+        if self.catalogue is None or self.catalogue.counts is None:
+            return scorer
+        return WithNewcomers(scorer, torch.from_numpy(self.catalogue.counts))
 
     @staticmethod
     def load(folder: str | Path) -> SOLID:
-        """Read what `save` wrote.
+        """Read what `save` wrote, or the model of a run's folder.
+
+        Every file is checked against the manifest before anything of it is used.
 
         Raises:
-            ValueError: no such folder, another format version, tensors that do not fit the configuration, NaN weights.
+            ValueError: no such folder; a file that is missing, torn or changed; another format version; tensors that do
+                not fit the configuration or the catalogue, NaN weights.
         """
         folder = Path(folder)
-        if not (folder / "model.safetensors").is_file():
-            raise ValueError(f"load: expected a folder with model.safetensors, got {folder}")
-        solid = SOLID(Config.from_yaml(folder / "config.yaml"))
-        tensors, state = load_checkpoint(folder / "model.safetensors")
-        if "semantics" not in tensors:
-            raise ValueError(f"load: expected a tensor `semantics` in {folder}, got none")
+        if not (folder / MANIFEST).exists() and (folder / "model").is_dir():
+            folder = folder / "model"
+        if not (folder / WEIGHTS).is_file():
+            raise ValueError(f"load: expected a folder with {WEIGHTS}, got {folder}{elsewhere(folder)}")
+        if not (folder / MANIFEST).is_file():
+            raise ValueError(
+                f"load: expected {MANIFEST} with the checksums of {folder}, got none (a model of an earlier version: "
+                "train --resume, or fit and save, writes it anew)"
+            )
+        manifest = verify_folder(folder, MANIFEST, "load")
+        if (manifest.get("format"), manifest.get("format_version")) != (FORMAT, FORMAT_VERSION):
+            raise ValueError(
+                f"load: expected {MANIFEST} of a {FORMAT}, version {FORMAT_VERSION}, in {folder}, "
+                f"got {manifest.get('format')!r}, version {manifest.get('format_version')!r}"
+            )
+        solid = SOLID(Config.from_yaml(folder / CONFIG))
+        wanted = {WEIGHTS, CONFIG, ITEMS} | ({NEIGHBOURS} if solid.config.model.neighbours else set())
+        if wanted - manifest["files"].keys():
+            absent = min(wanted - manifest["files"].keys())
+            raise ValueError(f"load: expected {absent} among the files of {folder / MANIFEST}, got none")
+        tensors, state = load_checkpoint(folder / WEIGHTS)
+        solid.fingerprint, num_items = state.get("dataset"), state.get("num_items")
+        solid.catalogue = Catalogue.load(folder / ITEMS)
+        ids = solid.catalogue.table["item_id"]
+        if ids.len() != num_items or ids.null_count() or ids.n_unique() != num_items:
+            raise ValueError(
+                f"load: expected {num_items} different items in {folder / ITEMS}, as the model has, got {ids.len()} "
+                f"rows with {ids.drop_nulls().n_unique()} different ids"
+            )
         on_cpu = solid.config.replace(device="cpu", cuda_graph=False)
-        solid.model = restore_model(on_cpu, state["num_items"], tensors, folder / "model.safetensors")
-        solid.fingerprint = state["dataset"]
-        solid.catalogue = Catalogue.load(folder / "items.parquet")
+        solid.model = restore_model(on_cpu, ids.len(), tensors, folder / WEIGHTS)
         if solid.config.model.neighbours:
             solid.neighbours = WithNeighbours.load(folder / NEIGHBOURS, solid.model)
         return solid
@@ -285,6 +345,11 @@ class SOLID:
 
     def _data(self, data: Any) -> tuple[Dataset, Split]:
         if data is None:
+            if self.model is not None and self._training is None:
+                raise ValueError(
+                    "evaluate: expected the dataset that the model was fitted on, as in evaluate(data), got none "
+                    "(a loaded model does not hold it)"
+                )
             return self.training.dataset, self.training.split
         dataset = data if isinstance(data, Dataset) else load_dataset(data)
         if dataset.fingerprint != self.fingerprint:
@@ -320,6 +385,24 @@ class Validation:
         return metrics.values[self.config.train.monitor]
 
 
+def check_fit(config: Config, dataset: Dataset) -> None:
+    """Refuse what cannot be trained, before any work and before any folder is touched.
+
+    Raises:
+        ValueError: no such device or backbone, a network larger than the memory, data that cannot be split as asked,
+            features that are not there.
+    """
+    check_device(config.train.device)
+    check_backbone(config.model.backbone)
+    check_memory(config, dataset.num_items)
+    make_split(config, dataset)
+    check_semantics(config.semantics, dataset)
+
+
+def _foreign(folder: Path) -> str | None:
+    return foreign_to(folder, MANIFEST, FORMAT)
+
+
 def check_device(device: str) -> None:
     """Refuse a device that torch does not see.
 
@@ -329,6 +412,11 @@ def check_device(device: str) -> None:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device != "cpu" and (torch.device(device).index or 0) >= count:
         raise ValueError(f"device: expected cpu or one of the {count} CUDA devices that torch sees, got {device}")
+
+
+def counted(dataset: Dataset, split: Split) -> Catalogue:
+    """The dataset's catalogue with the counts of the training part, which newcomers are recommended by."""
+    return replace(dataset.catalogue, counts=Popularity.of_split(dataset, split).counts.numpy()[1:])
 
 
 def make_split(config: Config, dataset: Dataset) -> Split:

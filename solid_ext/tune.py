@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from solid_ext.compare.grid import PRESETS, base_config
-from solid_ext.config import Config
+from solid_ext.compare.grid import base_config
+from solid_ext.config import PRESETS, Config
 from solid_ext.data import Dataset
+from solid_ext.files import LOCK, owned, read_json, write_json, write_text
 from solid_ext.methods import METHODS, method_config
 from solid_ext.models.backbones import BACKBONES
-from solid_ext.run import open_run, write_json
+from solid_ext.run import holds_run, open_run
 from solid_ext.solid import SOLID
 
 if TYPE_CHECKING:
@@ -115,30 +116,34 @@ def tune(
 
     if trials < 1:
         raise ValueError(f"trials: expected at least 1, got {trials}")
-    _open(out, search, dataset)
+    held = {entry.name for entry in out.iterdir()} if out.is_dir() else {"a file"} if os.path.lexists(out) else set()
+    if "search.json" not in held and held - {LOCK}:
+        raise ValueError(f"out: expected a new folder or one of this search, got {out}, which holds something else")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(out / "journal.log"))),
-        study_name="tune",
-        direction="maximize",
-        load_if_exists=True,
-    )
-    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):  # the one that a kill left behind
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-    space = _space(search, dataset)
-    done = len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))
-    for number in range(done, trials):
-        study.sampler = optuna.samplers.TPESampler(seed=search.config.train.seed + number)
-        asked = study.ask(space)
-        metric = _train(out / "trials" / str(number), search.config.replace(**asked.params), dataset)
-        study.tell(asked, metric)
-        shutil.rmtree(out / "trials" / str(number))
-        if told is not None:
-            told(Trial(number, asked.params, metric))
-    finished = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
-    best = max(range(len(finished)), key=lambda number: (finished[number].value, -number))
-    _write_best(out / "best.yaml", search.config.replace(**finished[best].params))
-    return Trial(best, finished[best].params, float(finished[best].value or 0.0))
+    with owned(out, "out"):
+        _open(out, search, dataset)
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(out / "journal.log"))),
+            study_name="tune",
+            direction="maximize",
+            load_if_exists=True,
+        )
+        for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):  # the one that a kill left behind
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        space = _space(search, dataset)
+        done = len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))
+        for number in range(done, trials):
+            study.sampler = optuna.samplers.TPESampler(seed=search.config.train.seed + number)
+            asked = study.ask(space)
+            metric = _train(out / "trials" / str(number), search.config.replace(**asked.params), dataset)
+            study.tell(asked, metric)
+            shutil.rmtree(out / "trials" / str(number))
+            if told is not None:
+                told(Trial(number, asked.params, metric))
+        finished = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+        best = max(range(len(finished)), key=lambda number: (finished[number].value, -number))
+        _write_best(out / "best.yaml", search.config.replace(**finished[best].params))
+        return Trial(best, finished[best].params, float(finished[best].value or 0.0))
 
 
 def _open(out: Path, search: Search, dataset: Dataset) -> None:
@@ -146,11 +151,8 @@ def _open(out: Path, search: Search, dataset: Dataset) -> None:
     asked = json.loads(json.dumps({**asdict(search), "fingerprint": dataset.fingerprint}))
     path = out / "search.json"
     if not path.exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ValueError(f"out: expected a new folder or one of this search, got {out}, which holds something else")
-        out.mkdir(parents=True, exist_ok=True)
         write_json(path, asked)
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved = read_json(path, "out")
     if saved != asked:
         what = next((name for name in asked if saved.get(name) != asked[name]), "others")
         raise ValueError(f"out: expected a new folder or one of this search, got {out}, whose {what} differ")
@@ -176,7 +178,7 @@ def _space(search: Search, dataset: Dataset) -> dict[str, BaseDistribution]:
 
 def _train(folder: Path, config: Config, dataset: Dataset) -> float:
     """The validation metric that a configuration reaches; a trial that was stopped goes on."""
-    resume = (folder / "run.json").exists()
+    resume = holds_run(folder)
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
     open_run(folder, config, dataset, resume=resume, overwrite=False)
@@ -188,12 +190,5 @@ def _train(folder: Path, config: Config, dataset: Dataset) -> float:
 
 def _write_best(path: Path, config: Config) -> None:
     """The fields that differ from the defaults, without what belongs to one run alone."""
-    default = Config().flat()
-    fields = {
-        name: value
-        for name, value in config.flat().items()
-        if value != default[name] and name not in ("seed", "threads")
-    }
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
-    os.replace(partial, path)
+    fields = {name: value for name, value in config.changes().items() if name not in ("seed", "threads")}
+    write_text(path, yaml.safe_dump(fields, sort_keys=False))

@@ -1,19 +1,22 @@
 // The nearest codebook entry of every row, and sums of rows by code.
 //
-//   index_i = argmin_k ||x_i - c_k||^2 = argmin_k (||c_k||^2 / 2 - <x_i, c_k>)      lowest k on a tie
+//   index_i = argmin_k sum_d (x_id - c_kd)^2      lowest k on a tie
 //   quantized_i = c_index_i,  distance_i = sum_d (x_id - quantized_id)^2
 //
 // Shapes: N rows, K >= 1 codes, D >= 1. x [N, D] with rows `x_stride` elements apart; codebook [K, D],
 // quantized [N, D] and sums [K, D] dense; mask, index, distance [N]; counts [K]. Types: all float, or all
 // double.
 //
-// Ties: equal computed costs give the lowest index. Every cost is computed by the same chain of operations
-// whatever its place in a tile, so duplicates of a code tie exactly, and the result does not depend on the
-// tiling. NaN: a code whose cost is not below +infinity (NaN, overflow) is never chosen; index 0 when no code
-// is left. Masked rows (mask false): index 0, zeros, distance 0, in no sum; they are skipped, not computed.
-// Statistics leave out rows whose distance is not finite. Sums are added in the order of the rows.
+// What is compared is the sum of squared differences, computed in x's type one component after the other,
+// fused where the processor can: d(index_i) <= d(nearest) (1 + (2 D + 6) u) with u half an epsilon, wherever
+// rows and codes lie. The search goes by the costs ||c_k||^2 / 2 - <x_i, c_k>, half the work, and compares
+// differences only where the costs' rounding could hide the answer; so results do not depend on which way they
+// were found, nor on a lower-precision pass that may come first (screen.h).
 //
-// A lower-precision pass may come first (screen.h); it changes no result.
+// Ties: equal sums give the lowest index; duplicates of a code tie exactly. NaN: a code whose distance is not
+// below +infinity (NaN, overflow) is never chosen; index 0 when no code is left. Masked rows (mask false):
+// index 0, zeros, distance 0, in no sum; they are skipped, not computed. Statistics leave out rows whose
+// distance is not finite. Sums are added in the order of the rows.
 //
 // Nothing of size N x K is written, and all results are bitwise the same for any number of threads.
 #pragma once

@@ -6,9 +6,9 @@
 // The two last terms are one more pair of components of a product of bfloat16 pairs (each factor rounded up),
 // and L costs D / 2 + 1 instructions for 16 codes instead of D. Rounding of float32 sums, in L and in the
 // exact cost, is at most eta (h + ||x|| ||c||) with eta = (D + 6) 2^-23: h is made smaller and E larger by 4
-// eta ||.||. A code is nearest in float32 only if L <= the float32 cost of some code: the code with the least
-// L gives a first cost, and whatever lies below it is computed exactly, by the same chain of operations as in
-// `tile`. So the results are those of the float32 search, bit by bit.
+// eta ||.||. The code with the least L gives a first cost; whatever lies below it, or above it by less than
+// rounding reaches (`rounding_reach`), is computed exactly, by the same chain of operations as in `tile`. So the
+// winner is that of the float32 search, and all that its certainty depends on has been looked at.
 //
 // Lanes are rows: 16 rows of a vector meet one code of a group of 8, so that no step of the selection goes
 // across lanes. Only the least L of a "slot" of 16 codes is kept (or of several times 16), which are one
@@ -129,10 +129,10 @@ SOLID_INLINE Vector<float> sums_of(Vector<float> (&v)[16]) {
   return v[0];
 }
 
-// Up to 16 rows as a vector of lanes: x~ in pairs, then (e, ||x||), [words][stride]. Returns the rows that
-// can be screened: not too long, and numbers.
+// Up to 16 rows as a vector of lanes: x~ in pairs, then (e, ||x||), [words][stride]; and ||x||, 1 % too large.
+// Returns the rows that can be screened: not too long, and numbers.
 SOLID_APART __mmask16 screen_rows(const Screen& s, const float* const* rows, int count, int32_t* to,
-                                  int64_t stride) {
+                                  int64_t stride, float* lengths) {
   Vector<float> norm[16] = {}, lost[16] = {};
   for (int64_t d = 0; d < s.dim; d += 32) {
     const uint32_t present = s.dim - d >= 32 ? ~uint32_t(0) : (uint32_t(1) << (s.dim - d)) - 1;
@@ -155,6 +155,7 @@ SOLID_APART __mmask16 screen_rows(const Screen& s, const float* const* rows, int
   const __m512 length = root_of(squared) * 1.01f + kFloor;
   const __m512 error = root_of(sums_of(lost)) * 1.01f + kFloor;
   _mm512_storeu_si512(to + (s.words - 1) * stride, to_words(error, length));
+  _mm512_storeu_ps(lengths, length);
   const __m512 longest = _mm512_set1_ps(kHugeNorm * kHugeNorm);
   return _mm512_mask_cmp_ps_mask(__mmask16((1u << count) - 1), squared, longest, _CMP_LE_OQ);
 }
@@ -196,17 +197,15 @@ __attribute__((noinline)) void screen_sweep(const Screen& s, const int32_t* rows
   }
 }
 
-// The least exact cost of each of up to 16 checks and its code, the lowest on a tie.
-struct Nearest {
-  Vector<float> cost;
-  Mask<float> code;
-};
+// The least exact cost of each of up to 16 checks, its code, the lowest on a tie, and the least of the others.
+using Nearest = Best<float>;
 
 // Exact costs of the slots of `places`, 16 slot + lane of the row, by the chain of `tile`, four in step to
 // hide its latency. The list is filled up to a multiple of four.
 SOLID_APART Nearest run_checks(const Screen& s, const float* const* rows, int32_t* places, int count) {
   for (int filled = count; filled % 4 != 0; ++filled) places[filled] = places[0];
-  Nearest best{Vector<float>{} + __builtin_inff(), Mask<float>{}};
+  const Vector<float> infinite = Vector<float>{} + __builtin_inff();
+  Nearest best{infinite, Mask<float>{}, infinite};
   for (int64_t vector = 0; vector < s.slot_codes; vector += 16) {
     Vector<float> costs[16];
     Mask<float> first;
@@ -234,6 +233,8 @@ SOLID_APART Nearest run_checks(const Screen& s, const float* const* rows, int32_
 #pragma GCC unroll 16
     for (int code = 0; code < 16; ++code) {
       const Mask<float> less = costs[code] < best.cost;
+      const Vector<float> other = less ? best.cost : costs[code];
+      best.second = other < best.second ? other : best.second;
       best.cost = less ? costs[code] : best.cost;
       best.code = less ? first + code : best.code;
     }
@@ -273,7 +274,7 @@ SOLID_INLINE int open_slots(const Screen& s, const float* bounds, int64_t stride
 // The nearest codes of up to 16 rows from their bounds, one slot every `stride` floats. False: too many
 // candidates.
 SOLID_APART bool select_codes(const Screen& s, const float* const* rows, __mmask16 usable, float* bounds,
-                              int64_t stride, int64_t* codes) {
+                              int64_t stride, const float* lengths, Winner<float>* winners) {
   int32_t places[kScreenSlots * 16 + 16];
 
   // The slot with the least bound gives each row its first exact cost; it is done with then.
@@ -285,7 +286,12 @@ SOLID_APART bool select_codes(const Screen& s, const float* const* rows, __mmask
       places[i] = places[__builtin_ctz(usable)];
   }
   Nearest found = run_checks(s, rows, places, 16);
-  const int count = open_slots(s, bounds, stride, usable, found.cost, places);
+  // ||x||^2 + 2 cost is the squared distance but for rounding, which the 1 % on ||x|| covers.
+  const __m512 length = _mm512_loadu_ps(lengths), cost = (__m512)found.cost;
+  const __m512 distance = _mm512_maskz_max_ps(kAll, (length * length + 2 * cost) * 1.01f, _mm512_setzero_ps());
+  const __m512 r = length + root_of(distance);
+  const __m512 limit = cost + (rounding_reach<float>(s.dim) * (r * r) + kReachFloor<float>);
+  const int count = open_slots(s, bounds, stride, usable, limit, places);
   if (count * s.slot_codes > 16 * (kMostCodes + s.padded / 8)) return false;
   for (int at = 0; at < count; at += 16) {
     const int size = int(least(count - at, 16));
@@ -293,25 +299,34 @@ SOLID_APART bool select_codes(const Screen& s, const float* const* rows, __mmask
     for (int i = 0; i < size; ++i) {
       const int row = places[at + i] % 16;
       const bool tie = other.cost[i] == found.cost[row] && other.code[i] < found.code[row];
+      float loser = other.cost[i];
       if (other.cost[i] < found.cost[row] || tie) {
+        loser = found.cost[row];
         found.cost[row] = other.cost[i];
         found.code[row] = other.code[i];
       }
+      if (other.second[i] < loser) loser = other.second[i];
+      if (loser < found.second[row]) found.second[row] = loser;
     }
   }
-  for (int i = 0; i < 16; ++i) codes[i] = found.code[i];
+  for (int i = 0; i < 16; ++i) {
+    const float unseen = limit[i];  // what was not looked at costs more
+    winners[i] = {found.code[i], found.cost[i], found.second[i] < unseen ? found.second[i] : unseen};
+  }
   return true;
 }
 
 // The nearest codes of up to 16 `vectors` rows; those given up are listed in `left`. Returns how many were.
-int screen_chunk(const Screen& s, int count, const float* const* rows, int64_t* codes, int* left) {
+int screen_chunk(const Screen& s, int count, const float* const* rows, Winner<float>* winners, int* left) {
   alignas(64) float bounds[kScreenSlots * kRowVectors * 16];
   alignas(64) int32_t pairs[kScreenWords];
   const int vectors = (count + 15) / 16;
   const int64_t stride = vectors * 16;
+  alignas(64) float lengths[kRowVectors * 16];
   __mmask16 usable[kRowVectors];
   for (int v = 0; v < vectors; ++v)
-    usable[v] = screen_rows(s, rows + v * 16, int(least(count - v * 16, 16)), pairs + v * 16, stride);
+    usable[v] = screen_rows(s, rows + v * 16, int(least(count - v * 16, 16)), pairs + v * 16, stride,
+                            lengths + v * 16);
   switch (vectors) {
     case 1:
       screen_sweep<1>(s, pairs, bounds);
@@ -325,12 +340,13 @@ int screen_chunk(const Screen& s, int count, const float* const* rows, int64_t* 
   }
   int given_up = 0;
   for (int v = 0; v < vectors; ++v) {
-    int64_t found[16];
-    if (usable[v] != 0 && !select_codes(s, rows + v * 16, usable[v], bounds + v * 16, stride, found))
+    Winner<float> found[16];
+    if (usable[v] != 0 &&
+        !select_codes(s, rows + v * 16, usable[v], bounds + v * 16, stride, lengths + v * 16, found))
       usable[v] = 0;
     for (int i = v * 16; i < least(count, v * 16 + 16); ++i) {
       if (usable[v] >> i % 16 & 1)
-        codes[i] = found[i % 16];
+        winners[i] = found[i % 16];
       else
         left[given_up++] = i;
     }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import resource
 import shutil
 import sys
 import threading
@@ -19,7 +17,8 @@ from solid_ext.compare.grid import Cell, Grid
 from solid_ext.compare.peers import PEERS, Task
 from solid_ext.data import Dataset
 from solid_ext.evaluate import evaluate_full, evaluate_sampled
-from solid_ext.run import open_run, write_json
+from solid_ext.files import write_json, written, written_folder
+from solid_ext.run import holds_run, open_run
 from solid_ext.solid import SOLID, make_split
 from solid_ext.train import Epoch
 from solid_ext.train.algorithm import stage1_config
@@ -56,7 +55,7 @@ def run_cell(folder: Path, cell: Cell, dataset: Dataset, others: Mapping[Path, C
     whose stage 1 would be the same, bit by bit, lends it.
     """
     config = cell.config.resolved(dataset.num_users, dataset.num_items)
-    resume = _holds_a_run(folder)
+    resume = holds_run(folder)
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
     open_run(folder, config, dataset, resume=resume, overwrite=False)
@@ -82,9 +81,8 @@ def run_cell(folder: Path, cell: Cell, dataset: Dataset, others: Mapping[Path, C
             "new_rank": new.ranks,
         }
     )
-    partial = folder / (USERS + ".partial")
-    table.write_parquet(partial)
-    os.replace(partial, folder / USERS)
+    with written(folder / USERS) as partial:
+        table.write_parquet(partial)
     epochs = [epoch for stage in stages for epoch in stage.history]
     write_json(
         folder / METRICS,
@@ -101,9 +99,19 @@ def run_cell(folder: Path, cell: Cell, dataset: Dataset, others: Mapping[Path, C
                 "evaluate": evaluated - trained,
             },
             "rows_per_second": clock.epochs * len(split.train) / clock.seconds if clock.epochs else None,
-            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_bytes": _peak_bytes(),
         },
     )
+
+
+def _peak_bytes() -> int | None:
+    """The most memory that the process has held; None on a system that does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _borrow_stage1(folder: Path, cell: Cell, others: Mapping[Path, Cell]) -> None:
@@ -113,20 +121,9 @@ def _borrow_stage1(folder: Path, cell: Cell, others: Mapping[Path, Cell]) -> Non
         return
     for other, theirs in others.items():
         if (theirs.dataset, stage1_config(theirs.config)) == (cell.dataset, wanted) and theirs.method not in PEERS:
-            partial = folder / (STAGE1 + ".partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(other / STAGE1, partial)
-            partial.rename(folder / STAGE1)
+            with written_folder(folder / STAGE1, "compare", overwrite=False, ours=str) as fresh:
+                shutil.copytree(other / STAGE1, fresh, dirs_exist_ok=True)
             return
-
-
-def _holds_a_run(folder: Path) -> bool:
-    """Whether a run got so far that it can be resumed; one killed before that starts anew."""
-    try:
-        json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def _end_with_parent() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from solid_ext.compare.grid import Cell, Grid
 from solid_ext.compare.report import write_report
 from solid_ext.data import Dataset, semantics_from_categories
 from solid_ext.data.semantics import semantics_source
+from solid_ext.files import LOCK, owned
 from solid_ext.solid import make_split
 
 Told = Callable[[int, int, Cell, str | None], None]
@@ -48,7 +48,7 @@ def compare(out: Path, grid: Grid, datasets: Sequence[Dataset], *, jobs: int = 0
             if not (out / DATA / dataset.name).exists():
                 dataset.save(out / DATA / dataset.name)
         failed = {}
-        for place, (cell, problem) in enumerate(_run_all(out, cells, jobs or len(os.sched_getaffinity(0))), 1):
+        for place, (cell, problem) in enumerate(_run_all(out, cells, jobs or _processors()), 1):
             if problem is not None:
                 failed[cell.name] = problem
             if told is not None:
@@ -60,6 +60,11 @@ def compare(out: Path, grid: Grid, datasets: Sequence[Dataset], *, jobs: int = 0
         raise ValueError(
             f"compare: expected {len(cells)} runs to finish, got {len(failed)} that failed ({name}: {problem})"
         )
+
+
+def _processors() -> int:
+    """Those that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_dataset(dataset: Dataset, cells: list[Cell]) -> None:
@@ -86,22 +91,12 @@ def _opened(out: Path, grid: Grid) -> Iterator[None]:
     saved = Grid.load(path) if path.exists() else None
     if saved is not None:
         _check_holds(out, grid, saved)
-    elif out.exists() and (not out.is_dir() or any(entry.name != GRID + ".partial" for entry in out.iterdir())):
+    elif os.path.lexists(out) and (not out.is_dir() or any(entry.name != LOCK for entry in out.iterdir())):
         raise ValueError(f"out: expected a new folder or one of this comparison, got {out}, which holds something else")
-    out.mkdir(parents=True, exist_ok=True)
-    held = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"out: expected a folder nobody works in, got {out}, in use by another compare") from error
+    with owned(out, "out"):
         if saved != grid:
-            partial = out / (GRID + ".partial")
-            grid.save(partial)
-            os.replace(partial, path)
+            grid.save(path)
         yield
-    finally:
-        os.close(held)
 
 
 def _check_holds(out: Path, grid: Grid, saved: Grid) -> None:

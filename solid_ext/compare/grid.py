@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from solid_ext.compare.peers import PEERS, peer_config
-from solid_ext.config import PAPER, Config
+from solid_ext.config import PRESETS, Config
 from solid_ext.data import Dataset
+from solid_ext.files import read_json, write_json
 from solid_ext.methods import METHODS, method_config
 from solid_ext.models.backbones import BACKBONES
 
-PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER, "best": {}}
-"""paper: Table 2; best: the defaults, which do best here. Each sets fields by their name."""
-
 NO_BACKBONE = "-"
-VERSION = 1
+VERSION = 2
 
 # A method's switches are its own; these a method may set, and a file may for the methods that do not.
 _TUNED = {"delta", "alignment", "generator"}
@@ -84,13 +81,13 @@ class Grid:
 
     def save(self, path: Path) -> None:
         """Write the grid as JSON."""
-        path.write_text(json.dumps({"version": VERSION, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
+        write_json(path, {"version": VERSION, **asdict(self)})
 
     @staticmethod
     def load(path: Path) -> Grid:
         """Read what `save` wrote."""
         try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
+            saved = read_json(path, "out")
             if saved.pop("version") != VERSION:
                 raise ValueError("another format version")
             lists: dict[str, Any] = {name: tuple(saved.pop(name)) for name in ("backbones", "methods", "seeds")}

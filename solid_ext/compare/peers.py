@@ -10,7 +10,8 @@ from typing import NamedTuple
 from solid_ext.config import Config
 from solid_ext.data import Dataset, Split
 from solid_ext.evaluate import Scorer, evaluate_full
-from solid_ext.models import ItemKNN, Markov, Popularity, SASRecSoftmax
+from solid_ext.models import SASRecSoftmax
+from solid_ext.scorers import ItemKNN, Markov, Popularity
 from solid_ext.train import Reporter, Stage, train_stage
 from solid_ext.train.algorithm import seeded
 
@@ -55,7 +56,10 @@ def sasrec_softmax(task: Task) -> Built:
 
     train = replace(config.train, loss="full_softmax", learning_rate=0.001, weight_decay=0.0, batch_size=2048)
     folder = task.folder / "sasrec"
-    stage = train_stage("sasrec", model, dataset, split, train, validate, folder=folder, reporter=task.reporter)
+    fields = replace(config, train=train).flat()
+    stage = train_stage(
+        "sasrec", model, dataset, split, train, validate, fields=fields, folder=folder, reporter=task.reporter
+    )
     return model, [stage]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from solid_ext.files import written
 
 # Okabe and Ito's colours; markers differ as well.
 _LOOKS = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
@@ -57,13 +58,12 @@ def draw_comparison(
                     xerr=np.std(values, ddof=1) if len(values) > 1 else None,
                     color=colour, marker=marker, markersize=6, capsize=3, linestyle="none",
                 )  # fmt: skip
-            axis.set_yticks(range(len(methods[dataset])), methods[dataset])
+            axis.set_yticks(range(len(methods[dataset])), methods[dataset], parse_math=False)
             axis.locator_params(axis="x", nbins=5)
             axis.grid(alpha=0.3)
-            axis.set_title(f"{dataset}: {' '.join(metric)}", fontsize=10)
+            axis.set_title(f"{dataset}: {' '.join(metric)}", fontsize=10, parse_math=False)
         row[0].invert_yaxis()
     names = ["none" if name == no_backbone else name for name in handles]
     figure.legend(handles.values(), names, loc="outside lower center", ncols=len(names), title="backbone")
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png")
-    os.replace(partial, path)
+    with written(path) as partial:
+        figure.savefig(partial, format="png")

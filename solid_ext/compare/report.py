@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +13,9 @@ from numpy.typing import NDArray
 from solid_ext.compare.cell import METRICS, RUNS, USERS
 from solid_ext.compare.grid import NO_BACKBONE, Cell, Grid
 from solid_ext.compare.picture import draw_comparison
-from solid_ext.compare.significance import Difference, paired_differences
 from solid_ext.evaluate import hr_per_row, mean_per_user, mrr_per_row, ndcg_per_row
+from solid_ext.evaluate.significance import Difference, paired_differences
+from solid_ext.files import read_json, write_text
 
 FloatArray = NDArray[np.float64]
 OURS = "solid"
@@ -50,13 +49,13 @@ class Line(NamedTuple):
 def write_report(out: Path, grid: Grid) -> None:
     """Read the finished runs of `grid` in `out` and write the four files, each whole or not at all."""
     cells = [cell for cell in grid.cells() if (out / RUNS / cell.name / METRICS).exists()]
-    runs = [json.loads((out / RUNS / cell.name / METRICS).read_text(encoding="utf-8")) for cell in cells]
-    _replace(out / "runs.csv", _runs_table(runs).write_csv())
-    _replace(out / "costs.csv", _costs_table(runs).write_csv())
+    runs = [read_json(out / RUNS / cell.name / METRICS, "compare") for cell in cells]
+    write_text(out / "runs.csv", _runs_table(runs).write_csv())
+    write_text(out / "costs.csv", _costs_table(runs).write_csv())
     lines = {dataset: read_lines(out, [cell for cell in cells if cell.dataset == dataset]) for dataset in grid.datasets}
     lines = {dataset: found for dataset, found in lines.items() if found}
     missing = [cell.name for cell in grid.cells() if cell not in cells]
-    _replace(out / "report.md", _markdown(grid, lines, _costs_table(runs), missing))
+    write_text(out / "report.md", _markdown(grid, lines, _costs_table(runs), missing))
     draw_comparison(out / "report.png", lines, TESTED, NO_BACKBONE)
 
 
@@ -99,7 +98,7 @@ def read_lines(out: Path, cells: list[Cell]) -> list[Line]:
         grouped.setdefault((cell.backbone, cell.method), []).append(out / RUNS / cell.name)
     lines = []
     for (backbone, method), folders in grouped.items():
-        metrics = [json.loads((folder / METRICS).read_text(encoding="utf-8"))["metrics"] for folder in folders]
+        metrics = [read_json(folder / METRICS, "compare")["metrics"] for folder in folders]
         tables = [pl.read_parquet(folder / USERS) for folder in folders]
         seeds = {(protocol, metric): [run[protocol][metric] for run in metrics] for protocol, metric in SHOWN}
         users = {
@@ -210,9 +209,3 @@ def _row(*cells: str) -> str:
 
 def _rule(names: int, numbers: int) -> str:
     return _row(*["---"] * names, *["--:"] * numbers)
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -7,6 +7,7 @@ from solid_ext.data.negatives import NegativeSampler
 from solid_ext.data.recipes import RECIPES, Recipe, Statistics, compare_with_table1, prepare_raw
 from solid_ext.data.semantics import (
     Semantics,
+    check_semantics,
     concatenate_features,
     cooccurrence_features,
     image_features,
@@ -34,6 +35,7 @@ __all__ = [
     "Split",
     "Statistics",
     "SyntheticTruth",
+    "check_semantics",
     "compare_with_table1",
     "concatenate_features",
     "cooccurrence_features",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import math
 import os
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,18 +16,33 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from solid_ext.data.interactions import normalise_ids
+COUNTS = "solid_ext: interactions in the training part"
+"""The column of a saved catalogue that holds `counts`; metadata has no column of this name."""
+_OTHER_IDS = (datetime.date, datetime.time, decimal.Decimal, uuid.UUID)  # a datetime is a date
 
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
     """V items: item v in 1..V is row v - 1 of `table`.
 
+    Looking up ids and titles takes time in proportion to what is asked, once the tables for it are made, and calls
+    nothing that starts threads: it works in a forked process too.
+
     Attributes:
         table: `[V]` rows; column `item_id` holds the raw ids, `title`, where there is one, names the items.
+        counts: `[V] int64`, how often each item was interacted with in the training part, which is what a model knows
+            for newcomers; None where nothing was trained.
+
+    Raises:
+        ValueError: counts of another length.
     """
 
     table: pl.DataFrame
+    counts: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.counts is not None and self.counts.shape != (self.num_items,):
+            raise ValueError(f"Catalogue: expected counts [V={self.num_items}], got {list(self.counts.shape)}")
 
     @property
     def num_items(self) -> int:
@@ -34,7 +53,7 @@ class Catalogue:
         """Return the item ids of raw ids.
 
         Ids are compared as text, so that "42", as a command line or JSON gives it, finds the item stored as
-        42, and the other way round.
+        42, and the other way round; 42.0 finds both.
 
         Args:
             raw_ids: `[n]` of any type that ids may have.
@@ -45,9 +64,17 @@ class Catalogue:
         Raises:
             TypeError: values that cannot be ids.
         """
-        asked = normalise_ids("item_index", raw_ids).cast(pl.String).alias("text").to_frame()
-        found = asked.join(self._numbers_by_text, on="text", how="left", maintain_order="left")
-        return found["item"].fill_null(0).to_numpy().astype(np.int64)
+        asked = listed(raw_ids)
+        if asked is None:
+            raise TypeError(f"item_index: expected a list of item ids, got {_shown(raw_ids)}")
+        numbers = self._numbers_by_text
+        found = np.zeros(len(asked), dtype=np.int64)
+        for place, value in enumerate(asked):
+            for text in _texts(value):
+                if text in numbers:
+                    found[place] = numbers[text]
+                    break
+        return found
 
     def raw_items(self, items: Sequence[int] | np.ndarray) -> list[Any]:
         """Return the raw ids of items `[n]` in 1..V.
@@ -55,7 +82,7 @@ class Catalogue:
         Raises:
             ValueError: items out of range.
         """
-        return self.table["item_id"].gather(self._rows("raw_items", items)).to_list()
+        return [self._raw_ids[row] for row in self._rows("raw_items", items).tolist()]
 
     def titles(self, items: Sequence[int] | np.ndarray) -> list[str]:
         """Return the title of every item, or its raw id as text where there is none.
@@ -66,11 +93,14 @@ class Catalogue:
         Raises:
             ValueError: items out of range.
         """
-        return self._titles.gather(self._rows("titles", items)).to_list()
+        return [self._titles[row] for row in self._rows("titles", items).tolist()]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table as Parquet."""
-        self.table.write_parquet(Path(path))
+        """Write the table, with the counts where there are any, as Parquet."""
+        table = self.table.drop(COUNTS, strict=False)
+        if self.counts is not None:
+            table = table.with_columns(pl.Series(COUNTS, self.counts, dtype=pl.Int64))
+        table.write_parquet(Path(path))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Catalogue:
@@ -87,7 +117,12 @@ class Catalogue:
             ) from error
         if "item_id" not in table.columns:
             raise ValueError(f"Catalogue.load: expected a column item_id in {str(path)!r}, got {table.columns}")
-        return cls(table)
+        if COUNTS not in table.columns:
+            return cls(table)
+        counts = table[COUNTS]
+        if counts.dtype != pl.Int64 or counts.null_count() or (counts < 0).any():
+            raise ValueError(f"Catalogue.load: expected whole numbers of 0 or more in {COUNTS!r} of {str(path)!r}")
+        return cls(table.drop(COUNTS), counts.to_numpy().copy())
 
     def _rows(self, name: str, items: Sequence[int] | np.ndarray) -> np.ndarray:
         index = np.asarray(items, dtype=np.int64).reshape(-1)
@@ -95,14 +130,54 @@ class Catalogue:
             raise ValueError(f"{name}: expected items in 1..{self.num_items}, got {index.min()}..{index.max()}")
         return index - 1
 
-    @cached_property
-    def _numbers_by_text(self) -> pl.DataFrame:
-        numbers = np.arange(1, self.num_items + 1, dtype=np.int64)
-        return pl.DataFrame({"text": self.table["item_id"].cast(pl.String), "item": numbers})
+    # Plain Python, made once: polars works on threads of its own, which a forked process has not.
 
     @cached_property
-    def _titles(self) -> pl.Series:
-        names = self.table["item_id"].cast(pl.String)
-        if "title" not in self.table.columns:
-            return names
-        return self.table.select(pl.col("title").cast(pl.String).fill_null(names)).to_series()
+    def _raw_ids(self) -> list[Any]:
+        return self.table["item_id"].to_list()
+
+    @cached_property
+    def _numbers_by_text(self) -> dict[str, int]:
+        return {str(raw): row + 1 for row, raw in enumerate(self._raw_ids)}
+
+    @cached_property
+    def _titles(self) -> list[str]:
+        titles = self.table["title"].to_list() if "title" in self.table.columns else [None] * self.num_items
+        return [str(raw if title is None else title) for raw, title in zip(self._raw_ids, titles, strict=True)]
+
+
+def listed(values: Any) -> list[Any] | None:
+    """An ordered collection as a list: a list, tuple, range, array, tensor or series; None for anything else.
+
+    Neither text nor sets nor mappings nor frames are lists of ids.
+    """
+    if isinstance(values, (list, tuple, range)):
+        return list(values)
+    if getattr(values, "ndim", 1) == 0 or hasattr(values, "columns"):
+        return None
+    convert = getattr(values, "to_list", None) or getattr(values, "tolist", None)
+    return list(convert()) if callable(convert) else None
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """What an id may be called in the catalogue, as text; nothing for a missing one.
+
+    Raises:
+        TypeError: a value that cannot be an id.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, str):
+        return (value,)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value)), str(value)
+    if isinstance(value, (int, float, *_OTHER_IDS)) and not isinstance(value, bool):
+        return (str(value),)
+    raise TypeError(f"item_index: expected item ids as numbers, text or times, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 and "\n" not in text else type(value).__name__

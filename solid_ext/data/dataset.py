@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,16 +15,23 @@ import numpy as np
 import polars as pl
 
 from solid_ext.data.catalogue import Catalogue
+from solid_ext.data.files import nearest_file
 from solid_ext.data.interactions import normalise_ids, read_interactions
 from solid_ext.data.prepare import align_items, index_interactions
+from solid_ext.data.reading import Reading, suggested
 from solid_ext.data.storage import METADATA, read_folder, write_folder
-from solid_ext.data.tables import Malformed, read_table
+from solid_ext.data.tables import read_table
 
 CATEGORY_SEPARATOR = "|"
-TABLE_SUFFIXES = (".tsv.gz", ".tsv", ".csv.gz", ".csv", ".txt.gz", ".txt", ".parquet")
+TABLE_SUFFIXES = (
+    *(".tsv.gz", ".tsv", ".csv.gz", ".csv", ".txt.gz", ".txt", ".parquet"),
+    *(".jsonl.gz", ".jsonl", ".json.gz", ".json", ".feather", ".arrow", ".dat"),
+)
+NOTE = "note_"  # how the names of a report begin that hold a sentence for people
+FINGERPRINTED = ("title", "categories")  # the metadata that semantics and splits are made of
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Interactions of U users with V items, each user's oldest first, held flat.
 
@@ -36,7 +44,8 @@ class Dataset:
         item_ids: raw ids `[V]`; item v is `item_ids[v - 1]`.
         item_table: `[V]` rows in item order: column `item_id` and the metadata there is (`title`,
             `categories` "a|b|c").
-        report: what was read and which rule touched how many rows.
+        report: what was read, which rule touched how many rows, and under names that begin with `note_` in sentences
+            what was guessed.
 
     Raises:
         TypeError: arrays of another dtype or number of dimensions.
@@ -77,7 +86,7 @@ class Dataset:
             _check_array("timestamps", self.timestamps, np.int64)
             if self.timestamps.size != self.items.size:
                 raise ValueError(f"Dataset: expected timestamps [{self.items.size}], got [{self.timestamps.size}]")
-            back = np.diff(self.timestamps) < 0
+            back = self.timestamps[1:] < self.timestamps[:-1]  # their difference may not fit in 64 bits
             inner = self.offsets[1:-1]
             back[inner[(inner > 0) & (inner < self.items.size)] - 1] = False
             if back.any():
@@ -98,16 +107,41 @@ class Dataset:
         """N."""
         return self.items.size
 
+    def __repr__(self) -> str:
+        times = (
+            "without times" if self.timestamps is None else f"times {self.timestamps.min()}..{self.timestamps.max()}"
+        )
+        metadata = ", ".join(self.item_table.columns[1:]) or "none"
+        return (
+            f"Dataset({self.name!r}: {self.num_users:,} users, {self.num_items:,} items, "
+            f"{self.num_interactions:,} interactions, {times}, metadata {metadata})"
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """The sentences of the report: what was guessed about the data."""
+        return [str(value) for name, value in self.report.items() if name.startswith(NOTE)]
+
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over offsets, items and raw item ids: equal for equal data, however it was stored."""
+        """SHA-256 over all that results depend on: equal for equal data, however it was stored.
+
+        That is offsets, items, times, raw ids of users and items, titles and categories; neither the name, the report
+        nor other metadata.
+        """
         digest = hashlib.sha256()
-        text = self.item_ids.cast(pl.String)
-        lengths = text.str.len_bytes().to_numpy().astype("<i8")
-        for part in (self.offsets.astype("<i8"), self.items.astype("<i4"), lengths):
-            digest.update(np.int64(part.size).astype("<i8").tobytes())
-            digest.update(part.tobytes())
-        digest.update(text.str.join("").item().encode("utf-8"))
+        arrays = {"offsets": self.offsets.astype("<i8"), "items": self.items.astype("<i4")}
+        if self.timestamps is not None:
+            arrays["timestamps"] = self.timestamps.astype("<i8")
+        texts = {"user_id": self.user_ids, "item_id": self.item_ids}
+        texts |= {name: self.item_table[name] for name in FINGERPRINTED if name in self.item_table.columns}
+        for name, column in texts.items():
+            text = _text(column)
+            arrays[f"lengths of {name}"] = text.str.len_bytes().cast(pl.Int64).fill_null(-1).to_numpy().astype("<i8")
+            arrays[name] = np.frombuffer(text.str.join("").item().encode("utf-8"), dtype=np.uint8)
+        for name, array in arrays.items():
+            digest.update(f"{name} {array.size}\n".encode())
+            digest.update(array.tobytes())
         return digest.hexdigest()
 
     @cached_property
@@ -199,6 +233,10 @@ def load_dataset(
     user: str = "user_id",
     item: str = "item_id",
     timestamp: str | None = "timestamp",
+    rating: str | None = None,
+    min_rating: float | None = None,
+    title: str | None = None,
+    categories: str | None = None,
     drop_duplicates: bool = True,
     max_malformed: int = 0,
 ) -> Dataset:
@@ -212,6 +250,10 @@ def load_dataset(
         user: name of the column of users.
         item: name of the column of items.
         timestamp: name of the column of times, see `read_interactions`.
+        rating: name of the column of ratings that `min_rating` looks at; by default "rating".
+        min_rating: leave out the rows that are rated lower, or not at all.
+        title: name of the column of titles in `items`; by default "title".
+        categories: name of the column of categories ("a|b|c") in `items`; by default "categories".
         drop_duplicates: drop rows equal to an earlier one in user, item and time.
         max_malformed: how many lines of a text file with another number of fields are skipped (`malformed_lines`
             counts them) before it is refused.
@@ -223,12 +265,21 @@ def load_dataset(
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if not path.exists():
-            raise ValueError(f"load_dataset: expected an existing file or folder, got {str(path)!r}")
+            raise ValueError(
+                f"load_dataset: expected an existing file or folder, got {str(path)!r}{nearest_file(path)}"
+            )
         if path.is_dir():
             if (path / METADATA).exists():
                 if items is not None:
                     raise ValueError(
                         f"load_dataset: expected no items beside the dataset folder {str(path)!r}, got some"
+                    )
+                given = {"rating": rating, "min_rating": min_rating, "title": title, "categories": categories}
+                unused = [f"{key}={value!r}" for key, value in given.items() if value is not None]
+                if unused:
+                    raise ValueError(
+                        f"load_dataset: expected no {', '.join(unused)} beside the dataset folder {str(path)!r}, which "
+                        "is prepared already (prepare it again from its source)"
                     )
                 loaded = Dataset.load(path)
                 return loaded if name is None else replace(loaded, name=name)
@@ -236,18 +287,26 @@ def load_dataset(
             if source is None:
                 found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
                 raise ValueError(
-                    f"load_dataset: expected {METADATA} or interactions.tsv.gz in {str(path)!r}, got {found}"
+                    f"load_dataset: expected {METADATA} or interactions.tsv.gz in {str(path)!r}, got {found}; "
+                    "if one of the files is meant, name it"
                 )
             items = _find(path, "items") if items is None else items
         name = name or _stem(path)
-    malformed = Malformed(max_malformed)
-    interactions = read_interactions(source, user=user, item=item, timestamp=timestamp, malformed=malformed)
+    if items is None and (title is not None or categories is not None):
+        raise ValueError(
+            "load_dataset: expected items beside title= and categories=, which name columns of it, got none"
+        )
+    reading = Reading(max_malformed)
+    interactions = read_interactions(
+        source, user=user, item=item, timestamp=timestamp, rating=rating, min_rating=min_rating, reading=reading
+    )
     indexed = index_interactions(interactions, drop_duplicates=drop_duplicates)
-    report = (malformed.report("malformed_lines") if malformed.count else {}) | indexed.report
+    report = (reading.report("malformed_lines") if reading.count else {}) | reading.notes | indexed.report
     table = indexed.item_ids.to_frame()
     if items is not None:
-        table, counts = align_items(_read_items(items, item), indexed.item_ids)
-        report = report | counts
+        described, notes = _read_items(items, item, {"title": title, "categories": categories})
+        table, counts = align_items(described, indexed.item_ids)
+        report = report | counts | notes
     return Dataset(
         name=name or "interactions",
         offsets=indexed.offsets,
@@ -277,9 +336,50 @@ def _find(folder: Path, stem: str) -> Path | None:
     return next((folder / (stem + suffix) for suffix in TABLE_SUFFIXES if (folder / (stem + suffix)).is_file()), None)
 
 
-def _read_items(source: Any, item: str) -> pl.DataFrame:
-    table = read_table(source, name="items", required=(item,))
+def _read_items(source: Any, item: str, named: dict[str, str | None]) -> tuple[pl.DataFrame, dict[str, int | str]]:
+    """The table of items with its id column, titles and categories under our names, and what is to be said of it."""
+    reading = Reading()
+    table = read_table(
+        source, name="items", required=(item,), reading=reading, headerless=(item, "title", "categories")
+    )
     if item != "item_id" and "item_id" in table.columns:
         raise ValueError(f"items: expected one id column, got both {item} and item_id")
     ids = normalise_ids(f"items: column {item}", table[item]).alias("item_id")
-    return table.drop(item).insert_column(0, ids)
+    table = table.drop(item).insert_column(0, ids)
+    notes = {f"{name}_of_items": note for name, note in reading.notes.items()}
+    for ours, theirs in named.items():
+        if theirs is not None:
+            if theirs not in table.columns:
+                got = ", ".join(table.columns)
+                raise ValueError(f"items: expected a column {theirs} of {ours}, got {got}")
+            table = (table if theirs == ours else table.drop(ours, strict=False)).rename({theirs: ours})
+        elif ours not in table.columns and (near := suggested(ours, table.columns)):
+            notes[f"note_{ours}"] = (
+                f"The items have no column {ours!r}, and {near!r} is not read as such: {ours}={near!r} "
+                f"(--{ours} {near}) reads it."
+            )
+    if "categories" in table.columns and table["categories"].dtype == pl.String:
+        notes |= _category_notes(table["categories"].drop_nulls())
+    return table, notes
+
+
+def _category_notes(categories: pl.Series) -> dict[str, int | str]:
+    """Say where a column of categories seems to be separated by something else than our mark."""
+    if categories.str.contains(CATEGORY_SEPARATOR, literal=True).any():
+        return {}
+    for mark in (";", ","):
+        share = float(categories.str.contains(mark, literal=True).mean() or 0.0)  # type: ignore[arg-type]
+        if share > 0.5:
+            return {
+                "note_separator": f"Categories are separated by {CATEGORY_SEPARATOR!r}, which never occurs; {mark!r} "
+                f"occurs in {share:.0%} of them. Each text counts as one category."
+            }
+    return {}
+
+
+def _text(column: pl.Series) -> pl.Series:
+    """A column as text, null where it is null; lists and structures as JSON."""
+    if column.dtype.is_nested():
+        cells = [None if value is None else json.dumps(value, default=str) for value in column.to_list()]
+        return pl.Series(cells, dtype=pl.String)
+    return column.cast(pl.String)

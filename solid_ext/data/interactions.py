@@ -6,10 +6,12 @@ from typing import Any
 
 import polars as pl
 
-from solid_ext.data.tables import Malformed, as_series, read_table
+from solid_ext.data.reading import Reading, suggested
+from solid_ext.data.tables import EXACT_FLOAT, as_series, lost_digits, note_missing, read_table, without_markers
+from solid_ext.data.times import normalise_timestamps
 
 NAME = "interactions"
-ISO_DATE = r"^\d{4}-\d{2}-\d{2}"
+TIMESTAMP = "timestamp"
 
 
 def read_interactions(
@@ -17,25 +19,29 @@ def read_interactions(
     *,
     user: str = "user_id",
     item: str = "item_id",
-    timestamp: str | None = "timestamp",
-    malformed: Malformed | None = None,
+    timestamp: str | None = TIMESTAMP,
+    rating: str | None = None,
+    min_rating: float | None = None,
+    reading: Reading | None = None,
 ) -> pl.DataFrame:
     """Read interactions in any form into the canonical columns.
 
-    The rows keep the order of the source, and no row is dropped: what is missing is null. Ids are int64 or
-    text; mixed ids, and every other type, are read as text. Timestamps are int64, float64, date or datetime
-    (UTC); NaN and infinite ones are null, text must hold numbers or ISO dates.
+    The rows keep the order of the source, and none is dropped but those that `min_rating` leaves out: what is missing
+    is null. Ids are int64 or text; mixed ids, and every other type, are read as text. Timestamps are int64, float64,
+    date or datetime (UTC); NaN and infinite ones are null, text must hold numbers or dates with the year first.
 
     Args:
-        source: path (.tsv, .csv, .txt, .parquet, also .gz; the separator is found from the header), polars or
+        source: path (.tsv, .csv, .txt, .jsonl, .json, .parquet, .feather, also .gz; recognised by content), polars or
             pandas frame, mapping of column name to array, or a tuple of arrays `[N]`: (users, items) or
             (users, items, timestamps).
         user: name of the column of users in the source.
         item: name of the column of items.
         timestamp: name of the column of times. Without one called "timestamp" the result has none either;
             any other name must be there; None reads no times.
-        malformed: counts the lines of a text file with another number of fields, which are skipped; None refuses
-            the first.
+        rating: name of the column of ratings that `min_rating` looks at; by default "rating".
+        min_rating: leave out the rows that are rated lower, or not at all.
+        reading: counts the lines of a text file with another number of fields, which are skipped (None refuses the
+            first), and takes notes of what was guessed.
 
     Returns:
         `[N]` rows with columns `user_id`, `item_id` and, where there are times, `timestamp`.
@@ -45,35 +51,54 @@ def read_interactions(
             different lengths.
         TypeError: a source, an id or a time of a kind that cannot be one.
     """
+    reading = reading or Reading()
     if isinstance(source, tuple):
         if len(source) not in (2, 3):
             raise ValueError(f"{NAME}: expected a tuple (users, items[, timestamps]), got {len(source)} entries")
-        user, item, timestamp = "user_id", "item_id", "timestamp" if len(source) == 3 else None
-        source = dict(zip(("user_id", "item_id", "timestamp"), source, strict=False))
-    named = [user, item] if timestamp is None else [user, item, timestamp]
+        user, item, timestamp = "user_id", "item_id", TIMESTAMP if len(source) == 3 else None
+        source = dict(zip(("user_id", "item_id", TIMESTAMP), source, strict=False))
+    if rating is not None and min_rating is None:
+        raise ValueError(f"{NAME}: expected min_rating beside rating={rating!r}, got none")
+    rated = (rating or "rating") if min_rating is not None else None
+    named = [name for name in (user, item, timestamp, rated) if name is not None]
     if len(set(named)) < len(named):
         raise ValueError(f"{NAME}: expected different columns for user, item and timestamp, got {', '.join(named)}")
-    frame = read_table(source, name=NAME, required=[user, item], optional=named, malformed=malformed)
-    if timestamp not in (None, "timestamp", *frame.columns):
-        raise ValueError(f"{NAME}: expected a timestamp column {timestamp}, got none of that name")
-    columns = [
-        normalise_ids(f"{NAME}: column {user}", frame[user]).alias("user_id"),
-        normalise_ids(f"{NAME}: column {item}", frame[item]).alias("item_id"),
-    ]
-    if timestamp is not None and timestamp in frame.columns:
-        columns.append(normalise_timestamps(f"{NAME}: column {timestamp}", frame[timestamp]).alias("timestamp"))
+    frame = read_table(
+        source,
+        name=NAME,
+        required=[user, item],
+        optional=named,
+        reading=reading,
+        headerless=(user, item, rated or "rating", timestamp or TIMESTAMP),
+    )
+    for name, column in (("timestamp", timestamp), ("rating", rated)):
+        if column not in (None, TIMESTAMP, *frame.columns):
+            near = suggested(name, reading.columns, among=named)
+            hint = f" (did you mean {near!r}?)" if near else ""
+            raise ValueError(f"{NAME}: expected a {name} column {column}, got none of that name{hint}")
     if frame.height == 0:
         raise ValueError(f"{NAME}: expected at least one row, got none below the header")
-    return pl.DataFrame(columns)
+    columns = [_ids(frame[user], user, reading).alias("user_id"), _ids(frame[item], item, reading).alias("item_id")]
+    if timestamp is not None and timestamp in frame.columns:
+        times = normalise_timestamps(f"{NAME}: column {timestamp}", frame[timestamp], reading)
+        columns.append(times.alias(TIMESTAMP))
+    _note_columns(reading, timestamp, rated, named)
+    found = pl.DataFrame(columns)
+    if rated is not None and min_rating is not None:
+        found = found.filter(_rated(frame[rated], rated, min_rating, reading))
+        if found.height == 0:
+            raise ValueError(f"{NAME}: expected rows with a {rated} of {min_rating:g} or more, got none")
+    return found
 
 
 def normalise_ids(name: str, values: Any) -> pl.Series:
-    """Return raw ids as int64 or text, with null for missing ones (null, NaN, empty text).
+    """Return raw ids as int64 or text, with null for missing ones (null, NaN, empty text, "nan", "NULL", "N/A", ..).
 
-    Whole floats become integers, as pandas turns an integer column with gaps into floats.
+    Whole floats become integers, as pandas turns an integer column with gaps into floats; spaces around text go.
 
     Raises:
         TypeError: values that cannot be ids.
+        ValueError: floats so large that different ids may have become the same.
     """
     series = as_series(name, values)
     dtype = series.dtype
@@ -81,10 +106,8 @@ def normalise_ids(name: str, values: Any) -> pl.Series:
         raise TypeError(f"{name}: expected numbers, text or times, got {dtype}")
     if dtype == pl.Null:
         return series.cast(pl.Int64)
-    if dtype.is_float():
-        series = series.fill_nan(None)
-        whole = series.is_finite() & (series == series.floor()) & (series.abs() < 2.0**63)
-        return series.cast(pl.Int64 if whole.all() else pl.String)
+    if dtype.is_float() or dtype.is_decimal():
+        return _whole_ids(name, series)
     if dtype.is_integer():
         fits = series.cast(pl.Int64, strict=False).count() == series.count()
         return series.cast(pl.Int64 if fits else pl.String)
@@ -92,59 +115,57 @@ def normalise_ids(name: str, values: Any) -> pl.Series:
         text = series.cast(pl.String)
     except pl.exceptions.PolarsError as error:
         raise TypeError(f"{name}: expected ids that can be read as text, got {dtype}") from error
-    return text.replace("", None)
+    return without_markers(text)
 
 
-def normalise_timestamps(name: str, values: Any) -> pl.Series:
-    """Return timestamps as int64, float64, date or datetime (UTC), with null for missing and infinite ones.
-
-    Whole floats become int64.
-
-    Raises:
-        TypeError: a dtype that is no time.
-        ValueError: text that is no time, or integers beyond 64 bits.
-    """
-    series = as_series(name, values)
-    if series.dtype == pl.String:
-        series = _parse_times(name, series)
-    dtype = series.dtype
-    if dtype == pl.Null:
-        return series.cast(pl.Int64)
-    if isinstance(dtype, pl.Datetime):
-        in_utc = series if dtype.time_zone is None else series.dt.convert_time_zone("UTC")
-        return in_utc.dt.replace_time_zone(None)
-    if dtype == pl.Date:
-        return series
-    if dtype.is_integer():
-        return _as_int64(name, series)
-    if dtype.is_float() or dtype.is_decimal():
-        real = series.cast(pl.Float64)
-        real = real.to_frame("t").select(pl.when(pl.col("t").is_finite()).then("t")).to_series()
-        whole = (real == real.floor()) & (real.abs() < 2.0**63)
-        return real.cast(pl.Int64) if whole.all() else real
-    raise TypeError(f"{name}: expected timestamps as numbers, dates or ISO text, got {dtype}")
+def _whole_ids(name: str, series: pl.Series) -> pl.Series:
+    """Ids from floats or decimals: cell by cell the whole number, or the text of the fraction."""
+    if series.dtype.is_float():
+        exact = EXACT_FLOAT if series.dtype == pl.Float64 else 2**24
+        series = series.fill_nan(None)
+        large = (series.is_finite() & (series.abs() >= exact)).fill_null(False).arg_true()
+        if len(large):
+            raise ValueError(lost_digits(name, large[0] + 1, series[large[0]]))
+    text = series.cast(pl.String).str.replace(r"\.0+$", "")
+    whole = text.cast(pl.Int64, strict=False)
+    return whole if whole.null_count() == series.null_count() else text
 
 
-def _as_int64(name: str, series: pl.Series) -> pl.Series:
+def _ids(column: pl.Series, name: str, reading: Reading) -> pl.Series:
+    if column.dtype == pl.String:
+        note_missing(name, column, reading)
+    return normalise_ids(f"{NAME}: column {name}", column)
+
+
+def _rated(column: pl.Series, name: str, least: float, reading: Reading) -> pl.Series:
+    """The rows whose rating is `least` or more."""
+    text = without_markers(column) if column.dtype == pl.String else column
     try:
-        return series.cast(pl.Int64)
+        ratings = text.cast(pl.Float64, strict=False)
     except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{name}: expected timestamps that fit in 64 bits, got {series.max()!r}") from error
-
-
-def _parse_times(name: str, series: pl.Series) -> pl.Series:
-    text = series.str.strip_chars().replace("", None)
-    for dtype in (pl.Int64, pl.Float64):
-        numbers = text.cast(dtype, strict=False)
-        if numbers.null_count() == text.null_count():
-            return numbers
-    try:
-        # Day and month of other forms would be a guess.
-        times = text.set(~text.str.contains(ISO_DATE), None).str.to_datetime(strict=False)
-    except pl.exceptions.PolarsError:
-        times = numbers
-    wrong = (text.is_not_null() & times.is_null()).arg_true()
+        raise TypeError(f"{NAME}: column {name}: expected ratings as numbers, got {column.dtype}") from error
+    wrong = (text.is_not_null() & ratings.is_null()).arg_true()
     if len(wrong):
-        row = wrong[0]
-        raise ValueError(f"{name}: expected numbers or ISO dates, got {text[row]!r} in row {row + 1:,}")
-    return times
+        raise ValueError(
+            f"{NAME}: column {name}: expected ratings as numbers, got {text[wrong[0]]!r} in row {wrong[0] + 1:,}"
+        )
+    kept = (ratings >= least).fill_null(False) & ratings.is_not_nan().fill_null(False)
+    reading.notes["rows_below_min_rating"] = int((~kept).sum())
+    return kept
+
+
+def _note_columns(reading: Reading, timestamp: str | None, rated: str | None, named: list[str]) -> None:
+    """Say that there are no times, and that there are ratings which nobody asked for."""
+    order = "each user's rows are taken to stand in the order in which they happened."
+    if timestamp is None:
+        reading.notes["note_times"] = f"No times are read: {order}"
+    elif timestamp not in reading.columns:
+        near = suggested("timestamp", reading.columns, among=named)
+        hint = f" The column {near!r} may hold the times: timestamp={near!r} (--timestamp {near}) reads it."
+        reading.notes["note_times"] = f"There is no column {timestamp!r}: {order}{hint if near else ''}"
+    ratings = suggested("rating", reading.columns, among=named) if rated is None else None
+    if ratings is not None:
+        reading.notes["note_ratings"] = (
+            f"The column {ratings!r} is not used: every row counts as one interaction, whatever the rating. "
+            "min_rating=4 (--min-rating 4) would keep only the rows rated 4 or more."
+        )

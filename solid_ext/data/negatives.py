@@ -14,6 +14,9 @@ class NegativeSampler:
     of rank r (from 0) is therefore r + 1 + #{i : g_i <= r}: one binary search per draw instead of trying
     until it fits, so the cost does not depend on how much of the catalogue a user owns.
 
+    A user who owns every item has no foreign one: such users' negatives are uniform over the whole catalogue, so that
+    one of them does not stop a training (`owns_all` marks them).
+
     Args:
         dataset: interactions of U users with V items.
         known_end: `[U] int64`, flat end of what counts as a user's own items; by default the whole history.
@@ -41,6 +44,8 @@ class NegativeSampler:
         owner, item = np.divmod(pairs, self._stride)
         self._own_count = np.bincount(owner, minlength=self.num_users)
         self._own_start = np.cumsum(self._own_count) - self._own_count
+        self.owns_all = self._own_count == self.num_items
+        """`[U] bool`: users without a foreign item."""
         nth = np.arange(pairs.size, dtype=np.int64) - self._own_start[owner]
         # g of every own item, shifted by its user so that one sorted array serves all users.
         self._below = owner * self._stride + (item - 1 - nth)
@@ -52,14 +57,15 @@ class NegativeSampler:
             users: `[R]` user rows.
             count: negatives per row.
             rng: the same state gives the same draws.
-            distinct: without replacement within a row, in uniformly random order.
+            distinct: without replacement within a row, in uniformly random order; a user with fewer foreign items
+                than `count` gets them all, and 0 behind them.
 
         Returns:
             `[R, count] int64`.
 
         Raises:
             TypeError: users that are no row of integers, or another kind of generator.
-            ValueError: users out of range, or a user with fewer foreign items than a row needs.
+            ValueError: users out of range, or a count below 0.
         """
         users = np.asarray(users)
         if users.ndim != 1 or users.dtype.kind not in "iu":
@@ -78,17 +84,31 @@ class NegativeSampler:
             )
         users = users.astype(np.int64, copy=False)
         foreign = self.num_items - self._own_count[users]
-        needed = count if distinct else 1
-        if foreign.min() < needed:
-            user = users[foreign.argmin()]
-            raise ValueError(
-                f"NegativeSampler.sample: expected users with at least {needed} items outside their own, "
-                f"got user {user} with {foreign.min()} of {self.num_items} left"
-            )
         if distinct:
-            ranks = _distinct_ranks(foreign, count, rng)
-        else:
-            ranks = rng.integers(0, foreign[:, None], size=(users.size, count), dtype=np.int64)
+            return self._sample_distinct(users, foreign, count, rng)
+        owns_all = self.owns_all[users]
+        if not owns_all.any():
+            return self._items(users, rng.integers(0, foreign[:, None], size=(users.size, count), dtype=np.int64))
+        sizes = np.where(owns_all, self.num_items, foreign)
+        ranks = rng.integers(0, sizes[:, None], size=(users.size, count), dtype=np.int64)
+        return np.where(owns_all[:, None], ranks + 1, self._items(users, ranks))
+
+    def _sample_distinct(
+        self, users: np.ndarray, foreign: np.ndarray, count: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        enough = foreign >= count
+        if enough.all():
+            return self._items(users, _distinct_ranks(foreign, count, rng))
+        found = np.zeros((users.size, count), dtype=np.int64)
+        if enough.any():
+            found[enough] = self._items(users[enough], _distinct_ranks(foreign[enough], count, rng))
+        for row in np.flatnonzero(~enough & (foreign > 0)):
+            own = slice(row, row + 1)
+            found[own, : foreign[row]] = self._items(users[own], rng.permutation(foreign[row])[None, :])
+        return found
+
+    def _items(self, users: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+        """The foreign items of ranks `[R, n]`."""
         passed = np.searchsorted(self._below, users[:, None] * self._stride + ranks, side="right")
         return ranks + 1 + (passed - self._own_start[users][:, None])
 

@@ -9,6 +9,7 @@ import polars as pl
 
 MAX_ITEMS = np.iinfo(np.int32).max
 SECONDS_PER_DAY = 86_400
+NEGATIVES = 99  # of the sampled protocol
 MILLION = 1_000_000
 
 
@@ -33,7 +34,9 @@ def index_interactions(frame: pl.DataFrame, *, drop_duplicates: bool = True) -> 
       without a time: nothing says that it is the same.
     * Users and items are numbered by their sorted raw ids, never by first appearance, which would tell their
       order.
-    * Rows are sorted by user and time; equal times keep the order of the source.
+    * Rows are sorted by user and time; equal times keep the order of the source, which may know more than the times
+      do (dates without hours). Rows that share their time with the one before (`tied_timestamps`) and users of whom
+      the order of the source thereby chooses one of the last two items (`users_with_tied_ends`) are counted.
     * Without any time the order of the source is the order of the interactions, and there are no timestamps.
       Where only some are missing (`missing_timestamps`), a row takes the time of the row before it of the
       same user in the source, the first ones that of the row after. A user without any time
@@ -62,6 +65,7 @@ def index_interactions(frame: pl.DataFrame, *, drop_duplicates: bool = True) -> 
     if "timestamp" in frame.columns and frame["timestamp"].null_count() < frame.height:
         rows = _in_time_order(rows.with_columns(time=frame["timestamp"]), report, drop_duplicates)
         timestamps, unit = _integer_times(rows["time"])
+        report |= _ties(rows["user"].to_numpy(), timestamps, user_ids)
     else:
         rows, timestamps, unit = rows.sort("user", maintain_order=True), None, "none: order of the source"
         report |= {
@@ -73,6 +77,7 @@ def index_interactions(frame: pl.DataFrame, *, drop_duplicates: bool = True) -> 
         "repeated_pairs": rows.height - _different_pairs(rows["user"], rows["item"]),
         "timestamp_unit": unit,
     }
+    report |= _few_unseen(rows, user_ids, item_ids.len())
     counts = np.bincount(rows["user"].to_numpy(), minlength=user_ids.len())
     return Indexed(
         offsets=np.concatenate(([0], np.cumsum(counts, dtype=np.int64))),
@@ -106,7 +111,13 @@ def align_items(table: pl.DataFrame, item_ids: pl.Series) -> tuple[pl.DataFrame,
     left = item_ids.alias("item_id").to_frame().with_columns(pl.col("item_id").cast(key).alias("key"))
     matched = left.join(right.select("key"), on="key", how="semi").height
     aligned = left.join(right, on="key", how="left", maintain_order="left").drop("key")
-    return aligned.with_columns(_metadata(aligned[name]) for name in aligned.columns[1:]), {
+    said: dict[str, int | str] = {}
+    if matched * 2 < item_ids.len():
+        said["note_items"] = (
+            f"Only {matched:,} of {item_ids.len():,} items are described (ids such as {_sample(item_ids)} in the "
+            f"interactions, {_sample(single['item_id'])} in the table of items)."
+        )
+    return aligned.with_columns(_metadata(aligned[name]) for name in aligned.columns[1:]), said | {
         "items_without_metadata": item_ids.len() - matched,
         "metadata_never_interacted": single.height - matched,
         "metadata_duplicates": known.height - single.height,
@@ -143,12 +154,56 @@ def _in_time_order(rows: pl.DataFrame, report: dict[str, int | str], drop_duplic
         "users_without_timestamps": 0,
     }
     if missing:
+        report["note_missing_times"] = (
+            f"{missing:,} rows have no time; each takes that of the row before it of the same user."
+        )
         earliest = rows["time"].min()
         rows = rows.with_columns(pl.col("time").forward_fill().over("user"))
         rows = rows.with_columns(pl.col("time").backward_fill().over("user"))
         report["users_without_timestamps"] = rows.filter(pl.col("time").is_null())["user"].n_unique()
         rows = rows.with_columns(pl.col("time").fill_null(pl.lit(earliest, dtype=rows["time"].dtype)))
     return rows.sort("user", "time", maintain_order=True)
+
+
+def _ties(users: np.ndarray, times: np.ndarray, user_ids: pl.Series) -> dict[str, int | str]:
+    """Count equal times, and say of how many users they leave open what is tested."""
+    tied = np.zeros(users.size, dtype=bool)
+    tied[1:] = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
+    ends = np.flatnonzero(np.append(users[1:] != users[:-1], True))
+    before = np.maximum(ends - 1, 0)
+    open_ended = tied[ends] | (tied[before] & (users[before] == users[ends]))
+    report: dict[str, int | str] = {
+        "tied_timestamps": int(tied.sum()),
+        "users_with_tied_ends": int(open_ended.sum()),
+    }
+    if open_ended.any():
+        report["note_ties"] = (
+            f"{int(open_ended.sum()):,} of {user_ids.len():,} users (such as {user_ids[int(open_ended.argmax())]!r}) "
+            "have equal times among their last three rows: there the order of the rows in the source decides which "
+            "item is tested or validated on."
+        )
+    return report
+
+
+def _few_unseen(rows: pl.DataFrame, user_ids: pl.Series, num_items: int) -> dict[str, int | str]:
+    """Count the users who leave the sampled protocol fewer than 99 negatives."""
+    own = rows.group_by("user").agg(pl.col("item").n_unique().alias("own")).sort("user")
+    short = own.filter(num_items - pl.col("own") < NEGATIVES)
+    if short.height == 0:
+        return {}
+    all_of_them = int((short["own"] == num_items).sum())
+    named = ", ".join(repr(user_ids[int(user)]) for user in short["user"][:3])
+    report: dict[str, int | str] = {"users_with_few_unseen_items": short.height, "users_with_all_items": all_of_them}
+    left_out = f"; the {all_of_them:,} of them who had every item are left out of it" if all_of_them else ""
+    report["note_unseen"] = (
+        f"{short.height:,} of {user_ids.len():,} users (such as {named}) have fewer than {NEGATIVES} items, of "
+        f"{num_items:,}, that they never had: the sampled protocol ranks theirs among fewer{left_out}."
+    )
+    return report
+
+
+def _sample(ids: pl.Series) -> str:
+    return ", ".join(repr(value) for value in ids.head(2).to_list()) or "none"
 
 
 def _integer_times(times: pl.Series) -> tuple[np.ndarray, str]:
@@ -167,6 +222,6 @@ def _integer_times(times: pl.Series) -> tuple[np.ndarray, str]:
 
 
 def _metadata(column: pl.Series) -> pl.Series:
-    if column.dtype == pl.List(pl.String):
-        column = column.list.join("|")
+    if isinstance(column.dtype, pl.List) and not column.dtype.inner.is_nested():
+        column = column.cast(pl.List(pl.String)).list.join("|")
     return column.replace("", None) if column.dtype == pl.String else column

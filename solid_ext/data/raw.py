@@ -11,11 +11,9 @@ texts. A line that holds no row is counted and named; a file with too many of th
 from __future__ import annotations
 
 import ast
-import gzip
 import html
 import json
 import math
-import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,13 +21,15 @@ from typing import Any, Literal
 
 import polars as pl
 
-from solid_ext.data.tables import GZIP_MAGIC, UTF8_BOM, Malformed, integers
+from solid_ext.data.files import BLOCK, inflated
+from solid_ext.data.reading import Reading
+from solid_ext.data.tables import integers
+from solid_ext.data.text import UTF8_BOM
 
 Layout = Literal["json", "csv", "tsv"]
 Report = dict[str, int | str]
 Skip = Callable[[int, bytes], None]  # counts a malformed line: its number, its text
 
-BLOCK = 1 << 24  # bytes read at once
 LONGEST_LINE = 1 << 26  # a file without line ends must not end up in memory as one line
 LONGEST_TITLE = 2000  # longer "titles" of Amazon 2018 are scripts of the page they were taken from
 
@@ -71,7 +71,7 @@ def read_raw(path: str | Path, layout: Layout, *, max_malformed: int = 100) -> t
         ValueError: a file that cannot be read, too many malformed lines, or no row at all.
     """
     where = f"raw file {str(path)!r}"
-    malformed = Malformed(max_malformed)
+    malformed = Reading(max_malformed)
     skip = partial(malformed.add, where=where, expected=EXPECTED[layout])
     parse: Callable[[int, bytes], pl.DataFrame]
     parse = partial(_json_lines, skip) if layout == "json" else _Delimited(SEPARATORS[layout], where, skip)
@@ -101,7 +101,7 @@ def read_metadata(path: str | Path, *, max_malformed: int = 100) -> tuple[pl.Dat
         ValueError: a file that cannot be read, too many malformed lines, or no row at all.
     """
     where = f"item metadata {str(path)!r}"
-    malformed = Malformed(max_malformed)
+    malformed = Reading(max_malformed)
     rows: list[tuple[Any, str | None, str | None]] = []
     for first, block in _blocks(Path(path), where):
         for number, line in _lines(first, block):
@@ -272,26 +272,19 @@ def _blocks(path: Path, where: str) -> Iterator[tuple[int, bytes]]:
     """Yield whole lines, `BLOCK` bytes or so at a time, with the number of the first of them (from 1)."""
     if not path.is_file():
         raise ValueError(f"{where}: expected an existing file, got {'a folder' if path.is_dir() else 'none'}")
-    try:
-        with open(path, "rb") as start:
-            zipped = start.read(2) == GZIP_MAGIC
-        with gzip.open(path) if zipped else open(path, "rb") as file:
-            rest, number = b"", 1
-            while data := file.read(BLOCK):
-                head, end, rest_of_data = data.rpartition(b"\n")
-                if not end:
-                    rest += data
-                    if len(rest) > LONGEST_LINE:
-                        raise ValueError(
-                            f"{where}: expected lines of text, got one of more than {LONGEST_LINE:,} bytes "
-                            f"at line {number:,}"
-                        )
-                    continue
-                block = rest + head + end
-                yield number, block
-                number += block.count(b"\n")
-                rest = rest_of_data
-            if rest:
-                yield number, rest
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{where}: expected a readable file, got {error}") from error
+    rest, number = b"", 1
+    for data in inflated(path, where, BLOCK):
+        head, end, rest_of_data = data.rpartition(b"\n")
+        if not end:
+            rest += data
+            if len(rest) > LONGEST_LINE:
+                raise ValueError(
+                    f"{where}: expected lines of text, got one of more than {LONGEST_LINE:,} bytes at line {number:,}"
+                )
+            continue
+        block = rest + head + end
+        yield number, block
+        number += block.count(b"\n")
+        rest = rest_of_data
+    if rest:
+        yield number, rest

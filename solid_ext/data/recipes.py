@@ -38,6 +38,7 @@ class Recipe:
 
     Attributes:
         source: the public file.
+        metadata: the public file of its items, where there is one.
         layout: how its lines look, see `read_raw`.
         table1: what the paper's Table 1 prints.
         core: users and items with fewer interactions are dropped until none is left; 0 keeps all.
@@ -53,11 +54,12 @@ class Recipe:
     described: bool = False
     counted: Statistics | None = None
     note: str = ""
+    metadata: str = ""
 
 
 def _amazon_2018(category: str, table1: Statistics, counted: Statistics | None = None, note: str = "") -> Recipe:
-    source = f"Amazon Review 2018, {category}_5.json.gz, with --items meta_{category}.json.gz"
-    return Recipe(source, "json", table1, core=5, described=True, counted=counted, note=note)
+    source, metadata = f"Amazon Review 2018, {category}_5.json.gz", f"meta_{category}.json.gz"
+    return Recipe(source, "json", table1, core=5, described=True, counted=counted, note=note, metadata=metadata)
 
 
 HEADER_COUNTED = "Table 1 has one user, item and interaction more, as if the header line counted"
@@ -118,9 +120,9 @@ def prepare_raw(name: str, raw: str | Path, *, items: str | Path | None = None, 
     table = None
     if items is not None:
         table, counts = _read_items(items, max_malformed)
-        report |= counts
+        report |= {"metadata": Path(items).name} | counts
     elif recipe.described:
-        report["metadata"] = "none given; Table 1 leaves out the items that it lacks"
+        report["metadata"] = f"none given; Table 1 leaves out the items that {recipe.metadata} (--items) lacks"
     frame, counts = _filter(frame, recipe, table)
     if frame.height == 0:
         raise ValueError(

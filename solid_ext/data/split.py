@@ -11,7 +11,7 @@ from solid_ext.data.dataset import Dataset
 MIN_HELD_OUT = 3  # one interaction for test, one for validation, and at least one to predict them from
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Rows:
     """Prediction rows: predict items[positions[r]] from the items before it in the same user's history.
 
@@ -35,12 +35,15 @@ class Rows:
     def __len__(self) -> int:
         return self.users.size
 
+    def __repr__(self) -> str:
+        return f"Rows({len(self):,} of {np.unique(self.users).size:,} users)"
+
     def take(self, index: np.ndarray | slice) -> Rows:
         """Return the rows that a numpy index (integers, mask or slice) selects."""
         return Rows(self.users[index], self.positions[index])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """Rows to train, validate and test on.
 
@@ -60,6 +63,10 @@ class Split:
     test: Rows
     train_end: np.ndarray
     report: dict[str, int | str]
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{name} {getattr(self, name)!r}" for name in ("train", "valid", "test"))
+        return f"Split({self.name!r}: {parts})"
 
 
 def leave_one_out(dataset: Dataset) -> Split:

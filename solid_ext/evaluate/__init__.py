@@ -28,8 +28,10 @@ from solid_ext.evaluate.protocols import (
 )
 from solid_ext.evaluate.report import draw_report
 from solid_ext.evaluate.scorer import Scorer
+from solid_ext.evaluate.significance import Difference, holm, paired_differences
 
 __all__ = [
+    "Difference",
     "Metrics",
     "Scorer",
     "areas_of_first",
@@ -39,6 +41,7 @@ __all__ = [
     "evaluate_full",
     "evaluate_sampled",
     "full_ranks",
+    "holm",
     "hr",
     "hr_per_row",
     "log_loss",
@@ -47,6 +50,7 @@ __all__ = [
     "mrr_per_row",
     "ndcg",
     "ndcg_per_row",
+    "paired_differences",
     "ranking_metrics",
     "ranks_of_first",
     "sampled_candidates",

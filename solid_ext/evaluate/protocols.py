@@ -47,6 +47,10 @@ def evaluate_sampled(
     Keys: `auc` (all rows together), `user_auc` (mean over users), `log_loss` (scores as logits), and for
     every cutoff `ndcg@K` and `hr@K`. AUC counts a tie as one half; ranks count a tie against the target.
 
+    A user with fewer than `negatives` unseen items is ranked among those there are. Rows of users who had every item
+    hold no comparison: they are in none of the means, and have rank 1 and area one half in the result's arrays, which
+    keep one entry a row.
+
     Args:
         scorer: a model, see `Scorer`.
         dataset: the interactions.
@@ -58,8 +62,7 @@ def evaluate_sampled(
         candidates: what `sampled_candidates` drew for these rows, to be used again instead of drawing.
 
     Raises:
-        ValueError: no rows, rows outside the dataset, a user with fewer than `negatives` unseen items, or
-            scores that are not finite.
+        ValueError: no rows, rows outside the dataset, no user with an unseen item, or scores that are not finite.
 
     Source: docs/evaluation.md#sampled-protocol.
     """
@@ -68,15 +71,20 @@ def evaluate_sampled(
         candidates = sampled_candidates(dataset, rows, negatives=negatives, seed=seed)
     scores = sampled_scores(scorer, dataset, rows, candidates, batch_size=batch_size)
     ranks = ranks_of_first(scores)
+    there = candidates > 0
+    compared = there.sum(axis=1) > 1
+    used = there & compared[:, None]
     labels = np.zeros(scores.shape, bool)
     labels[:, 0] = True
-    users = np.repeat(rows.users, scores.shape[1])
+    users = np.broadcast_to(rows.users[:, None], scores.shape)
+    flat_scores, flat_labels = scores[used], labels[used]
     values = {
-        "auc": auc(scores.ravel(), labels.ravel()),
-        "user_auc": user_auc(scores.ravel(), labels.ravel(), users),
-        "log_loss": log_loss(scores.ravel(), labels.ravel()),
+        "auc": auc(flat_scores, flat_labels),
+        "user_auc": user_auc(flat_scores, flat_labels, users[used]),
+        "log_loss": log_loss(flat_scores, flat_labels),
     }
-    return Metrics("sampled", values | ranking_metrics(ranks, cutoffs), rows.users, ranks, areas_of_first(scores))
+    values |= ranking_metrics(ranks[compared], cutoffs)
+    return Metrics("sampled", values, rows.users, ranks, _areas(scores, there))
 
 
 def evaluate_full(
@@ -120,21 +128,22 @@ def sampled_candidates(dataset: Dataset, rows: Rows, *, negatives: int = 99, see
     """Candidates of the sampled protocol: the target, then distinct items that the user never had.
 
     Returns:
-        `[R, 1 + negatives] int32`, the target in column 0; deterministic in `seed`.
+        `[R, 1 + n] int32`, the target in column 0; n is `negatives`, or the largest number of unseen items if that is
+        smaller; 0 where a user has fewer; deterministic in `seed`.
 
     Raises:
-        ValueError: no rows, rows outside the dataset, or a user with fewer than `negatives` unseen items.
+        ValueError: no rows, rows outside the dataset, or rows only of users who had every item.
     """
     name = "evaluate_sampled"
     _check_rows(name, dataset, rows)
     _check_size(name, "negatives", negatives)
     unseen = (dataset.num_items - distinct_counts(dataset, first_occurrence(dataset)))[rows.users]
-    if (unseen < negatives).any():
-        short = np.unique(rows.users[unseen < negatives])
+    if unseen.max() < 1:
         raise ValueError(
-            f"{name}: expected at least negatives={negatives} items that a user never interacted with, "
-            f"got {unseen.min()} for user {rows.users[unseen.argmin()]} ({short.size} users fall short)"
+            f"{name}: expected users with items that they never had, got every one of {dataset.num_items:,} items in "
+            f"the history of each of {np.unique(rows.users).size:,} users"
         )
+    negatives = min(negatives, int(unseen.max()))
     candidates = np.empty((rows.users.size, 1 + negatives), np.int32)
     candidates[:, 0] = dataset.items[rows.positions]
     sampler, rng = NegativeSampler(dataset), np.random.default_rng(seed)
@@ -149,11 +158,11 @@ def sampled_scores(
     """Scores of the sampled protocol, the raw material of its metrics.
 
     Args:
-        candidates: `[R, 1 + negatives]`, as `sampled_candidates` draws them.
+        candidates: `[R, 1 + n]`, as `sampled_candidates` draws them.
 
     Returns:
-        `[R, 1 + negatives]`, the target's score in column 0; float64 for a scorer that returns float64, else
-        float32.
+        `[R, 1 + n]`, the target's score in column 0, -inf where there is no candidate; float64 for a scorer that
+        returns float64, else float32.
 
     Raises:
         ValueError: no rows, rows outside the dataset, candidates of other rows, or scores that are not finite.
@@ -166,15 +175,18 @@ def sampled_scores(
     device = scorer_device(scorer)
     # One array from the start: a tensor kept from each batch would hold the memory between the batches' large ones.
     found: NDArray[np.floating] = np.empty(0)
-    with inference(scorer):
+    with inference(scorer) as scorer:
         for index in _slices(rows.users.size, batch_size):
             state = scorer.encode(_sequences(scorer, dataset, rows.take(index), device))
-            offered = torch.from_numpy(candidates[index].astype(np.int64)).to(device)
+            # Where there is none, the target is scored once more: 0 is no item.
+            batch = candidates[index].astype(np.int64)
+            offered = torch.from_numpy(np.where(batch > 0, batch, batch[:, :1])).to(device)
             scores = checked_scores(name, scorer, state, offered, len(offered))
             part = (scores if scores.dtype == torch.float64 else scores.float()).cpu().numpy()
             if not found.size:
                 found = np.empty(candidates.shape, part.dtype)
             found[index] = part
+    found[candidates == 0] = -np.inf
     return found
 
 
@@ -201,12 +213,25 @@ def full_ranks(
     device = scorer_device(scorer)
     first = first_occurrence(dataset) if exclude_history else None
     ranks = np.empty(rows.users.size, np.int64)
-    with inference(scorer):
+    with inference(scorer) as scorer:
         for index in _slices(rows.users.size, batch_size):
             batch = rows.take(index)
             pairs = None if first is None else history_pairs(dataset, batch, first)
             ranks[index] = _ranks_of_batch(name, scorer, dataset, batch, pairs, item_block, device)
     return ranks
+
+
+def _areas(scores: NDArray[np.floating], there: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Area under each row's own curve over the candidates that are there; one half for a row without a negative."""
+    areas = areas_of_first(scores)
+    if there.all():
+        return areas
+    absent = np.count_nonzero(~there, axis=1)
+    left = scores.shape[1] - 1 - absent
+    # What is not there counts as below the target in `areas`.
+    return np.where(
+        absent == 0, areas, np.where(left > 0, (areas * (left + absent) - absent) / np.maximum(left, 1), 0.5)
+    )
 
 
 def _ranks_of_batch(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from solid_ext.files import written
+
 # matplotlib is imported where it draws: it would add a second to every start of the package.
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,12 +101,8 @@ def draw_report(
     _draw_legend(bottom, axes)
 
     target = Path(path)
-    part = target.with_name(f".{target.name}.part")
-    try:
-        figure.savefig(part, format="png")
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    with written(target) as partial:
+        figure.savefig(partial, format="png")
     return target
 
 
@@ -228,7 +226,7 @@ def _draw_legend(figure: SubFigure, axes: Sequence[Axes]) -> None:
         models |= dict(zip(labels, handles, strict=True))
     if models:
         rows = -(-len(models) // 6)
-        figure.legend(
+        legend = figure.legend(
             list(models.values()),
             list(models),
             loc="outside lower center",
@@ -236,6 +234,8 @@ def _draw_legend(figure: SubFigure, axes: Sequence[Axes]) -> None:
             frameon=False,
             fontsize=_STYLE["label"],
         )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
 
 
 def _model_colours(models: Iterable[str]) -> dict[str, str]:
@@ -253,9 +253,10 @@ def _by_stage(history: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[st
 
 
 def _frame(axis: Axes, title: str, across: str, up: str) -> None:
-    axis.set_title(title, fontsize=_STYLE["title"], color=_INK, loc="left", pad=10, fontweight="bold")
-    axis.set_xlabel(across, fontsize=_STYLE["label"], color=_INK)
-    axis.set_ylabel(up, fontsize=_STYLE["label"], color=_INK)
+    plain: dict[str, Any] = {"color": _INK, "parse_math": False}  # names hold dollars that are no formulas
+    axis.set_title(title, fontsize=_STYLE["title"], loc="left", pad=10, fontweight="bold", **plain)
+    axis.set_xlabel(across, fontsize=_STYLE["label"], **plain)
+    axis.set_ylabel(up, fontsize=_STYLE["label"], **plain)
     axis.tick_params(labelsize=_STYLE["tick"], colors=_INK)
     axis.grid(color=_FAINT, linewidth=0.8)
     axis.set_axisbelow(True)

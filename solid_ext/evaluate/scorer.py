@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+S = TypeVar("S")
+
+_STARTED = os.getpid()
 
 
 class Scorer(Protocol):
@@ -37,27 +43,53 @@ def scorer_device(scorer: Scorer) -> torch.device:
 
 
 @contextmanager
-def inference(scorer: Scorer) -> Iterator[None]:
-    """Runs the body under `torch.inference_mode` with the scorer in eval mode, then restores its mode.
+def inference(scorer: S) -> Iterator[S]:
+    """Runs the body under `torch.inference_mode` and yields the scorer to ask: `in_eval_mode(scorer)`.
 
-    The mode of every submodule is restored by itself, so that a frozen part of a training model stays in
-    eval mode. A scorer that is no `nn.Module` is switched if it has `training`, `eval` and `train`.
+    Nothing of the given scorer is written, not even its mode, so that several threads may ask one scorer. A forked
+    process asks with one thread: the others stayed with its parent, and OpenMP would wait for them.
     """
-    modules = list(scorer.modules()) if isinstance(scorer, nn.Module) else []
-    modes = [module.training for module in modules]
-    switchable = all(hasattr(scorer, name) for name in ("training", "eval", "train"))
-    was_training = bool(getattr(scorer, "training", False))
-    try:
-        if switchable:
-            scorer.eval()  # type: ignore[attr-defined]
-        with torch.inference_mode():
-            yield
-    finally:
-        if modules:
-            for module, mode in zip(modules, modes, strict=True):
-                module.training = mode
-        elif switchable:
-            scorer.train(was_training)  # type: ignore[attr-defined]
+    if os.getpid() != _STARTED:
+        torch.set_num_threads(1)
+    with torch.inference_mode():
+        yield in_eval_mode(scorer)
+
+
+def in_eval_mode(scorer: Any) -> Any:
+    """The scorer itself where it is in eval mode, else a view of it that is: the same tensors under other modules.
+
+    A view is a shallow copy of every module (or, of a scorer that is no `nn.Module`, of the object and of the modules
+    and scorers that are its attributes) with `training` False; parameters, buffers and everything else are shared.
+    A wrapper that has a mode of its own (`training`, `eval`) is switched in its copy.
+    """
+    if isinstance(scorer, nn.Module):
+        return _eval_view(scorer, {}) if any(module.training for module in scorer.modules()) else scorer
+    owned = {
+        name: value
+        for name, value in getattr(scorer, "__dict__", {}).items()
+        if isinstance(value, nn.Module) or (hasattr(value, "encode") and hasattr(value, "score"))
+    }
+    views = {name: in_eval_mode(value) for name, value in owned.items()}
+    switched = bool(getattr(scorer, "training", False)) and hasattr(scorer, "eval")
+    if not switched and all(views[name] is owned[name] for name in owned):
+        return scorer
+    view = copy.copy(scorer)
+    for name, value in views.items():
+        object.__setattr__(view, name, value)
+    if switched:
+        view.eval()
+    return view
+
+
+def _eval_view(module: nn.Module, seen: dict[int, nn.Module]) -> nn.Module:
+    """A copy of the tree of modules over the same tensors; a module that occurs twice stays one."""
+    if id(module) not in seen:
+        view = module.__new__(type(module))
+        seen[id(module)] = view
+        view.__dict__.update(module.__dict__)
+        children = {name: None if m is None else _eval_view(m, seen) for name, m in module._modules.items()}
+        view.__dict__.update(training=False, _modules=children)
+    return seen[id(module)]
 
 
 def checked_scores(name: str, scorer: Scorer, state: Any, candidates: Tensor, rows: int) -> Tensor:

@@ -14,12 +14,13 @@ from torch.nn import functional as F
 from solid_ext.config import ModelConfig
 from solid_ext.models.backbones import make_backbone
 from solid_ext.models.decoder import CodebookDecoder, Remade
-from solid_ext.models.encoder import SequenceCode, valid_mask
+from solid_ext.models.encoder import SequenceCode
 from solid_ext.models.finetune import NEGATIVES, PREFIXES, finetuned
 from solid_ext.models.symbols import ItemEmbedding, SymbolEmbedding
 from solid_ext.nn import Codebook, DynamicMLP
 from solid_ext.nn.dynamic import Branches
 from solid_ext.nn.low_rank import LowRankMLP
+from solid_ext.nn.padding import valid_mask
 
 Layers = Callable[[Tensor], Tensor]
 # Positions of pairs (sequence, candidate) that a backbone which reads candidates is given at once. At d = 32 a

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from solid_ext.models.encoder import last_valid, valid_mask
 from solid_ext.models.recommender import UserState
+from solid_ext.nn.padding import last_valid, valid_mask
 
 
 class SASRecSoftmax(nn.Module):

@@ -132,7 +132,7 @@ class Codebook(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draws the entries from a normal distribution of unit expected length and forgets all statistics."""
-        self.initialise(torch.randn(self.num_codes, self.dim) * self.dim**-0.5)
+        self._start(torch.randn(self.num_codes, self.dim) * self.dim**-0.5)
 
     @torch.no_grad()
     def initialise(self, weights: Tensor) -> None:
@@ -143,6 +143,10 @@ class Codebook(nn.Module):
             )
         if not weights.is_floating_point() or not bool(torch.isfinite(weights).all()):
             raise ValueError("Codebook.initialise: expected finite floating-point weights")
+        self._start(weights)
+
+    @torch.no_grad()
+    def _start(self, weights: Tensor) -> None:
         self.weight.copy_(weights)
         self.usage.zero_()
         if self.update == "ema":  # an entry starts as the mean of one vector: itself

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from solid_ext.config import Config, ModelConfig
 from solid_ext.data import Dataset, Split
 from solid_ext.models import DynamicRecommender, SemanticRecommender, start_from
-from solid_ext.train.checkpoint import load_model
+from solid_ext.train.checkpoint import check_fit, load_model
 from solid_ext.train.progress import Reporter
 from solid_ext.train.stage import Stage, Trainable, Validate, train_stage
 
@@ -45,18 +46,68 @@ def seeded(config: Config) -> Iterator[None]:
 def build_model(
     config: Config, model: ModelConfig, num_items: int, semantics: np.ndarray, features: Tensor | None = None
 ) -> DynamicRecommender:
-    """A network in the configuration's dtype and on its device, its parameters drawn from the seed on the CPU."""
+    """A network in the configuration's dtype and on its device, its parameters drawn from the seed on the CPU.
+
+    Raises:
+        ValueError: parameters that this machine's memory cannot hold.
+    """
+    _check_memory(_shapes(model, num_items, semantics, features))
     with seeded(config):
         network = DynamicRecommender(model, num_items, semantics, features)
     return network.to(config.train.device, getattr(torch, config.train.dtype))
 
 
 def restore_model(config: Config, num_items: int, tensors: dict[str, Tensor], path: Path) -> DynamicRecommender:
-    """The network that a checkpoint's tensors are of, in eval mode; they hold semantics and features as well."""
+    """The network that a checkpoint's tensors are of, in eval mode; they hold semantics and features as well.
+
+    Raises:
+        ValueError: tensors that are not those of the configuration; said before memory is taken for it.
+    """
     features = tensors.get("item_embedding.features")
-    model = build_model(config, config.model, num_items, tensors["semantics"].numpy(), features)
+    semantics = tensors.get("semantics")
+    if semantics is None or tuple(semantics.shape) != (num_items + 1,) or semantics.dtype != torch.int64:
+        found = "none" if semantics is None else f"{semantics.dtype} {list(semantics.shape)}"
+        raise ValueError(f"load: expected a tensor `semantics` [{num_items + 1}] int64 in {path}, got {found}")
+    check_fit(_shapes(config.model, num_items, semantics.numpy(), features), tensors, path)
+    model = build_model(config, config.model, num_items, semantics.numpy(), features)
     load_model(model, tensors, path)
     return model.eval()
+
+
+def _shapes(model: ModelConfig, num_items: int, semantics: np.ndarray, features: Tensor | None) -> dict[str, Tensor]:
+    """The tensors that the network would have, without any memory for them."""
+    with torch.device("meta"):
+        known = None if features is None else torch.empty(features.shape, dtype=features.dtype)
+        return dict(DynamicRecommender(model, num_items, semantics, known).state_dict())
+
+
+def _check_memory(shapes: dict[str, Tensor]) -> None:
+    """Refuse a network whose parameters, gradients and moments together are more than the memory there is."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # a system that does not tell
+        return
+    name, largest = max(shapes.items(), key=lambda entry: entry[1].nbytes)
+    wanted = 4 * sum(tensor.nbytes for tensor in shapes.values())
+    if wanted > memory:
+        raise ValueError(
+            f"model: expected a network that can be trained in this machine's {memory / 2**30:,.0f} GiB, got one of "
+            f"{wanted / 2**30:,.0f} GiB, the largest tensor being {name} {list(largest.shape)}"
+        )
+
+
+def check_memory(config: Config, num_items: int) -> None:
+    """Refuse a network that this machine's memory cannot hold, whatever the semantics and features will be.
+
+    Raises:
+        ValueError: see `build_model`.
+    """
+    _check_memory(_shapes(config.model, num_items, np.minimum(np.arange(num_items + 1), 1), None))
+
+
+def is_static(config: Config) -> bool:
+    """Whether the configuration is the static method's, to which the static backbone is nothing to compare."""
+    return config.model == static_model(config.model) and stage1_config(config) is None
 
 
 def static_model(model: ModelConfig) -> ModelConfig:
@@ -82,12 +133,25 @@ def train_static(
     *,
     features: Tensor | None = None,
     folder: Path | None = None,
+    followed_by: Sequence[Path] = (),
     reporter: Reporter | None = None,
 ) -> tuple[DynamicRecommender, Stage]:
     """Train the static backbone that SOLID is compared with, and whose item embeddings can be clustered."""
+    own = replace(config, model=static_model(config.model))
     no_semantics = np.minimum(np.arange(dataset.num_items + 1), 1)
-    model = build_model(config, static_model(config.model), dataset.num_items, no_semantics, features)
-    stage = train_stage("static", model, dataset, split, config.train, validate, folder=folder, reporter=reporter)
+    model = build_model(own, own.model, dataset.num_items, no_semantics, features)
+    stage = train_stage(
+        "static",
+        model,
+        dataset,
+        split,
+        config.train,
+        validate,
+        fields=own.flat(),
+        folder=folder,
+        followed_by=followed_by,
+        reporter=reporter,
+    )
     return model, stage
 
 
@@ -117,16 +181,27 @@ def train_solid(
     Source: paper, Algorithm 1.
     """
 
-    def train(name: str, network: Trainable, by: Validate = validate) -> Stage:
-        where = None if folder is None else folder / name
-        return train_stage(name, network, dataset, split, config.train, by, folder=where, reporter=reporter)
+    def train(name: str, network: Trainable, of: Config, by: Validate = validate, *later: str) -> Stage:
+        return train_stage(
+            name,
+            network,
+            dataset,
+            split,
+            config.train,
+            by,
+            fields=of.flat(),
+            folder=None if folder is None else folder / name,
+            followed_by=[] if folder is None else [folder / stage for stage in later],
+            reporter=reporter,
+        )
 
     model = build_model(config, config.model, dataset.num_items, semantics, features)
-    if stage1_config(config) is None:
-        return model, [train("stage2", model)]
+    own = stage1_config(config)
+    if own is None:
+        return model, [train("stage2", model, config)]
     with seeded(config):
         stage1 = SemanticRecommender(config.model, semantics)
     stage1.to(config.train.device, model.item_embedding.weight.dtype)
-    first = train("stage1", stage1, validate_stage1 or validate)
+    first = train("stage1", stage1, own, validate_stage1 or validate, "stage2")
     start_from(model, stage1, config.train.stage2_start)
-    return model, [first, train("stage2", model)]
+    return model, [first, train("stage2", model, config)]

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from solid_ext.files import write_text
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -134,4 +136,4 @@ def write_log(path: Path, history: list[Epoch]) -> None:
     """The training log as CSV, one line an epoch."""
     names = list(Epoch.__dataclass_fields__)
     lines = [",".join(names)] + [",".join(str(getattr(epoch, name)) for name in names) for epoch in history]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")

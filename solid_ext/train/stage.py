@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
+import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +16,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from solid_ext._native import arithmetic
 from solid_ext.config import TrainConfig
 from solid_ext.data import Dataset, NegativeSampler, Rows, Split, gather_sequences
 from solid_ext.models import DynamicRecommender, SASRecSoftmax, SemanticRecommender
 from solid_ext.train.checkpoint import (
+    check_fit,
     load_checkpoint,
     load_model,
     load_optimizer,
     optimizer_tensors,
     save_checkpoint,
+    tensor_bytes,
 )
 from solid_ext.train.progress import Epoch, Reporter, Silent, write_log
 from solid_ext.train.step import Step, make_optimizer
 
 Trainable = DynamicRecommender | SemanticRecommender | SASRecSoftmax
 Validate = Callable[[Trainable], float]
+
+GUESSES = 10  # times the loss of guessing at which a training has diverged: an untrained model is at about 1
+MAY_GROW = ("epochs", "patience")
+MAY_DIFFER = ("threads", "tensorboard")
+"""Fields that a resumed stage may set otherwise: to more, or to anything."""
 
 
 @dataclass
@@ -56,10 +68,12 @@ def train_stage(
     config: TrainConfig,
     validate: Validate,
     *,
+    fields: Mapping[str, Any] | None = None,
     folder: Path | None = None,
+    followed_by: Sequence[Path] = (),
     reporter: Reporter | None = None,
 ) -> Stage:
-    """Train to convergence and leave the model at its best epoch.
+    """Train to convergence and leave the model at its best epoch, in eval mode.
 
     `loss = prediction + lambda * L_align` by Adam over shuffled training rows; each epoch redraws the order and the
     negatives from (seed, stage, epoch) alone, so that a stage resumed after epoch n goes on exactly as if it had
@@ -67,7 +81,13 @@ def train_stage(
 
     Args:
         validate: the monitored metric of a model, larger is better.
+        fields: of the configuration, by name: all that the stage depends on; those of `config` where none are given.
         folder: where `best.safetensors`, `last.safetensors` and `log.csv` go; a folder that holds them is resumed.
+        followed_by: folders of stages that start from this one's best epoch, deleted when there is a better one.
+
+    Raises:
+        ValueError: a folder of another stage, dataset or configuration (epochs and patience may have grown).
+        FloatingPointError: a loss or weights that are not finite, or a loss ten times that of guessing.
 
     Source: paper, Algorithm 1, Eq. 12 and 13.
     """
@@ -75,8 +95,15 @@ def train_stage(
     stage = Stage(name)
     optimizer = make_optimizer(model, config)
     best = _copy(model)
+    origin = {
+        "stage": name,
+        "dataset": dataset.fingerprint,
+        "config": dict(fields or asdict(config)),
+        "inputs": _inputs(model),
+        "arithmetic": arithmetic(),
+    }
     if folder is not None and (folder / "last.safetensors").exists():
-        stage, best = _resume(folder, name, model, optimizer)
+        stage, best = _resume(folder, origin, config, model, optimizer)
     step = Step(model, optimizer, config)
     sampler = NegativeSampler(dataset, split.train_end) if config.loss != "full_softmax" else None
     steps = -(-len(split.train.positions) // config.batch_size)
@@ -85,21 +112,58 @@ def train_stage(
         number = len(stage.history) + 1
         start = time.perf_counter()
         loss, alignment = _train_epoch(model, step, dataset, split.train, sampler, config, name, number, reporter)
-        if not np.isfinite(loss):
-            raise FloatingPointError(
-                f"{name}: expected a finite loss, got {loss} in epoch {number}; a lower learning_rate may help"
-            )
+        _check_progress(name, number, loss, loss - config.alignment * alignment, model, config)
         valid = validate(model)
         stage.history.append(Epoch(name, number, loss, alignment, valid, time.perf_counter() - start))
         improved = stage.best.epoch == number
         if improved:
             best = _copy(model)
         if folder is not None:
-            _save(folder, stage, model, optimizer, best if improved else None)
+            for later in followed_by if improved else ():
+                shutil.rmtree(later, ignore_errors=True)
+            _save(folder, stage, origin, model, optimizer, best if improved else None)
         reporter.epoch(stage.history[-1], stage.best)
     model.load_state_dict(best)
+    model.eval()
     reporter.end(name, stage.best)
     return stage
+
+
+def check_resumed(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Refuse fields of the configuration that are not those of what is in the folder.
+
+    Raises:
+        ValueError: the first field that differs, or has shrunk where it may grow.
+    """
+    for name in sorted(saved.keys() | asked.keys()):
+        before, now = saved.get(name), asked.get(name)
+        if name in MAY_DIFFER or before == now:
+            continue
+        if name not in MAY_GROW or before is None or now is None:
+            raise ValueError(f"resume: expected {name}={before} as in {folder}, got {now}")
+        if now < before:
+            raise ValueError(f"resume: expected {name} of at least {before} as in {folder}, got {now}")
+
+
+def _check_progress(
+    name: str, epoch: int, loss: float, prediction: float, model: Trainable, config: TrainConfig
+) -> None:
+    """Refuse to go on from what no training ends at: NaN, infinity, and ten times the loss of guessing."""
+    advice = f"in epoch {epoch}; a learning_rate below {config.learning_rate:g} may help"
+    if not np.isfinite(loss):
+        raise FloatingPointError(f"{name}: expected a finite loss, got {loss} {advice}")
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+        raise FloatingPointError(f"{name}: expected finite weights, got NaN or infinity {advice}")
+    if config.loss == "bce":
+        guess = math.log(2)
+    else:
+        whole = config.loss == "full_softmax" or config.log_q
+        guess = math.log(max(model.num_items if whole else 1 + config.negatives, 2))
+    if prediction > GUESSES * guess:
+        raise FloatingPointError(
+            f"{name}: expected a loss of at most {GUESSES} times that of guessing, {guess:.3g}, got {prediction:.3g} "
+            f"{advice}"
+        )
 
 
 def _train_epoch(
@@ -145,15 +209,25 @@ def _copy(model: Trainable) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
+def _inputs(model: Trainable) -> dict[str, str]:
+    """A checksum of what a stage is given besides interactions and configuration: semantics, features."""
+    return {
+        name: hashlib.sha256(tensor_bytes(tensor)).hexdigest()
+        for name, tensor in model.state_dict().items()
+        if name.split(".")[-1] in ("semantics", "features")
+    }
+
+
 def _save(
     folder: Path,
     stage: Stage,
+    origin: Mapping[str, Any],
     model: Trainable,
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor] | None,
 ) -> None:
     """The best model first, then the last: a run that ends between the two repeats one epoch, to the same end."""
-    state: dict[str, Any] = {"stage": stage.name, "history": [epoch.row() for epoch in stage.history]}
+    state = {**origin, "history": [epoch.row() for epoch in stage.history]}
     if best is not None:
         save_checkpoint(folder / "best.safetensors", best, state)
     last = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
@@ -162,14 +236,59 @@ def _save(
 
 
 def _resume(
-    folder: Path, name: str, model: Trainable, optimizer: torch.optim.Optimizer
+    folder: Path, origin: Mapping[str, Any], config: TrainConfig, model: Trainable, optimizer: torch.optim.Optimizer
 ) -> tuple[Stage, dict[str, Tensor]]:
+    """The stage that a folder holds, the model and the optimizer as they were, and the best model's tensors."""
     tensors, state = load_checkpoint(folder / "last.safetensors")
-    if state["stage"] != name:
-        raise ValueError(f"resume: expected stage {name} in {folder}, got {state['stage']}")
+    best, of_best = load_checkpoint(folder / "best.safetensors")
+    for saved in (state, of_best):
+        _check_origin(folder, saved, origin)
     prefix = "model."
     own = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
     load_model(model, own, folder / "last.safetensors")
-    load_optimizer(optimizer, tensors)
-    best, _ = load_checkpoint(folder / "best.safetensors")
-    return Stage(name, [Epoch(**row) for row in state["history"]]), best
+    check_fit(model.state_dict(), best, folder / "best.safetensors")
+    try:
+        load_optimizer(optimizer, tensors)
+        stage = Stage(origin["stage"], [Epoch(**row) for row in state["history"]])
+        found = Stage(origin["stage"], [Epoch(**row) for row in of_best["history"]])
+        # A kill between the two leaves a best model that is one epoch ahead, which is trained again.
+        ahead = len(found.history) == len(stage.history) + 1
+        fits = stage.best == found.best or (ahead and found.history[:-1] == stage.history)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"resume: expected the state of a training in {folder}, got {error}") from error
+    if not fits:
+        raise ValueError(f"resume: expected best.safetensors of the same training in {folder}, got another one's")
+    before, now = state["arithmetic"], origin["arithmetic"]
+    if before != now and not stage.converged(config):
+        warnings.warn(
+            f"resume: {folder} was trained with {_words(before)} and goes on with {_words(now)}: the last bits will "
+            "differ from those of a training without a stop",
+            stacklevel=3,
+        )
+    return stage, best
+
+
+def _check_origin(folder: Path, saved: Mapping[str, Any], origin: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of another stage, dataset, configuration or semantics."""
+    missing = [name for name in (*origin, "history") if name not in saved]
+    if missing:
+        raise ValueError(f"resume: expected the checkpoint of a stage in {folder}, got one without {missing[0]}")
+    if saved["stage"] != origin["stage"]:
+        raise ValueError(f"resume: expected stage {origin['stage']} in {folder}, got {saved['stage']}")
+    if saved["dataset"] != origin["dataset"]:
+        raise ValueError(
+            f"resume: expected the dataset of {folder} ({saved['dataset'][:12]}), got {origin['dataset'][:12]}"
+        )
+    check_resumed(folder, saved["config"], origin["config"])
+    same = saved["arithmetic"] == origin["arithmetic"]
+    for name, checksum in origin["inputs"].items():
+        what = name.split(".")[-1]  # features are sums, whose last bits another arithmetic gives otherwise
+        if saved["inputs"].get(name) != checksum and (same or what == "semantics"):
+            raise ValueError(
+                f"resume: expected the items' {what} of {folder}, got others (another file of features, or made by "
+                "other versions, threads or instruction sets)"
+            )
+
+
+def _words(arithmetic: Mapping[str, Any]) -> str:
+    return f"{arithmetic['threads']} threads and {arithmetic['isa']}"

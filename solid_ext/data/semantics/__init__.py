@@ -5,12 +5,13 @@ from solid_ext.data.semantics.clusters import concatenate_features, semantics_fr
 from solid_ext.data.semantics.cooccurrence import cooccurrence_features
 from solid_ext.data.semantics.files import read_features
 from solid_ext.data.semantics.image import image_features
-from solid_ext.data.semantics.make import make_semantics, semantics_source
+from solid_ext.data.semantics.make import check_semantics, make_semantics, semantics_source
 from solid_ext.data.semantics.table import Semantics
 from solid_ext.data.semantics.text import text_features
 
 __all__ = [
     "Semantics",
+    "check_semantics",
     "concatenate_features",
     "cooccurrence_features",
     "image_features",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -49,10 +50,7 @@ def make_semantics(
     source = semantics_source(config, dataset)
     if source == "category":
         return semantics_from_categories(dataset, level=config.category_level, min_items=config.category_min_items)
-    if config.num_semantics > dataset.num_items:
-        raise ValueError(
-            f"num_semantics: expected at most the number of items, {dataset.num_items:,}, got {config.num_semantics:,}"
-        )
+    _check_count(config, dataset)
     parts = {}
     for kind in sorted(source.split("+"), reverse=True):  # text, image, id
         parts[kind] = _features(kind, config, dataset, seed, id_features)
@@ -69,19 +67,55 @@ def make_semantics(
     return replace(made, report={**made.report, **known})
 
 
+def check_semantics(config: SemanticsConfig, dataset: Dataset) -> None:
+    """Refuse a source of semantics whose category, files, folder or number the dataset does not have.
+
+    Raises:
+        ValueError: as `make_semantics` does, for all that can be known without encoding anything.
+    """
+    source = semantics_source(config, dataset)
+    if source == "category":
+        semantics_from_categories(dataset, level=config.category_level, min_items=config.category_min_items)
+        return
+    _check_count(config, dataset)
+    for kind in source.split("+"):
+        file = _file(kind, config)
+        if file:
+            read_features(file, dataset, name=f"{kind}_features")
+        elif kind == "image":
+            _image_folder(config)
+
+
+def _file(kind: str, config: SemanticsConfig) -> str:
+    return {"id": config.id_features, "text": config.text_features, "image": config.image_features}[kind]
+
+
 def _features(
     kind: str, config: SemanticsConfig, dataset: Dataset, seed: int, id_features: Callable[[], np.ndarray]
 ) -> np.ndarray:
     """One kind's features `[V + 1, F]`: from its file if one is named, else made."""
-    file = {"id": config.id_features, "text": config.text_features, "image": config.image_features}[kind]
+    file = _file(kind, config)
     if file:
         return read_features(file, dataset, name=f"{kind}_features")
     if kind == "text":
         return text_features(dataset, encoder=config.text_encoder, seed=seed)
     if kind == "id":
         return id_features()
+    return image_features(dataset, _image_folder(config), encoder=config.image_encoder)
+
+
+def _check_count(config: SemanticsConfig, dataset: Dataset) -> None:
+    if config.num_semantics > dataset.num_items:
+        raise ValueError(
+            f"num_semantics: expected at most the number of items, {dataset.num_items:,}, got {config.num_semantics:,}"
+        )
+
+
+def _image_folder(config: SemanticsConfig) -> str:
     if not config.image_folder:
         raise ValueError(
             "semantics: expected image_features FILE or image_folder FOLDER for a source with images, got neither"
         )
-    return image_features(dataset, config.image_folder, encoder=config.image_encoder)
+    if not Path(config.image_folder).is_dir():
+        raise ValueError(f"image_folder: expected a folder of images, got {config.image_folder!r}, which is none")
+    return config.image_folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from solid_ext.files import written
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,21 +80,29 @@ class Semantics:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file: `levels`, and the rest as JSON in its header."""
         described = {"count": self.count, "source": self.source, "names": self.names, "report": self.report}
-        partial = Path(path).with_name(Path(path).name + ".partial")
-        save_file({"levels": np.ascontiguousarray(self.levels)}, partial, metadata={"semantics": json.dumps(described)})
-        os.replace(partial, path)
+        levels, text = np.ascontiguousarray(self.levels), json.dumps(described)
+        with written(Path(path)) as partial:
+            save_file({"levels": levels}, partial, metadata={"semantics": text, "sha256": _checksum(levels, text)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Semantics:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: a file that is missing or holds something else.
+            ValueError: a file that is missing, holds something else, or is not as it was written.
         """
         try:
             with safe_open(path, framework="np") as file:
-                described = json.loads((file.metadata() or {})["semantics"])
+                metadata = file.metadata() or {}
                 levels = file.get_tensor("levels")
+            described = json.loads(metadata["semantics"])
+            if metadata.get("sha256") != _checksum(levels, metadata["semantics"]):
+                raise ValueError("another content than its sha256")
             return cls(levels[:, 0].copy(), residual=levels[:, 1:] if levels.shape[1] > 1 else None, **described)
-        except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"Semantics: expected a file of semantics, got {str(path)!r} ({error})") from error
+
+
+def _checksum(levels: np.ndarray, described: str) -> str:
+    head = f"{described} {levels.dtype} {list(levels.shape)}"
+    return hashlib.sha256(head.encode() + levels.tobytes()).hexdigest()

@@ -1,0 +1,269 @@
+"""A run's folder: begun, killed, resumed, extended, overwritten, and never by two at a time."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file
+
+from solid_ext import SOLID, Config, Dataset
+from solid_ext.cli import main
+from solid_ext.data import SyntheticTruth, synthetic_dataset
+from solid_ext.files import LOCK
+from solid_ext.methods import method_config
+from solid_ext.run import train_run
+from solid_ext.train import load_checkpoint
+
+TINY = Config().replace(length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, candidates=20)
+QUICK = ["--length", "5", "--dim", "16", "--heads", "2", "--codebook-hidden", "16", "--batch-size", "128"]
+QUICK += ["--candidates", "20", "--threads", "1", "--semantics", "category", "--no-neighbours"]
+
+
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one sentence that a failing command prints, and nothing of a configuration before it."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1, printed.err
+    assert "configuration" not in printed.out
+    return printed.err
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def data(world: tuple[Dataset, SyntheticTruth], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return world[0].save(tmp_path_factory.mktemp("data") / "world")
+
+
+@pytest.fixture(scope="module")
+def finished(world: tuple[Dataset, SyntheticTruth], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_run(tmp_path_factory.mktemp("runs") / "run", TINY, world[0], baseline=False).folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A finished run that a test may damage."""
+    for name, content in contents(finished).items():
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_bytes(content)
+    return tmp_path / "run"
+
+
+def test_a_run_killed_at_any_time_ends_at_the_same_bits(data: Path, tmp_path: Path, one_thread: None) -> None:
+    """Killed again and again, between and inside epochs, also before the first; each time resumed or begun anew."""
+
+    def command(out: Path, *flags: str) -> list[str]:
+        return ["train", "--dataset", str(data), "--out", str(out), "--epochs", "8", "--no-baseline", *QUICK, *flags]
+
+    cut, kills = tmp_path / "cut", 0
+    for until in ("run.json", "stage1/best.safetensors", "stage2/last.safetensors"):
+        arguments = command(cut, *(["--resume"] if (cut / "run.json").exists() else []))
+        with subprocess.Popen(
+            [sys.executable, "-m", "solid_ext.cli", *arguments], stdout=subprocess.DEVNULL
+        ) as process:
+            while process.poll() is None and not (cut / until).exists():
+                time.sleep(0.002)
+            kills += process.poll() is None
+            process.kill()
+    assert kills >= 2
+    main(command(cut, "--resume"))
+    main(command(tmp_path / "whole"))
+    for stage in ("stage1", "stage2"):
+        one, other = (load_checkpoint(out / stage / "last.safetensors")[0] for out in (cut, tmp_path / "whole"))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one), stage
+    one, other = (load_file(out / "model" / "model.safetensors") for out in (cut, tmp_path / "whole"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not [name for name in contents(tmp_path) if "partial" in name or ".replaced" in name]
+
+
+def test_a_run_has_one_owner(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(run)
+    command = ["train", "--dataset", str(data), "--out", str(run), *QUICK]
+    with FileLock(run / LOCK):
+        for flag in ("--overwrite", "--resume"):
+            assert "in use by another process or thread" in fails([*command, flag], capsys)
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--backbone", "gru"], "backbone: expected .* did you mean gru4rec"),
+        (["--device", "cuda:99"], "device: expected cpu or one of"),
+        (["--text-features", "nowhere.npy", "--semantics", "text"], "text_features: expected an existing file"),
+        (["--semantics", "image"], "semantics: expected image_features FILE or image_folder FOLDER"),
+        (["--semantics", "image", "--image-folder", "nowhere"], "image_folder: expected a folder"),
+        (["--semantics", "id", "--num-semantics", "9999"], "num_semantics: expected at most the number of items"),
+        (["--method", "sliod"], "method: expected one of .* did you mean solid"),
+        (["--dim", "65536", "--length", "65536", "--heads", "1"], "model: expected a network that can be trained"),
+    ],
+)
+def test_a_run_that_cannot_start_leaves_what_there_was(
+    flags: list[str], sentence: str, run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "run"
+    assert re.search(sentence, fails(["train", "--dataset", str(data), "--out", str(out), *QUICK, *flags], capsys))
+    assert not out.exists(), "nothing is in the way of the corrected command"
+    before = contents(run)
+    command = ["train", "--dataset", str(data), "--out", str(run), "--overwrite", *QUICK, *flags]
+    assert re.search(sentence, fails(command, capsys))
+    assert contents(run) == before
+
+
+class Stopped(RuntimeError):
+    """What stops a training in a test."""
+
+
+class StopAt:
+    """A reporter that stops at the first epoch's beginning or at its end."""
+
+    def __init__(self, when: str) -> None:
+        self.when = when
+
+    def begin(self, stage: str, steps: int, epochs: int) -> None:
+        if self.when == "begin":
+            raise Stopped
+
+    def step(self) -> None: ...
+
+    def epoch(self, epoch: Any, best: Any) -> None:
+        raise Stopped
+
+    def end(self, stage: str, best: Any) -> None: ...
+
+
+def test_an_overwritten_run_is_kept_until_the_new_one_has_an_epoch(
+    run: Path, world: tuple[Dataset, SyntheticTruth]
+) -> None:
+    before = contents(run)
+    other = TINY.replace(seed=1)
+    with pytest.raises(Stopped):
+        train_run(run, other, world[0], overwrite=True, reporter=StopAt("begin"))
+    assert contents(run) == before
+    with pytest.raises(Stopped):
+        train_run(run, other, world[0], overwrite=True, baseline=False, reporter=StopAt("epoch"))
+    assert {path.name for path in run.iterdir()} == {LOCK, "config.yaml", "run.json", "stage1"}
+    resumed = train_run(run, other, world[0], resume=True, baseline=False)
+    assert [len(stage.history) for stage in resumed.solid.training.stages] == [1, 1]
+    assert not (run / ".replaced").exists()
+
+
+def test_what_a_kill_leaves_before_the_first_epoch_is_in_nobodys_way(
+    run: Path, world: tuple[Dataset, SyntheticTruth], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    early = tmp_path / "early"
+    early.mkdir()
+    (early / LOCK).touch()
+    with pytest.raises(
+        ValueError, match=r"resume: expected a run in .* stopped before its first epoch: start it again"
+    ):
+        train_run(early, TINY, world[0], resume=True)
+    train_run(early, TINY, world[0], baseline=False)
+
+    torn = run / "run.json"
+    torn.write_text(torn.read_text()[:100])
+    with pytest.raises(ValueError, match=r"resume: expected a whole run\.json, got .*; --overwrite starts"):
+        train_run(run, TINY, world[0], resume=True)
+    with pytest.raises(ValueError, match="out: expected a folder that does not exist yet"):
+        train_run(run, TINY, world[0])
+    train_run(run, TINY, world[0], overwrite=True, baseline=False)
+    assert SOLID.load(run).fingerprint == world[0].fingerprint
+
+
+def test_a_folder_with_other_things_is_not_overwritten(
+    run: Path, world: tuple[Dataset, SyntheticTruth], tmp_path: Path
+) -> None:
+    (run / "notes.md").write_text("years of work")
+    before = contents(run)
+    with pytest.raises(ValueError, match=r"overwrite: expected nothing but a run in .*, got notes\.md"):
+        train_run(run, TINY, world[0], overwrite=True)
+    assert contents(run) == before
+    (tmp_path / "file").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"out: expected a folder, got .*file, which is none"):
+            train_run(tmp_path / "file", TINY, world[0], overwrite=overwrite)
+    assert (tmp_path / "file").read_text() == "mine"
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "config.yaml").write_text("dim: 8")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"expected a folder that does not exist yet|has no run\.json"):
+            train_run(precious, TINY, world[0], overwrite=overwrite)
+    assert contents(precious) == {"config.yaml": b"dim: 8"}
+
+
+def test_a_finished_run_is_extended(
+    run: Path, world: tuple[Dataset, SyntheticTruth], capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer = train_run(run, TINY.replace(epochs=3), world[0], resume=True, baseline=False)
+    assert [len(stage.history) for stage in longer.solid.training.stages] == [3, 3]
+    assert Config.from_yaml(run / "config.yaml").train.epochs == 3
+    assert Config.from_yaml(run / "model" / "config.yaml").train.epochs == 3
+    assert [stage["epochs"] for stage in json.loads((run / "metrics.json").read_text())["stages"]] == [3, 3]
+    before = contents(run)
+    for fields, sentence in (
+        ({"epochs": 2}, "expected epochs of at least 3 as in"),
+        ({"epochs": 3, "seed": 4}, "expected seed=0 as in"),
+    ):
+        with pytest.raises(ValueError, match=f"resume: {sentence}"):
+            train_run(run, TINY.replace(**fields), world[0], resume=True)
+    other = synthetic_dataset(400, 60, 6, predictability=1.0, drift=0.0, seed=9)[0]
+    with pytest.raises(ValueError, match="resume: expected the dataset of"):
+        train_run(run, TINY.replace(epochs=3), other, resume=True)
+    assert contents(run) == before
+
+
+def test_a_row_has_the_name_of_its_method(world: tuple[Dataset, SyntheticTruth], tmp_path: Path) -> None:
+    duet = train_run(tmp_path / "duet", method_config(TINY, "duet"), world[0], method="duet")
+    assert list(duet.metrics["models"]) == ["popularity", "static", "duet"]
+    assert json.loads((tmp_path / "duet" / "run.json").read_text())["method"] == "duet"
+    static = train_run(tmp_path / "static", method_config(TINY, "static"), world[0], method="static")
+    assert list(static.metrics["models"]) == ["popularity", "static"]
+    assert [stage["stage"] for stage in static.metrics["stages"]] == ["stage2"], "one training, not two"
+
+
+def test_a_picture_that_fails_loses_no_number(
+    world: tuple[Dataset, SyntheticTruth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no font")
+
+    monkeypatch.setattr("solid_ext.run.draw_report", fail)
+    with pytest.raises(OSError, match="no font"):
+        train_run(tmp_path / "run", TINY, world[0], baseline=False)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["models"]["SOLID"]
+    assert SOLID.load(tmp_path / "run").fingerprint == world[0].fingerprint
+
+
+def test_train_prints_what_is_not_the_default(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", "--dataset", str(data), "--out", str(tmp_path / "run"), "--preset", "paper", "--epochs", "1"]
+    main([*command, "--candidates", "20", "--dim", "16"])
+    printed = capsys.readouterr().out.split("not the default:")[1].split("popularity")[0]
+    config = Config.from_yaml(tmp_path / "run" / "config.yaml")
+    for line in ("learning_rate: 0.001", "loss: bce", "dim: 16", "epochs: 1", "candidates: 20"):
+        assert line in printed
+    assert "backbone:" not in printed
+    assert (config.train.negatives, config.model.target, config.model.dim) == (4, "mlp", 16)
+
+
+@pytest.mark.parametrize("file", ["run.json", "stage1/last.safetensors", "stage2/best.safetensors"])
+def test_a_flipped_bit_is_not_resumed(file: str, run: Path, world: tuple[Dataset, SyntheticTruth]) -> None:
+    content = bytearray((run / file).read_bytes())
+    content[len(content) // 2] ^= 4
+    (run / file).write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=re.escape(Path(file).name)):
+        train_run(run, TINY, world[0], resume=True, baseline=False)

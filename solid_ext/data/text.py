@@ -1,0 +1,265 @@
+"""Delimited text: its encoding, line ends, separator, header and quotes; every cell comes out as text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from solid_ext.data.reading import Reading, kept_columns
+
+SEPARATORS = ("\t", ",", ";", "|", " ")
+MOVIELENS = b"::"  # the separator of MovieLens' .dat files, which have no header
+UTF8_BOM = b"\xef\xbb\xbf"
+# UTF-32 first: its mark begins with that of UTF-16.
+ENCODINGS = ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+# The field count walks over the file in blocks, so that its masks stay small beside the file itself.
+COUNT_BLOCK = 1 << 24
+
+
+def read_text(
+    data: bytes,
+    where: str,
+    required: Sequence[str],
+    optional: Sequence[str] | None,
+    reading: Reading,
+    headerless: Sequence[str] = (),
+) -> pl.DataFrame:
+    """Read delimited text into columns of strings, spaces around a cell taken off, empty cells null.
+
+    The separator (tab, comma, semicolon, bar, space; `::` of MovieLens) is found from the header. Tab separated text
+    has no quoting; in all other text a quote at the start of a field quotes it. Lines that repeat the header are left
+    out and counted, lines of another length are malformed.
+
+    Args:
+        data: the file, UTF-8, or UTF-16 and UTF-32 with a byte order mark; lines end in LF, CR LF or CR.
+        where: named in errors.
+        required, optional: columns, as in `read_table`.
+        reading: counts malformed lines and notes what was guessed.
+        headerless: what the columns of a `::` file without a header are called.
+
+    Raises:
+        ValueError: other bytes, columns that are missing, lines that are no rows, quotes that never close.
+    """
+    data = _utf8(data, where)
+    data = _line_feeds(data)
+    first = 1
+    if data[:1] in (b"\n", b"\r"):
+        blank = len(data) - len(data.lstrip(b"\r\n"))
+        first += data.count(b"\n", 0, blank)
+        data = data[blank:]
+    if data[:4].lower() == b"sep=" and data[5:6] in (b"\n", b"\r"):  # a line that Excel writes for itself
+        data, first = data.partition(b"\n")[2], first + 1
+    header_bytes = data.partition(b"\n")[0].rstrip(b"\r")
+    if header_bytes.count(MOVIELENS) >= 2 and b"\t" not in data:
+        data, header_bytes = data.replace(MOVIELENS, b"\t"), header_bytes.replace(MOVIELENS, b"\t")
+        fields = header_bytes.decode("utf-8", "replace").split("\t")
+        if _is_data(fields, required) and len(fields) == len(headerless):
+            reading.notes["note_header"] = f"The file has no header: its columns are taken as {', '.join(headerless)}."
+            data, first = "\t".join(headerless).encode() + b"\n" + data, first - 1
+            header_bytes = data.partition(b"\n")[0]
+    try:
+        header = header_bytes.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(data, where, first, error) from error
+    separator, found = _separator(header, required)
+    if _is_data(found, required):
+        raise ValueError(
+            f"{where}: expected a header with columns {', '.join(required)}, got data in the first line "
+            f"{header[:60]!r} (put a line of column names above it)"
+        )
+    reading.columns = found
+    kept = kept_columns(found, required, optional, where)
+    quoted = separator != "\t" and b'"' in data
+    if quoted and separator != " " and not _well_quoted(data, separator):
+        frame = _by_csv(data, separator, found, kept, where, reading, first)
+    else:
+        frame = _by_polars(data, separator, quoted, found, kept, where, reading, first)
+    frame = frame.select(pl.col(kept).str.strip_chars().replace("", None))
+    repeated = pl.all_horizontal(pl.col(name) == name for name in required).fill_null(False)
+    inside = int(frame.select(repeated.sum()).item()) if frame.height else 0
+    if inside:
+        frame = frame.filter(~repeated)
+        reading.notes["repeated_headers"] = inside
+        reading.notes["note_headers"] = f"{inside:,} lines repeat the header inside the file; they are left out."
+    if frame.height == 0 and reading.count:
+        raise ValueError(
+            f"{where}: expected lines of {len(found)} fields as in the header {header[:60]!r}, got none: "
+            f"{'; '.join(reading.examples)}"
+        )
+    return frame
+
+
+def _utf8(data: bytes, where: str) -> bytes:
+    for mark, encoding in ENCODINGS:
+        if data.startswith(mark):
+            try:
+                data = data.decode(encoding).encode("utf-8")
+            except UnicodeError as error:
+                raise ValueError(
+                    f"{where}: expected {encoding.upper()} text, as its mark says, got bytes that are not ({error})"
+                ) from error
+            break
+    data = data.removeprefix(UTF8_BOM)
+    at = data.find(b"\0")
+    if at >= 0:
+        raise ValueError(
+            f"{where}: expected UTF-8 text, got binary data (a zero byte in line {data.count(10, 0, at) + 1:,})"
+        )
+    return data
+
+
+def _line_feeds(data: bytes) -> bytes:
+    """Old Mac files end their lines in CR; in others a CR before LF belongs to the line end."""
+    header = data.partition(b"\n")[0]
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in header.rstrip(b"\r") else data
+
+
+def _is_data(fields: list[str], required: Sequence[str]) -> bool:
+    """Whether a first line is a row rather than a header: it has numbers in it and none of the names."""
+    numbers = pl.Series(fields, dtype=pl.String).str.strip_chars().cast(pl.Float64, strict=False).count()
+    return len(fields) > 1 and numbers > 0 and not set(fields) & set(required)
+
+
+def _separator(header: str, required: Sequence[str]) -> tuple[str, list[str]]:
+    """Find the separator whose fields hold the required columns, else the first that separates anything."""
+    splits = [(mark, _header_fields(header, mark)) for mark in SEPARATORS]
+    for mark, fields in splits:
+        if set(required) <= set(fields):
+            return mark, fields
+    return next((split for split in splits if len(split[1]) > 1), splits[1])
+
+
+def _header_fields(header: str, separator: str) -> list[str]:
+    if separator == "\t":
+        fields = header.split(separator)
+    else:
+        fields = next(csv.reader([header], delimiter=separator, skipinitialspace=separator != " "), [])
+    return [name.strip() for name in fields]
+
+
+def _well_quoted(data: bytes, separator: str) -> bool:
+    """Whether every quote opens a field, closes one, or is doubled inside one."""
+    text = np.frombuffer(b"\n" + data + b"\n", dtype=np.uint8)
+    at = np.flatnonzero(text == ord('"'))
+    opens, closes = at[0::2], at[1::2]
+    before = np.isin(text[opens - 1], [ord(mark) for mark in (separator, "\n", '"')])
+    after = np.isin(text[closes + 1], [ord(mark) for mark in (separator, "\n", "\r", '"')])
+    return bool(at.size % 2 == 0 and before.all() and after.all())
+
+
+def _by_csv(
+    data: bytes, separator: str, found: list[str], kept: list[str], where: str, reading: Reading, first: int
+) -> pl.DataFrame:
+    """Spaces before quoted fields, and quotes inside fields that are not quoted: Python's reader, line by line."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(data, where, first, error) from error
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    rows: list[list[str]] = []
+    begun = first
+    try:
+        next(lines)
+        begun = lines.line_num + first
+        for row in lines:
+            if len(row) == len(found):
+                rows.append(row)
+            elif row:
+                line = separator.join(row).encode()
+                reading.add(begun, line, where=where, expected=f"{len(found)} fields")
+            begun = lines.line_num + first
+    except csv.Error as error:
+        shown = text.split("\n")[begun - first][:60]
+        raise ValueError(
+            f"{where}: expected every quote to be closed and doubled inside a quoted field, got line {begun:,} "
+            f"{shown!r} ({error}; take its quotes out, or separate the fields by tabs)"
+        ) from error
+    columns = dict(zip(found, zip(*rows, strict=True), strict=True)) if rows else {}
+    return pl.DataFrame({name: pl.Series(columns.get(name, ()), dtype=pl.String) for name in kept})
+
+
+def _by_polars(
+    data: bytes,
+    separator: str,
+    quoted: bool,
+    found: list[str],
+    kept: list[str],
+    where: str,
+    reading: Reading,
+    first: int,
+) -> pl.DataFrame:
+    skipped = _check_fields(data, separator, quoted, len(found), where, reading, first)
+    try:
+        frame = pl.read_csv(
+            data,
+            separator=separator,
+            quote_char='"' if quoted else None,
+            columns=[found.index(name) for name in kept],
+            infer_schema=False,
+            truncate_ragged_lines=reading.count > 0,
+        )
+    except pl.exceptions.PolarsError as error:
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError as wrong:
+            raise _not_utf8(data, where, first, wrong) from error
+        raise ValueError(f"{where}: expected readable text, got {str(error).splitlines()[0]!r}") from error
+    frame.columns = kept
+    if skipped.any():
+        frame = frame.filter(pl.Series(~skipped[1 : 1 + frame.height]))
+    return frame
+
+
+def _not_utf8(data: bytes, where: str, first: int, error: UnicodeDecodeError) -> ValueError:
+    """The error that names the first line that is no UTF-8."""
+    number = data.count(b"\n", 0, error.start) if error.object == data else 0
+    line = data.split(b"\n", number + 1)[number].decode("latin-1")[:60]
+    return ValueError(
+        f"{where}: expected UTF-8 text, got other bytes in line {number + first:,}, {line!r} if they are Latin-1 "
+        "(iconv -f latin1 -t utf-8 turns them)"
+    )
+
+
+def _check_fields(
+    data: bytes, separator: str, quoted: bool, expected: int, where: str, reading: Reading, first: int
+) -> np.ndarray:
+    """Count the lines with another number of fields as malformed; return these and the blank ones.
+
+    polars fills short lines with nulls without a word, so the separators outside quotes are counted here,
+    block by block. Returns `[lines] bool`, the header first; a line end inside quotes ends no line.
+    """
+    text = np.frombuffer(data, dtype=np.uint8)
+    marks: list[np.ndarray] = []
+    ends: list[np.ndarray] = []
+    inside, seen = 0, 0
+    for start_of_block in range(0, text.size, COUNT_BLOCK):
+        block = text[start_of_block : start_of_block + COUNT_BLOCK]
+        is_mark, is_end = block == ord(separator), block == ord("\n")
+        if quoted:
+            parity = (np.cumsum(block == ord('"'), dtype=np.uint8) + np.uint8(inside)) & 1
+            inside = int(parity[-1])
+            is_mark &= parity == 0
+            is_end &= parity == 0
+        at, mark = np.flatnonzero(is_end), np.flatnonzero(is_mark)
+        marks.append(np.searchsorted(mark, at) + seen)
+        ends.append(at + start_of_block)
+        seen += mark.size
+    end, count = np.concatenate(ends), np.concatenate(marks)
+    if end.size == 0 or end[-1] != text.size - 1:
+        end, count = np.append(end, text.size), np.append(count, seen)
+    if inside:
+        raise ValueError(f"{where}: expected every quote to be closed, got one that is still open at the end")
+    start = np.concatenate(([0], end[:-1] + 1))
+    length = end - start
+    blank = (length == 0) | ((length == 1) & (text[np.minimum(start, text.size - 1)] == ord("\r")))
+    fields = np.diff(count, prepend=0) + 1
+    ragged = ~blank & (fields != expected)
+    number, counted = first, 0
+    for wrong in np.flatnonzero(ragged):
+        number, counted = number + data.count(b"\n", counted, int(start[wrong])), int(start[wrong])
+        reading.add(number, data[counted : int(end[wrong])], where=where, expected=f"{expected} fields")
+    return blank | ragged

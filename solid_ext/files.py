@@ -1,0 +1,258 @@
+"""Files and folders that are there whole or not at all, and known to be what was written."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+LOCK = ".solid_ext.lock"
+MANIFEST = "manifest.json"
+_PARTIAL = ".partial"
+_CHUNK = 1 << 22
+_EXCHANGE, _FROM_HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of renameat2(2)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A path to write to, beside `path`, whose place it takes when the body ends; until then the old file stays.
+
+    The file reaches the disk before its name does. Its mode is the one that the umask gives.
+
+    Raises:
+        ValueError: it cannot be written; what was there before is whole, and nothing else is left.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_PARTIAL}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch(exist_ok=False)
+        mode = partial.stat().st_mode  # safetensors writes a file of its own, for its owner alone
+        yield partial
+        partial.chmod(mode)
+        _to_disk(partial)
+        os.replace(partial, path)
+        _to_disk(path.parent)
+    except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
+        raise ValueError(f"write: expected a file that can be written, got {path} ({_reason(error)})") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    with written(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object whole or not at all, its `sha256` among its entries.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    write_text(path, json.dumps({**value, "sha256": _json_digest(value)}, indent=2) + "\n")
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Read what `write_json` wrote.
+
+    Args:
+        what: begins the error's sentence.
+
+    Raises:
+        ValueError: a file that is missing, torn, or not as it was written.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        digest = value.pop("sha256")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{what}: expected a whole {path.name}, got {path} ({_reason(error)})") from error
+    if digest != _json_digest(value):
+        raise ValueError(f"{what}: expected {path} as it was written, got another content than its sha256")
+    return value
+
+
+@contextmanager
+def written_folder(folder: Path, what: str, *, overwrite: bool, ours: Callable[[Path], str | None]) -> Iterator[Path]:
+    """A new folder to fill, which takes the place of `folder` when the body ends.
+
+    Where the system can exchange two folders, a reader or a kill finds the old one or the new one at any time;
+    elsewhere an instant between two renames has the old one beside its place, and `elsewhere` names it.
+
+    Args:
+        what: begins the errors' sentences.
+        overwrite: replace what is there, if it is such a folder; an empty folder too.
+        ours: None for a folder that may be replaced, else what it holds that nobody asked to delete.
+
+    Raises:
+        ValueError: there is something that may not be replaced, or the folder cannot be written. Nothing has changed.
+    """
+    if os.path.lexists(folder) and not overwrite:
+        raise ValueError(
+            f"{what}: expected a folder that does not exist yet, got {folder} (overwrite=True replaces one of its kind)"
+        )
+    if folder.is_symlink() or (os.path.lexists(folder) and not folder.is_dir()):
+        raise ValueError(f"{what}: expected a folder to overwrite, got {folder}, a file or a link")
+    marker = uuid.uuid4().hex
+    fresh, old = (folder.with_name(f".{folder.name}.{kind}-{marker}") for kind in ("new", "old"))
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            foreign = ours(folder)
+            if foreign is not None:
+                raise ValueError(f"{what}: expected a folder of its own to overwrite, got {folder}, {foreign}")
+        fresh.mkdir(parents=True)
+        yield fresh
+        for path in (*fresh.iterdir(), fresh):
+            _to_disk(path)
+        if folder.exists() and _exchanged(fresh, folder):
+            fresh, old = old, fresh
+        elif folder.exists():
+            folder.rename(old)
+        if fresh.exists():
+            fresh.rename(folder)
+        _to_disk(folder.parent)
+    except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
+        raise ValueError(f"{what}: expected a folder that can be written, got {folder} ({_reason(error)})") from error
+    finally:
+        with suppress(OSError):
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+        for rest in (fresh, old):
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+def elsewhere(folder: Path) -> str:
+    """`, but ..` that names where a replacement which was cut short left the folder; nothing where there was none."""
+    left = sorted(folder.parent.glob(f".{folder.name}.old-*")) if folder.parent.is_dir() else []
+    return f", but {left[-1]}, which a replacement that was cut short left (rename it back)" if left else ""
+
+
+def describe_folder(folder: Path, name: str, described: Mapping[str, Any]) -> None:
+    """Write the folder's manifest, last of all its files: what it is, and size and sha256 of each of them."""
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in sorted(folder.iterdir())}
+    write_json(folder / name, {**described, "files": files})
+
+
+def verify_folder(folder: Path, name: str, what: str) -> dict[str, Any]:
+    """The manifest of a folder, every file of which is as it was when the manifest was written.
+
+    Raises:
+        ValueError: the file that is missing, torn or changed.
+    """
+    manifest = read_json(folder / name, what)
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        raise ValueError(f"{what}: expected the files' checksums in {folder / name}, got none")
+    for file, facts in files.items():
+        path = folder / file
+        if Path(file).name != file or not isinstance(facts, dict) or not path.is_file():
+            raise ValueError(f"{what}: expected {file} in {folder}, got none")
+        if path.stat().st_size != facts.get("bytes"):
+            raise ValueError(
+                f"{what}: expected {facts.get('bytes'):,} bytes in {path}, got {path.stat().st_size:,} (copy it again)"
+            )
+        if _digest(path) != facts.get("sha256"):
+            raise ValueError(
+                f"{what}: expected {path} as it was written, got another content than {name} says (copy it again)"
+            )
+    return manifest
+
+
+def foreign_to(folder: Path, name: str, form: str) -> str | None:
+    """What keeps a folder from being replaced: it has no manifest of this format, or a file that this does not list."""
+    try:
+        manifest = json.loads((folder / name).read_text(encoding="utf-8"))
+        listed = {name, *manifest.get("files", {})}
+        own = manifest["format"] == form
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        own = False
+    if not own:
+        return f"which has no {name} of a {form}"
+    others = sorted(path.name for path in folder.iterdir() if path.name not in listed)
+    return f"which holds {others[0]} too" if others else None
+
+
+@contextmanager
+def owned(folder: Path, what: str) -> Iterator[None]:
+    """The folder, made if need be, as this thread's alone; the claim ends with the body or with the process.
+
+    A claim inside a claim of the same thread holds at once.
+
+    Raises:
+        ValueError: another process or thread works in it, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.resolve() / LOCK, timeout=0, is_singleton=True, mode=0o666)
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(
+            f"{what}: expected a folder that nobody works in, got {folder}, in use by another process or thread"
+        ) from error
+    except OSError as error:
+        raise ValueError(f"{what}: expected a folder that can be written, got {folder} ({_reason(error)})") from error
+    try:
+        if lock.lock_counter == 1:
+            for left in folder.rglob(f".*{_PARTIAL}"):  # by a process that was killed: nobody else writes here
+                left.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Two folders change places in one step, where the system can."""
+    try:
+        call = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    return call(_FROM_HERE, os.fsencode(one), _FROM_HERE, os.fsencode(other), _EXCHANGE) == 0
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file or the names in a folder are on the disk; a system that cannot open a folder has no need to."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():
+            return
+        raise
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _json_digest(value: Mapping[str, Any]) -> str:
+    # Through JSON once, so that what is read back (lists for tuples, text for keys) has the same digest.
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode()).hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).splitlines() or [type(error).__name__])[0] or type(error).__name__

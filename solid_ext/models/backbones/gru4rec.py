@@ -1,0 +1,23 @@
+"""GRU4Rec: a recurrent network over the item sequence."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from solid_ext.config import ModelConfig
+from solid_ext.nn.last_state import LastState
+
+
+class GRU4Rec(nn.Module):
+    """GRU over the item embeddings; its state at the last valid position.
+
+    Shapes: embedded [B, L, d], mask [B, L] bool -> [B, d].
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(config.dropout)
+        self.gru = LastState(config.dim, config.backend)
+
+    def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
+        return self.gru(self.dropout(embedded), mask)

@@ -1,0 +1,47 @@
+"""An embedding whose gradient is summed in the order of its rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from solid_ext.ops.gru import Backend
+from solid_ext.ops.nearest_code import segment_sum
+
+
+class Lookup(nn.Embedding):
+    """`nn.Embedding` whose gradient is a segment sum: rows in their order, bitwise equal for any number of threads.
+
+    Shapes: index [...] int64 -> [..., d]; `padding_idx` rows get no gradient.
+
+    Args:
+        backend: "native" or "reference", `nn.Embedding`'s own gradient.
+    """
+
+    def __init__(self, num: int, dim: int, *, padding_idx: int | None = None, backend: Backend = "native") -> None:
+        super().__init__(num, dim, padding_idx=padding_idx)
+        self.backend: Backend = backend
+
+    def forward(self, index: Tensor) -> Tensor:
+        if self.backend == "native":
+            return _Lookup.apply(index, self.weight, self.padding_idx)
+        return super().forward(index)
+
+
+class _Lookup(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, index: Tensor, weight: Tensor, padding: int | None) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.rows, ctx.padding = len(weight), padding
+        return weight.index_select(0, index.flatten()).view(*index.shape, weight.shape[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
+        (index,) = ctx.saved_tensors
+        index = index.flatten()
+        mask = None if ctx.padding is None else index != ctx.padding
+        return None, segment_sum(gradient.reshape(len(index), -1), index, mask, ctx.rows), None

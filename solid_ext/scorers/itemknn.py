@@ -1,0 +1,123 @@
+"""Item-based nearest neighbours: what the history's items were seen together with, by the cosine."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from solid_ext.data import Dataset
+from solid_ext.scorers.popularity import counted_interactions
+
+# Pairs of items of one block of the similarity, some 50 bytes each while it is made.
+_PAIRS_PER_BLOCK = 2_000_000
+
+
+class ItemKNN:
+    """Scores an item by its cosine similarity to the different items of the sequence, summed; a `Scorer`.
+
+    `score(v) = sum over different u in s of S[u, v]`, `S[u, v] = |U_u and U_v| / (sqrt(|U_u| |U_v|) + shrink)`,
+    with `U_v` the users who had item `v` in the counted part, `S[v, v] = 0`, and in each column of `S` the `k`
+    largest kept. Scores are no log odds: a log loss of them says nothing.
+
+    Memory: `S` is sparse, at most `k V` entries, and made by blocks; a state holds the scores that are not 0.
+    `k` of 1000 is all neighbours of a small catalogue: on Amazon Scientific 100, a usual default, takes the sampled
+    user-AUC from .674 to .640.
+
+    Args:
+        dataset: the interactions.
+        train_end: `[U] int64`, flat ends: user `u`'s items `offsets[u] .. train_end[u] - 1` are counted.
+        length: `L` of the sequences it is handed; 0 for the longest history of the dataset.
+        neighbours: `k`; 0 for all.
+        shrink: added to the denominator.
+
+    Raises:
+        ValueError: an end outside the user's history, a negative length, number of neighbours or shrinkage.
+
+    Source: Sarwar et al., Item-based collaborative filtering recommendation algorithms, 2001.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        train_end: NDArray[np.int64],
+        length: int = 0,
+        *,
+        neighbours: int = 1000,
+        shrink: float = 0.0,
+    ) -> None:
+        for name, value in (("length", length), ("neighbours", neighbours), ("shrink", shrink)):
+            if value < 0:
+                raise ValueError(f"ItemKNN: expected {name} >= 0, got {value}")
+        counted = counted_interactions("ItemKNN", dataset, train_end)
+        self.length = length or int(np.diff(dataset.offsets).max())
+        users = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))[counted]
+        shape = (dataset.num_users, dataset.num_items + 1)
+        seen = sparse.csr_array((np.ones(len(users)), (users, dataset.items[counted])), shape=shape)
+        seen.data[:] = 1.0  # an item that a user had twice counts once
+        self.similarity = _similarity(seen, neighbours, shrink)
+
+    @classmethod
+    def of(cls, similarity: sparse.csr_array, length: int) -> ItemKNN:
+        """With a similarity [V + 1, V + 1] that was counted before."""
+        made = cls.__new__(cls)
+        made.similarity, made.length = similarity, length
+        return made
+
+    def encode(self, sequences: Tensor) -> sparse.csr_array:
+        """The scores of all items for `sequences: [B, L] int64`: `[B, V + 1]`, sparse."""
+        return self.weighted(sequences, last_occurrences(sequences).double())
+
+    def weighted(self, sequences: Tensor, weights: Tensor) -> sparse.csr_array:
+        """The same with a weight for each position, `[B, L] float64`; positions of weight 0 count for nothing."""
+        counted = (weights > 0).numpy()
+        ends = np.concatenate(([0], np.cumsum(counted.sum(1))))
+        values, items = weights.numpy()[counted], sequences.numpy()[counted]
+        history = sparse.csr_array((values, items, ends), (len(sequences), self.similarity.shape[0]))
+        return history @ self.similarity
+
+    def score(self, state: sparse.csr_array, candidates: Tensor) -> Tensor:
+        """Sums of similarities to `candidates: [B, T]` or `[T]` int64; `[B, T] float64`."""
+        items = candidates.numpy()
+        if items.ndim == 1:
+            return torch.from_numpy(state[:, items].toarray())
+        rows = np.broadcast_to(np.arange(len(items))[:, None], items.shape)
+        return torch.from_numpy(np.asarray(state[rows.ravel(), items.ravel()]).reshape(items.shape))
+
+
+def last_occurrences(sequences: Tensor) -> Tensor:
+    """[B, L] bool: True where a position holds an item, of several equal ones the last."""
+    ordered, order = sequences.sort(dim=1, stable=True)
+    last = ordered > 0
+    last[:, :-1] &= ordered[:, :-1] != ordered[:, 1:]
+    return torch.zeros_like(last).scatter_(1, order, last)
+
+
+def _similarity(seen: sparse.csr_array, neighbours: int, shrink: float) -> sparse.csr_array:
+    """S [V + 1, V + 1] of users by items, a block of columns at a time."""
+    by_item = seen.tocsc()
+    norm = np.sqrt(by_item.sum(axis=0))
+    # An item meets as many items as its users had altogether.
+    pairs = np.cumsum(by_item.T @ np.diff(seen.indptr).astype(float))
+    block, columns = pairs // _PAIRS_PER_BLOCK, []
+    for first in np.unique(block, return_index=True)[1]:
+        last = np.searchsorted(block, block[first], "right")
+        common = (by_item.T @ by_item[:, first:last]).tocoo()
+        row, column = common.coords
+        value = common.data / (norm[row] * norm[first + column] + shrink)
+        kept = row != first + column
+        part = sparse.csc_array((value[kept], (row[kept], column[kept])), shape=common.shape)
+        columns.append(_largest(part, neighbours) if neighbours else part)
+    return sparse.hstack(columns, format="csr")
+
+
+def _largest(matrix: sparse.csc_array, count: int) -> sparse.csc_array:
+    """The `count` largest values of each column; of equal ones the first rows."""
+    matrix.sort_indices()
+    column = np.repeat(np.arange(matrix.shape[1]), np.diff(matrix.indptr))
+    order = np.lexsort((matrix.indices, -matrix.data, column))
+    place = np.arange(len(order)) - matrix.indptr[column]
+    kept = order[place < count]
+    return sparse.csc_array((matrix.data[kept], (matrix.indices[kept], column[kept])), shape=matrix.shape)

@@ -1,0 +1,168 @@
+"""A model and the neighbourhood of a history, each right where the other is not: their logits added."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from scipy import sparse
+from torch import Tensor
+
+from solid_ext.files import written
+from solid_ext.nn.padding import recency as ages
+from solid_ext.nn.padding import valid_mask
+from solid_ext.scorers.itemknn import ItemKNN, last_occurrences
+
+WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+RECENCIES = (0.8, 1.0, 0.6, 0.4)
+CONTENTS = (0.0, 0.2, 0.4, 0.8)
+ARRAYS = ("data", "indices", "indptr", "shape")
+
+
+class _State(NamedTuple):
+    model: Any
+    added: sparse.csr_array  # [B, V + 1], what is added to the logits
+
+
+class WithNeighbours:
+    """`logit(v) + w s(v) / sqrt(n)`: a model's logit and ItemKNN's score of one history; a `Scorer`.
+
+    `s(v) = sum_j r^age(j) S(j, v)` over the history's different items, `n = sum_j r^age(j)`, the last item being of
+    age 0; S is `ItemKNN`'s. Items that resemble none of the history's keep the model's logit. A network remembers
+    pairs badly, and a neighbourhood knows nothing else.
+
+    Args:
+        model: a `Scorer` whose scores are logits. knn: of the training part. weight: w, 0 or more. recency: r in
+            (0, 1]; 1 counts all of the history alike.
+
+    Raises:
+        ValueError: a weight or recency out of range.
+
+    Source: a product of experts, as in Hinton, Training products of experts by minimizing contrastive divergence, 2002.
+    """
+
+    def __init__(self, model: Any, knn: ItemKNN, weight: float, recency: float = 1.0) -> None:
+        if not weight >= 0:
+            raise ValueError(f"WithNeighbours: expected weight >= 0, got {weight}")
+        if not 0 < recency <= 1:
+            raise ValueError(f"WithNeighbours: expected 0 < recency <= 1, got {recency}")
+        self.model, self.knn, self.weight, self.recency = model, knn, weight, recency
+        self.length = model.length
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(getattr(self.model, "device", None) or "cpu")
+
+    def encode(self, sequences: Tensor) -> _State:
+        """Both states of sequences [B, L] int64."""
+        history = sequences.cpu()
+        counted = self.recency ** ages(valid_mask(history)).double() * last_occurrences(history)
+        size = counted.sum(1, keepdim=True).clamp(min=1)
+        added = self.knn.weighted(history, self.weight * counted / size.sqrt())
+        return _State(self.model.encode(sequences), added)
+
+    def score(self, state: _State, candidates: Tensor) -> Tensor:
+        """Logits of candidates [B, T] or [T] int64; [B, T]."""
+        logits = self.model.score(state.model, candidates)
+        return logits + self.knn.score(state.added, candidates.cpu()).to(logits)
+
+    def save(self, path: Path) -> None:
+        """Write similarities, weight and recency as one safetensors file; the model is not in it.
+
+        Indices are as narrow as V allows, similarities as they are held. A weight of 0 needs no similarities.
+
+        Raises:
+            ValueError: it cannot be written.
+        """
+        matrix = self.knn.similarity if self.weight else sparse.csr_array(self.knn.similarity.shape)
+        narrow = np.uint16 if matrix.shape[1] <= 2**16 else np.int32
+        arrays = {
+            "data": matrix.data,
+            "indices": matrix.indices.astype(narrow),
+            "indptr": matrix.indptr.astype(np.int32 if matrix.nnz < 2**31 else np.int64),
+            "shape": np.array(matrix.shape),
+        }
+        described = json.dumps({"weight": self.weight, "recency": self.recency})
+        with written(path) as partial:
+            save_file(arrays, partial, metadata={"neighbours": described})
+
+    @staticmethod
+    def load(path: Path, model: Any) -> WithNeighbours:
+        """Read what `save` wrote, around a model.
+
+        Raises:
+            ValueError: a file that holds something else, or similarities of other items than the model's.
+        """
+        try:
+            with safe_open(path, framework="np") as file:
+                described = json.loads((file.metadata() or {})["neighbours"])
+                if not isinstance(described, dict) or set(described) != {"weight", "recency"}:
+                    raise ValueError(f"settings {described!r:.80}")
+                weight, recency = float(described["weight"]), float(described["recency"])
+                data, indices, indptr, shape = (file.get_tensor(name) for name in ARRAYS)
+            matrix = _checked_matrix(data, indices, indptr, shape, model.num_items + 1)
+            return WithNeighbours(model, ItemKNN.of(matrix, model.length), weight, recency)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"load: expected neighbours in {path}, got {error}") from error
+
+
+def _checked_matrix(
+    data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: np.ndarray, size: int
+) -> sparse.csr_array:
+    """The sparse matrix [size, size], of which scipy checks nothing before it follows its indices.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    if shape.tolist() != [size, size]:
+        raise ValueError(f"similarities {shape.tolist()!s:.80} for a model of {size - 1} items")
+    if data.dtype not in (np.float32, np.float64) or data.ndim != 1 or not (data >= 0).all() or np.isinf(data).any():
+        raise ValueError("similarities that are no finite numbers of 0 or more")
+    if indices.dtype.kind not in "iu" or indices.shape != data.shape:
+        raise ValueError(f"indices {indices.dtype} {list(indices.shape)} of {len(data)} similarities")
+    if indices.size and (indices.min() < 0 or indices.max() >= size):
+        raise ValueError(f"indices {indices.min()} .. {indices.max()} of {size - 1} items")
+    if indptr.dtype.kind not in "iu" or indptr.shape != (size + 1,):
+        raise ValueError(f"row ends {indptr.dtype} {list(indptr.shape)} of {size - 1} items")
+    ends = indptr.astype(np.int64)
+    if ends[0] != 0 or ends[-1] != len(data) or (np.diff(ends) < 0).any():
+        raise ValueError("row ends that do not rise from 0 to the number of similarities")
+    wide = np.int32 if len(data) < 2**31 else np.int64
+    return sparse.csr_array((data, indices.astype(wide), ends.astype(wide)), shape=(size, size))
+
+
+def choose_neighbours(
+    model: Any, knn: ItemKNN, validate: Callable[[Any], float], content: sparse.csr_array | None = None
+) -> WithNeighbours:
+    """Weight, recency and share of content, in turn the best on validation until none changes; ties: the first.
+
+    Args:
+        content: how items resemble each other, see `content_similarity`; the chosen multiple of it is added to the
+            cosines of `knn`. None for none.
+    """
+
+    @lru_cache(maxsize=1)  # most settings in a row have the same share
+    def mixed(share: float) -> ItemKNN:
+        return ItemKNN.of(knn.similarity + content * share, knn.length) if content is not None and share else knn
+
+    def made(weight: float, recency: float, share: float) -> WithNeighbours:
+        return WithNeighbours(model, mixed(share), weight, recency)
+
+    @cache
+    def measured(setting: tuple[float, ...]) -> float:
+        return validate(made(*setting))
+
+    choices = (WEIGHTS, RECENCIES, CONTENTS if content is not None else CONTENTS[:1])
+    chosen, before = tuple(values[0] for values in choices), None
+    while chosen != before:
+        before = chosen
+        for place, values in enumerate(choices):
+            chosen = max(((*chosen[:place], value, *chosen[place + 1 :]) for value in values), key=measured)
+    return made(*chosen)
