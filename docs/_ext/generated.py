@@ -21,7 +21,9 @@ from solid_ext.methods import METHODS
 
 MARK = re.compile(r"<!-- generated: ([\w.]+) -->")
 TOP = "solid_ext"
-PACKAGES = [f"solid_ext.{name}" for name in ("ops", "nn", "data", "evaluate", "models", "train", "serve", "compare")]
+PACKAGES = [
+    f"solid_ext.{name}" for name in ("ops", "nn", "data", "evaluate", "models", "scorers", "train", "serve", "compare")
+]
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Errors")
 ENTRY = re.compile(r"[\w.,'()* \[\]-]{1,40}: ")
 ANCHOR = re.compile(r"docs/([\w/-]+)\.md#([\w-]+)")
