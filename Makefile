@@ -14,7 +14,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-warn-conflicts -c constraints.txt
 NATIVE := CMakeLists.txt $(filter-out csrc/check/%,$(wildcard csrc/*.cpp csrc/*/*))
 SLOW_TESTS := $(wildcard python_tests/test_cuda_*.py python_tests/test_compare.py python_tests/test_native_check.py)
-KERNEL_TESTS := $(wildcard python_tests/test_native.py python_tests/test_ops_*.py python_tests/test_nn_*.py)
+KERNEL_TESTS := $(wildcard python_tests/test_native.py python_tests/test_ops_*.py python_tests/test_nn_*.py \
+	python_tests/test_symbols.py python_tests/test_train.py)
 
 .PHONY: demo compare test test-fast test-slow test-isa test-cuda bench docs lint sanitize neon
 
@@ -29,6 +30,7 @@ test: .venv/test
 	$(BIN)/python -m pytest
 
 # The daily turn, and what it leaves out: whole comparisons, kernels compiled again for sanitizers, for the host policy, by nvcc.
+.PHONY: test-fast test-slow
 test-fast: .venv/test
 	$(BIN)/python -m pytest $(SLOW_TESTS:%=--ignore=%)
 
@@ -66,7 +68,7 @@ sanitize:
 neon:
 	$(PYTHON) csrc/check/check.py neon --cases 150
 
-# The kernels' tests with each instruction set of this processor forced upon the whole process.
+# The kernels' tests, and those that train, with each instruction set of this processor forced upon the whole process.
 test-isa: .venv/test
 	for isa in $$($(BIN)/python -c "import solid_ext; print(*solid_ext.build_info()['isa_usable'])"); do \
 	  echo "SOLID_EXT_ISA=$$isa" && SOLID_EXT_ISA=$$isa $(BIN)/python -m pytest $(KERNEL_TESTS) || exit 1; \

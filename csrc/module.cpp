@@ -65,6 +65,18 @@ void check(solid::Status status) {
   if (status != solid::Status::kOk) throw py::value_error("expected arguments that a kernel can use");
 }
 
+// Numbers that a kernel takes as addresses: refused outside 0 .. rows - 1, a pass that is lost in the
+// kernel's time.
+void check_numbers(const char* name, const int64_t* numbers, int64_t count, int64_t rows) {
+  const auto outside = [=](int64_t number) { return uint64_t(number) >= uint64_t(rows); };
+  bool any = false;
+  for (int64_t i = 0; i < count; ++i) any |= outside(numbers[i]);
+  for (int64_t i = 0; any && i < count; ++i)
+    if (outside(numbers[i]))
+      throw py::value_error(std::string(name) + " in 0 .. " + std::to_string(rows - 1) + ", got " +
+                            std::to_string(numbers[i]));
+}
+
 constexpr int64_t kStackWorkspace =
     65536;  // bytes: up to this size an allocation would cost more than it holds
 
@@ -92,6 +104,7 @@ void nearest_code(bool is_double, uintptr_t x, int64_t x_stride, int64_t rows, i
 
 void segment_sum(bool is_double, uintptr_t values, int64_t stride, int64_t rows, int64_t dim, uintptr_t index,
                  uintptr_t mask, int64_t codes, uintptr_t sums, int threads) {
+  check_numbers("segment_sum: expected index", pointer<int64_t>(index), rows, codes);
   solid::SegmentSum args;
   args.values = pointer<void>(values), args.stride = stride, args.rows = rows, args.dim = dim;
   args.index = pointer<int64_t>(index), args.mask = pointer<bool>(mask), args.codes = codes;
@@ -100,8 +113,10 @@ void segment_sum(bool is_double, uintptr_t values, int64_t stride, int64_t rows,
   check(kernel(args));
 }
 
-void symbols(bool is_double, int64_t batch, int64_t length, int64_t dim, bool looked_up, uintptr_t sequences,
-             uintptr_t symbol, uintptr_t age, uintptr_t h, int threads) {
+void symbols(bool is_double, int64_t batch, int64_t length, int64_t dim, bool looked_up, int64_t rows,
+             uintptr_t sequences, uintptr_t symbol, uintptr_t age, uintptr_t h, int threads) {
+  check_numbers("embed_symbols: expected sequences", pointer<int64_t>(sequences), batch * length,
+                looked_up ? INT64_MAX : rows);
   solid::Symbols s;
   s.batch = batch;
   s.length = length;

@@ -6,11 +6,13 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from solid_ext.cli import main, parse
+from solid_ext.cli import harmless, main, parse, show_comparison
 from solid_ext.config import Config
 
 QUICK = ["--epochs", "1", "--dim", "16", "--heads", "2", "--length", "5", "--batch-size", "512"]
@@ -134,8 +136,9 @@ def test_every_field_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
         assert "--" + name.replace("_", "-") in printed, name
 
 
-def test_doctor_says_what_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["doctor"])
+@pytest.mark.parametrize("asked", ["doctor", "--version"])
+def test_doctor_says_what_runs(asked: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main([asked])
     printed = capsys.readouterr().out
     for word in ("solid_ext", "torch", "instruction sets", "threads", "GPU"):
         assert word in printed
@@ -173,3 +176,127 @@ def test_a_user_can_ask_for_the_traceback(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(os.environ, "SOLID_EXT_TRACEBACK", "1")
     with pytest.raises(ValueError, match="dataset: expected movielens"):
         main(["train", "--dataset", "nowhere.csv", "--out", "x"])
+
+
+HOSTILE = {
+    "i0": "[new] Shirt",
+    "i1": "[/sale] Hat",
+    "i2": "\x1b[31mred\x07",
+    "i3": ":smile: \u202egnp",
+    "i4": "Café $x_1$ 日本",
+}
+ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def in_a_process(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """The command line as another program starts it."""
+    return subprocess.run(
+        [sys.executable, "-m", "solid_ext.cli", *arguments],
+        capture_output=True,
+        env={**os.environ, **environment},
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def hostile(raw: Path) -> Path:
+    """A run whose folder, dataset and titles hold what a terminal, rich or polars would read as a command."""
+    folder = raw.parent / "[bold]$ *?"
+    items = raw.parent / "titles.csv"
+    items.write_text("what,title\n" + "".join(f"{item},{title}\n" for item, title in HOSTILE.items()), encoding="utf-8")
+    columns = ["--user", "who", "--item", "what", "--timestamp", "when"]
+    main(["prepare", "interactions", "--raw", str(raw), "--items", str(items), "--out", str(folder / "[x]"), *columns])
+    done = in_a_process(
+        ["train", "--dataset", str(folder / "[x]"), "--out", str(folder / "run"), "--candidates", "20", *QUICK],
+        **ASCII,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"\x1b" not in done.stdout
+    assert b"[x]: 60 users" in done.stdout
+    assert (folder / "run" / "metrics.json").exists()
+    return folder
+
+
+def test_titles_are_printed_as_they_are_and_obeyed_by_nothing(
+    hostile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    main(["recommend", "--run", str(hostile / "run"), "--history", "i9", "--k", "39"])
+    printed = capsys.readouterr().out
+    for shown in ("[new] Shirt", "[/sale] Hat", "\\x1b[31mred\\x07", ":smile: \\u202egnp", "Café $x_1$ 日本"):
+        assert shown in printed
+    assert not {"\x1b", "\x07", "\u202e"} & set(printed)
+    main(["recommend", "--run", str(hostile / "run"), "--history", "i9", "--k", "39", "--json"])
+    assert set(HOSTILE.values()) <= {entry["title"] for entry in json.loads(capsys.readouterr().out)}
+
+
+def test_an_ascii_terminal_gets_what_it_can_show(hostile: Path) -> None:
+    for arguments in (["--help"], ["train", "--help"], ["recommend", "--help"]):
+        done = in_a_process(arguments, **ASCII)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.isascii()
+    done = in_a_process(["recommend", "--run", str(hostile / "run"), "--history", "i9", "--k", "39"], **ASCII)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.decode("ascii").splitlines()
+    assert len({len(line) for line in lines}) == 1, "the columns stand under each other"
+    assert any("Caf\\xe9 $x_1$ \\u65e5\\u672c" in line for line in lines)
+    done = in_a_process(["recommend", "--run", "Größe", "--history", "i9"], **ASCII)
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["recommend", "--run", "RUN", "--history", "i9", "--json"], ["doctor"]]
+)
+def test_a_reader_that_goes_ends_it_quietly(hostile: Path, arguments: list[str]) -> None:
+    command = [str(hostile / "run") if word == "RUN" else word for word in arguments]
+    with subprocess.Popen(
+        [sys.executable, "-m", "solid_ext.cli", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(120) == 141
+
+
+def test_what_a_terminal_would_obey_is_shown() -> None:
+    assert harmless("a\x1b]0;b\x9b\r\u2028\udc80\u2066") == "a\\x1b]0;b\\x9b\\r\\u2028\\udc80\\u2066"
+    kept = "Café 日本 \u200d\u00a0 العربية 👩\u200d👧 line\nline\ttab"
+    assert harmless(kept) == kept
+
+
+def test_a_saved_model_serves_like_its_run_and_a_newcomer_is_told(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = shutil.copytree(run / "model", tmp_path / "kept")
+    answers = []
+    for folder in (run, model):
+        main(["recommend", "--run", str(folder), "--history", "i3", "i4", "--json"])
+        main(["evaluate", "--run", str(folder), "--dataset", str(data), "--json"])
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]
+    for none in (["--history"], ["--history", "strange", "--unknown", "ignore"]):
+        main(["recommend", "--run", str(model), *none, "--json"])
+        printed = capsys.readouterr()
+        assert len(json.loads(printed.out)) == 10
+        assert printed.err.count("\n") == 1
+        assert "the most popular items of the training part" in printed.err
+
+
+def test_a_comparison_prints_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["dataset,backbone,method,seed,protocol,metric,value"]
+    for seed, value in ((0, 0.1), (1, 0.3)):
+        lines += [f"[b]x,sasrec,solid,{seed},{protocol},ndcg@10,{value}" for protocol in ("sampled", "full")]
+    lines.append("[b]x,none,itemknn,0,sampled,user_auc,0.75")
+    (tmp_path / "runs.csv").write_text("\n".join(lines), encoding="utf-8")
+    show_comparison(tmp_path / "runs.csv")
+    printed = capsys.readouterr().out
+    assert "[b]x" in printed
+    assert re.search(r"sasrec .* solid .* 0\.2000 ± .* 0\.2000 ±", printed)
+    assert re.search(r"none .* itemknn .* 0\.7500", printed)
+
+
+def test_nothing_is_printed_as_markup() -> None:
+    """`console` reads none, so that titles may hold any: colours are `style`."""
+    source = Path(sys.modules["solid_ext.cli"].__file__).read_text(encoding="utf-8")
+    assert not re.findall(r"\[/?(?:bold|dim|red|green|yellow|blue|italic)\]", source)

@@ -23,7 +23,7 @@ from solid_ext.compare.cell import run_cell
 from solid_ext.compare.report import write_report
 from solid_ext.data import Dataset, SyntheticTruth, synthetic_dataset
 from solid_ext.evaluate import hr, mrr, ndcg
-from solid_ext.files import LOCK
+from solid_ext.files import LOCK, write_json
 
 QUICK = "epochs: 3\ndim: 8\nheads: 2\nlength: 5\nbatch_size: 128\ncandidates: 20\n"
 SHOWN = [
@@ -222,7 +222,7 @@ def test_a_folder_of_something_else_is_left_alone(
     (out / "compare.json").write_text("{}")
     with pytest.raises(SystemExit):
         main(arguments)
-    assert "out: expected a comparison's grid" in capsys.readouterr().err
+    assert "out: expected a comparison's grid of this version" in capsys.readouterr().err
 
 
 def test_a_grid_holds_every_combination_once() -> None:
@@ -283,7 +283,7 @@ def test_the_report_says_what_the_runs_say(tmp_path: Path) -> None:
             "rows_per_second": None if cell.method == "popularity" else 1234.5,
             "peak_bytes": 5e8,
         }
-        (folder / "metrics.json").write_text(json.dumps(run))
+        write_json(folder / "metrics.json", run)
     write_report(tmp_path, grid)
     report = (tmp_path / "report.md").read_text()
     row = {

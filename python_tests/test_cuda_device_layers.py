@@ -207,7 +207,8 @@ def losses(**fields: object) -> Tensor:
 def test_a_training_step_is_that_of_the_reference() -> None:
     expected = losses(backend="reference")
     torch.testing.assert_close(losses(), expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(losses(amp=True), expected, rtol=5e-2, atol=5e-2)
+    # bfloat16 rounds to 2^-9; measured on the CPU over 5 seeds: at most .1 x 2^-8 after 8 steps.
+    torch.testing.assert_close(losses(amp=True), expected, rtol=2**-7, atol=0)
 
 
 @gpu_alone

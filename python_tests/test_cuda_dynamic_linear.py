@@ -266,3 +266,21 @@ def test_tf32_follows_torch() -> None:
             assert dynamic_linear_cuda._may_round_to_tf32() == (setting == "tf32")
     finally:
         torch.backends.cuda.matmul.fp32_precision = before
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("delta", [0.1, 0.0, torch.inf])
+@pytest.mark.parametrize("targets", [None, 2])
+def test_what_is_not_finite_goes_the_same_way_as_in_plain_torch(
+    host: Host, targets: int | None, delta: float, value: float
+) -> None:
+    case = make((5, 6, 3), 2, 4, targets)
+    for at in range(11):
+        tensors = [tensor.clone() for tensor in case.tensors()]
+        tensors[at].view(-1)[13 % tensors[at].numel()] = value
+        broken = case.rebuilt(tensors)
+        y, *gradients = run(broken, delta)
+        wanted, *others = with_gradients(native(delta, "reference"), broken)
+        torch.testing.assert_close(y, wanted, equal_nan=True, rtol=1e-5, atol=1e-5)
+        for one, other in zip(gradients, others, strict=True):
+            assert torch.equal(one.isfinite(), other.isfinite()), at

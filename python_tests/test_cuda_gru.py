@@ -45,7 +45,7 @@ def run(case: Case, wanted: tuple[bool, ...] = (True,) * 5) -> list[Tensor]:
     x, mask, *parameters = case
     h, states = gru_cuda.forward(x, mask, parameters, True)
     again, none = gru_cuda.forward(x, mask, parameters, False)
-    assert torch.equal(again, h)
+    assert torch.equal(again.nan_to_num(), h.nan_to_num())
     assert none.numel() == 0
     return [h, *gru_cuda.backward(weights_of(h), x, mask, parameters, states, wanted)]
 
@@ -163,3 +163,20 @@ def test_more_memory_than_a_device_has_is_refused(host: Host) -> None:
     host(shared=1024)
     with pytest.raises(KernelError, match="status 2"):
         run(make(3, 2, 30, 40))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_goes_the_same_way_as_in_plain_torch(host: Host, value: float) -> None:
+    case = make(5, 3, 4, 6, "scattered")
+
+    def plain(*case: Tensor) -> Tensor:
+        return gru_last_state(*case, backend="reference")
+
+    for at in (0, 2, 3, 4, 5):
+        tensors = [tensor.clone() for tensor in case]
+        tensors[at].view(-1)[13 % tensors[at].numel()] = value
+        h, *gradients = run(tuple(tensors))
+        wanted, *others = with_gradients(plain, tuple(tensors))
+        torch.testing.assert_close(h, wanted, equal_nan=True, rtol=1e-5, atol=1e-5)
+        for one, other in zip(gradients, others, strict=True):
+            assert torch.equal(one.isfinite(), other.isfinite()), at

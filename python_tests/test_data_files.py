@@ -29,6 +29,7 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
 def test_json_lines_and_lists_are_read_plain_and_gzipped(tmp_path: Path) -> None:
     rows = [json.dumps({**row, "more": {"a": [1]}}) for row in EXPECTED.to_dicts()]
     lines, listed = "\n".join(rows) + "\n\n", "[" + ",".join(rows) + "]"
+    assert_frame_equal(read_interactions(write(tmp_path, "16.jsonl", lines.encode("utf-16"))), EXPECTED)
     for number, text in enumerate((lines, listed, " \n" + lines, "\ufeff" + lines)):
         assert_frame_equal(read_interactions(write(tmp_path, f"{number}.jsonl", text)), EXPECTED)
         assert_frame_equal(read_interactions(write(tmp_path, f"{number}.gz", gzip.compress(text.encode()))), EXPECTED)

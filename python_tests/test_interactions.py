@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import gzip
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,13 @@ def test_mixed_and_unusual_ids_become_text() -> None:
     assert ids([1.5, 2.0, 3.0]) == ["1.5", "2", "3"]
     assert ids(np.array([2**63, 1, 2], dtype=np.uint64)) == ["9223372036854775808", "1", "2"]
     assert ids([None, None, None]) == [None, None, None]
+    assert ids([True, 1, 0]) == ["true", "1", "0"]
+    assert ids([1.0, "a", 2]) == ["1", "a", "2"]
+    assert ids(np.ma.masked_array([1, 2, 3], mask=[False, True, False])) == [1, None, 3]
+    assert ids([Decimal("5.00"), Decimal("1.5"), None]) == ["5", "1.5", None]
+    for large in (np.array([2.0**53, 1.0, 2.0]), np.array([2.0**24, 1, 2], np.float32), [2**60, 2.0**60, 1]):
+        with pytest.raises(ValueError, match="expected whole numbers with all of their digits, got the float"):
+            ids(large)
     assert ids([datetime.date(2020, 1, 2), None, None])[0] == "2020-01-02"
 
 
@@ -213,6 +221,8 @@ def test_missing_path_folder_and_columns(tmp_path: Path) -> None:
             read_interactions(source)
     with pytest.raises(ValueError, match="expected a timestamp column when, got none of that name"):
         read_interactions(EXPECTED, timestamp="when")
+    with pytest.raises(ValueError, match=r"got user_id in the index of the frame \(reset_index\(\) makes columns"):
+        read_interactions(pd.DataFrame({"item_id": [1]}, index=pd.Index([5], name="user_id")))
     with pytest.raises(ValueError, match="expected different columns for user, item and timestamp"):
         read_interactions(EXPECTED, user="item_id")
 

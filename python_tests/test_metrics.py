@@ -221,3 +221,21 @@ def test_metrics_go_into_json() -> None:
 def test_bad_input_gets_a_sentence(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_an_infinite_logit_costs_nothing_or_everything() -> None:
+    assert log_loss([np.inf, -np.inf], [1, 0]) == 0.0
+    assert log_loss([np.inf, 0.0], [0, 0]) == np.inf
+    assert auc([np.inf, -np.inf, 0.0], [1, 0, 0]) == 1.0
+
+
+def test_metrics_of_another_type_get_a_sentence() -> None:
+    with pytest.raises(TypeError, match=r"auc: expected scores \[N\] of numbers, got <U1"):
+        auc(["a", "b"], [1, 0])
+    with pytest.raises(TypeError, match=r"user_auc: expected users \[N\] of integers, got <U1"):
+        user_auc([1.0, 2.0], [1, 0], ["a", "a"])
+    for cutoff in (2.5, True, "10", None):
+        with pytest.raises(TypeError, match="ndcg: expected cutoff as an integer, got"):
+            ndcg([1, 2], cutoff)
+    with pytest.raises(KeyError, match="expected one of ndcg@10, got 'ndcg@7'"):
+        Metrics("full", {"ndcg@10": 0.5}, np.array([0]), np.array([2]))["ndcg@7"]

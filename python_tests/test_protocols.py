@@ -20,6 +20,7 @@ from solid_ext.evaluate import (
     sampled_candidates,
     sampled_scores,
 )
+from solid_ext.evaluate.scorer import in_eval_mode
 from solid_ext.models import DynamicRecommender
 
 
@@ -367,7 +368,7 @@ class Module(nn.Module):
 
 
 @pytest.mark.parametrize("evaluate", [evaluate_full, evaluate_sampled])
-def test_a_model_is_evaluated_in_eval_mode_and_gets_its_modes_back(evaluate) -> None:
+def test_a_model_is_evaluated_in_eval_mode_and_keeps_its_modes(evaluate) -> None:
     dataset, model = world(), Module()
     evaluate(model, dataset, leave_one_out(dataset).test)
     assert model.calls == [(False, True)] * len(model.calls)
@@ -377,7 +378,37 @@ def test_a_model_is_evaluated_in_eval_mode_and_gets_its_modes_back(evaluate) -> 
     assert not model.frozen.training
 
 
-def test_modes_come_back_after_an_error_too() -> None:
+def test_a_model_never_leaves_its_mode_while_it_is_asked() -> None:
+    """Not for a moment: another thread that trains, or asks, would see it."""
+    dataset, model = world(), Module()
+    modes = [module.training for module in model.modules()]
+    seen = []
+
+    class Watching(Module):
+        def encode(self, sequences: Tensor) -> Tensor:
+            seen.append([module.training for module in model.modules()] == modes)
+            assert self.embedding.weight is model.embedding.weight
+            assert not any(module.training for module in self.modules())
+            return super().encode(sequences)
+
+    model.__class__ = Watching
+    evaluate_full(model, dataset, leave_one_out(dataset).test)
+    assert seen
+    assert all(seen)
+
+
+def test_a_model_in_eval_mode_is_asked_itself_and_shared_parts_stay_one() -> None:
+    model = Module()
+    model.again = model.live
+    view = in_eval_mode(model)
+    assert view is not model
+    assert view.again is view.live is not model.live
+    assert view.frozen.p == 0.5
+    model.eval()
+    assert in_eval_mode(model) is model
+
+
+def test_modes_stay_after_an_error_too() -> None:
     dataset, model = world(), Module()
     nn.init.constant_(model.embedding.weight, float("nan"))
     with pytest.raises(ValueError, match="got NaN"):
@@ -386,7 +417,7 @@ def test_modes_come_back_after_an_error_too() -> None:
     assert not model.frozen.training
 
 
-def test_a_plain_object_with_modes_is_switched_and_restored() -> None:
+def test_a_plain_object_with_modes_is_asked_in_eval_mode_and_keeps_its_own() -> None:
     class Wrapper(LatticeScorer):
         training = True
 
@@ -476,13 +507,43 @@ def test_scores_of_a_wrong_shape_or_type_are_refused(evaluate) -> None:
         ([0], [1], {"batch_size": 0}, "expected batch_size >= 1, got 0"),
         ([0], [1], {"cutoffs": (5, 0)}, r"expected cutoffs >= 1, got \(5, 0\)"),
         ([0], [1], {"cutoffs": ()}, r"expected cutoffs >= 1, got \(\)"),
+        ([0], [1], {"cutoffs": 10}, "expected cutoffs as integers in a tuple, got 10"),
+        ([0], [1], {"cutoffs": (2.5,)}, r"expected cutoffs as integers in a tuple, got \(2.5,\)"),
+        ([0], [1], {"batch_size": 2.5}, "expected batch_size as an integer, got 2.5"),
+        ([0], [1], {"batch_size": True}, "expected batch_size as an integer, got True"),
     ],
 )
 def test_bad_input_gets_a_sentence(name: str, users, positions, options, message: str) -> None:
     evaluate = {"evaluate_full": evaluate_full, "evaluate_sampled": evaluate_sampled}[name]
     rows = Rows(np.array(users, np.int64), np.array(positions, np.int64))
-    with pytest.raises(ValueError, match=f"{name}: {message}"):
+    with pytest.raises((ValueError, TypeError), match=f"{name}: {message}"):
         evaluate(LatticeScorer(150), world(), rows, **options)
+
+
+@pytest.mark.parametrize("name", ["evaluate_full", "evaluate_sampled"])
+def test_what_is_no_scorer_dataset_or_rows_gets_a_sentence(name: str) -> None:
+    evaluate = {"evaluate_full": evaluate_full, "evaluate_sampled": evaluate_sampled}[name]
+    dataset, scorer = world(), LatticeScorer(150)
+    split = leave_one_out(dataset)
+    with pytest.raises(TypeError, match=rf"{name}: expected a scorer \(with length, .*\), got NoneType"):
+        evaluate(None, dataset, split.test)
+    with pytest.raises(TypeError, match=f"{name}: expected a Dataset, got LatticeScorer"):
+        evaluate(scorer, scorer, split.test)
+    with pytest.raises(TypeError, match=f"{name}: expected Rows, such as the `test` of a split, got Split"):
+        evaluate(scorer, dataset, split)
+
+
+def test_rows_without_a_history_and_worlds_of_one_have_known_ranks() -> None:
+    dataset = world()
+    empty = Rows(np.arange(40), dataset.offsets[:-1].copy())
+    scorer = LatticeScorer(150)
+    scorer.table[0] = 0  # an empty history then has the state 0, and every item ties with the target
+    assert (full_ranks(scorer, dataset, empty) == dataset.num_items).all()
+    assert evaluate_sampled(scorer, dataset, empty)["user_auc"] == 0.5
+    one = load_dataset(([1, 1, 1], [7, 7, 7], [1, 2, 3]))
+    rows = Rows(np.array([0]), np.array([one.num_interactions - 1]))
+    assert full_ranks(LatticeScorer(1), one, rows).tolist() == [1]
+    assert full_ranks(LatticeScorer(1), one, rows, exclude_history=True).tolist() == [1]
 
 
 def test_sizes_of_one_protocol_alone_are_checked() -> None:

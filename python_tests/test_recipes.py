@@ -82,7 +82,9 @@ def test_amazon_2018_by_its_rules_one_after_the_other(tmp_path: Path) -> None:
     assert dataset.name == "scientific"
     without = prepare_raw("scientific", raw)
     assert without.num_interactions == len(core_by_hand(list(dict.fromkeys(repeated)), 5))
-    assert "metadata" in without.report
+    assert str(without.report["metadata"]).startswith("none given")
+    assert without.report["source"] == "Amazon Review 2018, Industrial_and_Scientific_5.json.gz"
+    assert report["metadata"] == "meta_x.json.gz"
 
 
 def test_amazon_2014_and_douban_keep_every_line(tmp_path: Path) -> None:
@@ -157,7 +159,7 @@ def test_the_command_prints_the_statistics_beside_table_1(tmp_path: Path, capsys
     assert load_dataset(tmp_path / "out").num_interactions == 3
     for bad, sentence in (
         (["--max-malformed", "0"], "rating,timestamp in every line, got line 4 'oops'"),
-        ([], "expected a new folder"),
+        ([], "expected a folder that does not exist yet"),
     ):
         with pytest.raises(SystemExit):
             main([*command, *bad])
@@ -165,3 +167,42 @@ def test_the_command_prints_the_statistics_beside_table_1(tmp_path: Path, capsys
     with pytest.raises(SystemExit):
         main(["prepare", "book", "--out", str(tmp_path / "other")])
     assert "expected --raw FILE with the book data, got none" in capsys.readouterr().err
+
+
+def test_the_command_says_what_was_guessed_and_takes_what_it_offers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = write(tmp_path / "x.csv", ["userId,movieId,rating,time", "1,7,4,10", "1,8,2,20", "2,7,5,10", "2,8,5,10"])
+    films = write(tmp_path / "films.csv", ["movieId,title,genres", "7,[new] Heat,Crime|Drama", "8,Up,Animation"])
+    command = ["prepare", "interactions", "--raw", str(raw), "--items", str(films), "--user", "userId"]
+    command += ["--item", "movieId", "--out", str(tmp_path / "out")]
+    main(command)
+    printed = " ".join(capsys.readouterr().out.split())
+    for sentence in (
+        "note: There is no column 'timestamp': each user's rows are taken to stand in the order in which they",
+        "The column 'time' may hold the times: timestamp='time' (--timestamp time) reads it.",
+        "note: The column 'rating' is not used: every row counts as one interaction",
+        "categories='genres' (--categories genres) reads it.",
+    ):
+        assert sentence in printed
+    assert "note_" not in printed
+    main([*command, "--timestamp", "time", "--min-rating", "4", "--categories", "genres", "--overwrite"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "note: 1 of 2 users (such as 2) have equal times among their last three rows" in printed
+    assert "rows_below_min_rating: 1" in printed
+    assert "is not used" not in printed
+    dataset = load_dataset(tmp_path / "out")
+    assert dataset.num_interactions == 3
+    assert dataset.item_table.row(0) == (7, "[new] Heat", "Crime|Drama")
+    assert any("equal times" in note for note in dataset.notes)
+
+
+def test_flags_that_would_be_ignored_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = write(tmp_path / "x.csv", ["A1,B1,5.0,1"])
+    for command, flags in (
+        (["electronic", "--raw", str(raw), "--min-rating", "4"], "--min-rating with electronic"),
+        (["synthetic", "--raw", str(raw), "--user", "who"], "--user, --raw with synthetic"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["prepare", *command, "--out", str(tmp_path / "out")])
+        assert f"prepare: expected no {flags}" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
 
+from solid_ext.compare.picture import draw_comparison
 from solid_ext.evaluate import draw_report
 from solid_ext.evaluate.report import perplexity
 
@@ -186,7 +188,17 @@ def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytes
         raise OSError("disk full")
 
     monkeypatch.setattr(Figure, "savefig", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ValueError, match=r"write: expected a file that can be written, got .*disk full"):
         draw_report(path, HISTORY, None, METRICS)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["report.png"]
+
+
+def test_dollars_in_names_are_no_formulas(tmp_path: Path, drawn: list[Figure]) -> None:
+    """`$\\frac$` alone would end in a ParseException after everything was trained."""
+    named = {"日本 $x_1$ $\\frac$": METRICS["SOLID"], "popularity": METRICS["popularity"]}
+    draw_report(tmp_path / "report.png", HISTORY, None, named, monitor="$\\frac$")
+    dots = SimpleNamespace(backbone="none", method="$\\frac$", seeds={("full", "ndcg@10"): [0.1, 0.2]})
+    draw_comparison(tmp_path / "c.png", {"日本 [$\\frac$]": [dots]}, [("full", "ndcg@10")], "none")
+    assert drawn[-1].axes[0].get_title() == "日本 [$\\frac$]: full ndcg@10"
+    assert (tmp_path / "c.png").exists()

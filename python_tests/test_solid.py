@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from solid_ext.data import Rows, SyntheticTruth, synthetic_dataset
 from solid_ext.evaluate import Metrics, Scorer, evaluate_full
 from solid_ext.files import MANIFEST, describe_folder, read_json
 from solid_ext.methods import method_config
-from solid_ext.train import load_checkpoint, save_checkpoint
+from solid_ext.train import Silent, load_checkpoint, save_checkpoint
 
 TINY = Config().replace(length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, candidates=20)
 
@@ -69,11 +70,24 @@ def test_any_form_of_the_data_gives_the_same_model(
             "arrays": lambda: tuple(table[name].to_numpy() for name in table.columns),
         }[form]()
     solid = SOLID(TINY, semantics="id", num_semantics=4).fit(data)
-    assert solid.fingerprint == dataset.fingerprint
+    np.testing.assert_array_equal(solid.training.dataset.items, dataset.items)
+    titled = form in ("dataset", "folder")  # the interactions alone have no titles, which the fingerprint covers
+    assert solid.fingerprint == (dataset if titled else load_dataset(table)).fingerprint
     metrics = solid.evaluate()
     assert set(metrics) == {"sampled", "full"}
     history = dataset.item_ids.head(3).to_list()
     assert len(solid.recommend([history], k=4)[0]) == 4
+
+
+@pytest.mark.parametrize("loss", ["bce", "full_softmax"])
+def test_a_small_catalogue_and_a_user_with_every_item_train_and_are_evaluated(loss: str) -> None:
+    rng = np.random.default_rng(0)
+    counts = np.append(30, rng.integers(4, 12, 60))
+    items = np.concatenate([rng.permutation(30)[:count] for count in counts])
+    dataset = load_dataset((np.repeat(np.arange(61), counts), items, np.arange(items.size)))
+    assert dataset.report["users_with_all_items"] == 1
+    metrics = SOLID(TINY, semantics="id", num_semantics=4, loss=loss, epochs=1).fit(dataset).evaluate()
+    assert all(np.isfinite(value) for values in metrics.values() for value in values.values())
 
 
 def test_full_validation_leaves_stage1_to_the_sampled_protocol(world: tuple[Dataset, SyntheticTruth]) -> None:
@@ -166,8 +180,11 @@ def test_a_broken_model_folder_gets_a_sentence(fitted: SOLID, tmp_path: Path) ->
         SOLID.load(tmp_path / "model")
 
 
-def test_a_flipped_bit_anywhere_is_refused(fitted: SOLID, tmp_path: Path) -> None:
+def test_a_flipped_bit_anywhere_is_refused(
+    fitted: SOLID, world: tuple[Dataset, SyntheticTruth], tmp_path: Path
+) -> None:
     folder = fitted.save(tmp_path / "model")
+    history = world[0].item_ids.head(3).to_list()
     rng = np.random.default_rng(0)
     for path in sorted(folder.iterdir()):
         whole = path.read_bytes()
@@ -178,7 +195,7 @@ def test_a_flipped_bit_anywhere_is_refused(fitted: SOLID, tmp_path: Path) -> Non
             with pytest.raises(ValueError, match="load: expected"):
                 SOLID.load(folder)
         path.write_bytes(whole)
-    assert SOLID.load(folder).recommend([[]], 3) == fitted.recommend([[]], 3)
+    assert SOLID.load(folder).recommend([history], 3) == fitted.recommend([history], 3)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +311,8 @@ def test_a_full_disk_gets_a_sentence_and_leaves_what_was_there(fitted: SOLID, tm
     assert printed.startswith("save: expected a folder that can be written, got") or "write: expected a file" in printed
     assert printed.count("\n") == 1
     assert os.listdir(tmp_path) == ["model"]
-    assert SOLID.load(folder).recommend([[]], 3) == fitted.recommend([[]], 3)
+    history = fitted.training.dataset.item_ids.head(3).to_list()
+    assert SOLID.load(folder).recommend([history], 3) == fitted.recommend([history], 3)
 
 
 def test_a_model_of_an_earlier_version_is_told_what_to_do(fitted: SOLID, tmp_path: Path) -> None:
@@ -361,3 +379,23 @@ def test_neighbours_are_chosen_on_a_bounded_number_of_rows(
     assert solid.neighbours is not None
     assert set(asked) == {50, world[0].num_users}
     assert asked.count(50) >= 13
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_fit_shows_its_progress_in_a_terminal_and_nothing_elsewhere(
+    world: tuple[Dataset, SyntheticTruth], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    SOLID(TINY).fit(world[0])
+    assert capsys.readouterr() == ("", "")
+    screen, asked = Screen(), Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    SOLID(TINY).fit(world[0])
+    assert "stage2" in screen.getvalue()
+    monkeypatch.setattr(sys, "stderr", asked)
+    SOLID(TINY).fit(world[0], reporter=Silent())
+    assert asked.getvalue() == ""
+    assert capsys.readouterr().out == ""

@@ -60,6 +60,7 @@ def test_movielens_from_the_package(package: Path) -> None:
     ]
     assert dataset.report["metadata_never_interacted"] == 1
     assert dataset.report["licence"] == MOVIELENS_100K_LICENCE
+    assert not any("--" in note for note in dataset.notes)  # no flag changes what is built in
     assert movielens_100k(package).fingerprint == dataset.fingerprint
 
 

@@ -17,12 +17,20 @@ from solid_ext.nn import Codebook
 from solid_ext.nn.lookup import Lookup
 from solid_ext.nn.transformer import TransformerBlock
 from solid_ext.ops import reference
+from solid_ext.ops.gru import Backend
 from solid_ext.ops.symbols import embed_symbols
 
 from test_models import make_model  # isort: skip
 
 SEQUENCES = torch.tensor([[3, 1, 0, 0], [7, 7, 2, 5], [0, 0, 0, 0], [4, 0, 0, 0]])
 MASK = SEQUENCES > 0
+NETWORKS: list[dict[str, object]] = [
+    {},
+    {"item_branch": False, "semantic_trunk": False},
+    {"backbone": "din"},
+    {"backbone": "bert4rec"},
+    {"finetune_steps": 1, "item_branch": False, "semantic_trunk": False},
+]
 
 
 def gradients_of(output: Tensor, module: nn.Module, *inputs: Tensor) -> list[Tensor]:
@@ -44,6 +52,54 @@ def test_symbol_embedding_is_its_formula(symbols: int) -> None:
     torch.testing.assert_close(native(SEQUENCES), plain(SEQUENCES), rtol=1e-12, atol=1e-14)
     assert native(SEQUENCES)[~MASK].eq(0).all()
     assert_all_close(gradients_of(native(SEQUENCES), native), gradients_of(plain(SEQUENCES), plain))
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_ids_and_lengths_that_a_table_lacks_are_refused(backend: Backend) -> None:
+    symbols, lookup = SymbolEmbedding(7, 4, 5, backend=backend), Lookup(8, 3, backend=backend)
+    for wrong, got in ((8, "8"), (10**9, "1000000000"), (-1, "-1")):
+        ids = SEQUENCES.clone()
+        ids[3, 1] = wrong
+        with pytest.raises(ValueError, match=rf"SymbolEmbedding: expected sequences in 0 \.\. 7, got {got}"):
+            symbols(ids)
+        with pytest.raises(ValueError, match=rf"Lookup: expected index in 0 \.\. 7, got {got}"):
+            lookup(ids)
+    with pytest.raises(ValueError, match=r"SymbolEmbedding: expected sequences \[B, L <= 4\], got \[4, 8\]"):
+        symbols(SEQUENCES.repeat(1, 2))
+    for module in (symbols, lookup):
+        with pytest.raises(TypeError, match=r"of torch\.int64, got torch\.int32"):
+            module(SEQUENCES.int())
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("changes", NETWORKS)
+def test_the_network_refuses_ids_and_lengths_that_it_has_no_rows_for(backend: str, changes: dict[str, object]) -> None:
+    model = make_model(backend=backend, **changes).eval()
+    items, length = model.num_items, model.length
+    sequence = torch.zeros(2, length, dtype=torch.int64)
+    sequence[:, 0] = 1
+    state = model.encode(sequence)
+    assert model.score(state, torch.tensor([1, items])).shape == (2, 2)
+    for wrong in (items + 1, 10**9, -1):
+        bad = sequence.clone()
+        bad[1, 0] = wrong
+        with pytest.raises(ValueError, match=rf"encode: expected sequences of item ids in 0 \.\. {items}, got {wrong}"):
+            model.encode(bad)
+        with pytest.raises(ValueError, match=rf"score: expected candidates of item ids in 0 \.\. {items}, got {wrong}"):
+            model.score(state, torch.tensor([1, wrong]))
+    for shape in ([2, 400], [2, 0], [2]):
+        with pytest.raises(ValueError, match=rf"encode: expected sequences \[B, L\] with L in 1 \.\. {length}, got"):
+            model.encode(torch.ones(shape, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"score: expected candidates \[B=2, T\] or \[T\], got \[3, 1\]"):
+        model.score(state, torch.ones(3, 1, dtype=torch.int64))
+    for dtype in (torch.float32, torch.int32, torch.bool):
+        with pytest.raises(TypeError, match="encode: expected sequences of item ids of torch"):
+            model.encode(sequence.to(dtype))
+        with pytest.raises(TypeError, match="score: expected candidates of item ids of torch"):
+            model.score(state, torch.tensor([1]).to(dtype))
+    for given in (sequence.numpy(), sequence.tolist()):
+        with pytest.raises(TypeError, match="encode: expected sequences a tensor"):
+            model.encode(given)
 
 
 @pytest.mark.parametrize("padding", [None, 0])

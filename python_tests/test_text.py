@@ -29,6 +29,8 @@ def write(folder: Path, content: str | bytes, name: str = "x.csv") -> Path:
         CSV.replace("\n", "\r"),
         CSV.replace("\n", "\r\n"),
         CSV.replace("user_id,item_id,timestamp\n", "user_id,item_id,timestamp\r"),
+        CSV[:32] + CSV[32:].replace("\n", "\r"),
+        "\n".join("\t".join(f'"{cell}"' for cell in line.split(",")) for line in CSV.split()),
         CSV.replace(",", ", "),
         CSV.replace(",", " ; "),
         CSV.replace(",", "\t "),

@@ -14,6 +14,7 @@ import torch
 
 from solid_ext import Config, Dataset, build_info, threads
 from solid_ext._native import arithmetic
+from solid_ext.cli import main
 from solid_ext.data import SyntheticTruth
 from solid_ext.run import open_run
 from solid_ext.threads import Threads, use_threads
@@ -163,3 +164,11 @@ def test_where_the_system_tells_no_affinity_its_processors_count(monkeypatch: py
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     monkeypatch.setattr(threads, "_quota", lambda root: None)
     assert threads.usable_processors() == 3
+
+
+def test_train_says_its_threads(free: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    free.setattr(threads, "_speed", {1: 10.0, 2: 5.0}.__getitem__)
+    with pytest.raises(SystemExit):
+        main(["train", "--dataset", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")])
+    assert "threads: 1 (measured, speed by threads 1: 1.00, 2: 0.50" in capsys.readouterr().out.replace("\n", " ")
+    assert torch.get_num_threads() == 1

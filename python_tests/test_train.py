@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from solid_ext.evaluate import evaluate_full
 from solid_ext.models import SemanticRecommender
 from solid_ext.train import Epoch, Stage, Step, build_model, train_solid, train_stage
 from solid_ext.train.algorithm import static_model
+from solid_ext.train.checkpoint import load_checkpoint, save_checkpoint
 from solid_ext.train.progress import write_log
 from solid_ext.train.stage import Trainable
 
@@ -358,6 +360,37 @@ def test_a_best_model_of_another_training_is_refused(world: tuple[Dataset, Synth
         trained(dataset, truth.semantics, SMALL, tmp_path / "a")
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda tensors, state: state.pop("history"), "without its history"),
+        (lambda tensors, state: state.update(config=[1]), "without its config"),
+        (lambda tensors, state: state.update(inputs=None), "without its inputs"),
+        (lambda tensors, state: state["config"].update(epochs="many"), "epochs=many"),
+        (lambda tensors, state: state.update(history=[]), "the state of a training"),
+        (lambda tensors, state: state["history"][0].update(loss=1.0), r"best\.safetensors of the same training"),
+        (lambda tensors, state: tensors.pop("model.gate", None) or tensors.pop("model.semantics"), "has none"),
+        (lambda tensors, state: tensors.update({"optimizer.1.exp_avg": torch.zeros(3)}), "exp_avg .* of a parameter"),
+        (lambda tensors, state: tensors.update({"optimizer.0.step": torch.tensor(math.nan)}), "with NaN"),
+        (
+            lambda tensors, state: [tensors.pop(name) for name in list(tensors) if name.startswith("optimizer.")],
+            "no moments of Adam",
+        ),
+    ],
+)
+def test_a_checkpoint_that_somebody_made_up_is_refused(
+    change: Any, sentence: str, world: tuple[Dataset, SyntheticTruth], tmp_path: Path
+) -> None:
+    dataset, truth = world
+    config = SMALL.replace(epochs=1, item_branch=False, semantic_trunk=False)
+    trained(dataset, truth.semantics, config, tmp_path)
+    tensors, state = load_checkpoint(tmp_path / "stage2" / "last.safetensors")
+    change(tensors, state)
+    save_checkpoint(tmp_path / "stage2" / "last.safetensors", tensors, state)
+    with pytest.raises(ValueError, match=f"(resume|checkpoint): expected .*{sentence}"):
+        trained(dataset, truth.semantics, config, tmp_path)
+
+
 def test_a_finished_training_goes_on_with_more_epochs_as_if_it_had_had_them(
     world: tuple[Dataset, SyntheticTruth], tmp_path: Path, one_thread: None
 ) -> None:
@@ -427,8 +460,10 @@ def test_a_network_larger_than_the_memory_is_refused_before_it_is_made(
 def test_a_run_on_the_device_gives_the_metrics_of_the_processor(
     cuda_graph: bool, world: tuple[Dataset, SyntheticTruth]
 ) -> None:
-    on_cpu = SOLID(SMALL.replace(candidates=20)).fit(world[0]).evaluate()
-    on_device = SOLID(SMALL.replace(candidates=20, device="cuda", cuda_graph=cuda_graph)).fit(world[0]).evaluate()
+    """In float64: three epochs in float32 drive two roundings as far apart as .015, at one seed of four."""
+    config = SMALL.replace(candidates=20, dtype="float64")
+    on_cpu = SOLID(config).fit(world[0]).evaluate()
+    on_device = SOLID(config.replace(device="cuda", cuda_graph=cuda_graph)).fit(world[0]).evaluate()
     for protocol, values in on_cpu.items():
         for name, value in values.items():
-            assert abs(on_device[protocol][name] - value) < 0.02, name
+            assert abs(on_device[protocol][name] - value) < 0.005, name

@@ -42,7 +42,11 @@ class Terminal(Console):
         super().__init__(highlight=False, markup=False, emoji=False, stderr=stderr)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(harmless(text), **options)
+        return super().render_str(self.shown(text), **options)
+
+    def shown(self, text: str) -> str:
+        """The text as it can be printed here: harmless, and what the encoding lacks as an escape."""
+        return harmless(text).encode(self.encoding, "backslashreplace").decode(self.encoding)
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -479,7 +483,7 @@ def describe(dataset: Interactions) -> None:
     """Print a dataset's size and what reading it met with."""
     console.print(
         Text.assemble(
-            (harmless(one_line(dataset.name)), "bold"),
+            (console.shown(one_line(dataset.name)), "bold"),
             f": {dataset.num_users:,} users, {dataset.num_items:,} items, {dataset.num_interactions:,} interactions",
         )
     )
@@ -536,7 +540,7 @@ def show_examples(examples: list[Example]) -> None:
 
 
 def _short(title: str, width: int = 34) -> str:
-    title = harmless(one_line(title))
+    title = console.shown(one_line(title))
     return title if len(title) <= width else title[: width - 3] + "..."
 
 
@@ -561,7 +565,9 @@ def show_comparison(runs: Path) -> None:
         "full, history excluded": ("full, history excluded", "ndcg@10"),
     }
     of_line = ["dataset", "backbone", "method", "protocol", "metric"]
-    found = pl.read_csv(runs, schema_overrides={"dataset": pl.String}).group_by(of_line, maintain_order=True)
+    found = pl.read_csv(runs, glob=False, schema_overrides={"dataset": pl.String}).group_by(
+        of_line, maintain_order=True
+    )
     lines: dict[str, dict[tuple[str, str], dict[tuple[str, str], str]]] = {}
     for dataset, backbone, method, protocol, metric, mean, spread in found.agg(
         pl.col("value").mean().alias("mean"), pl.col("value").std().alias("spread")
@@ -569,7 +575,7 @@ def show_comparison(runs: Path) -> None:
         number = f"{mean:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
         lines.setdefault(dataset, {}).setdefault((backbone, method), {})[protocol, metric] = number
     for dataset, methods in lines.items():
-        table = Table("backbone", "method", *shown, title=Text(harmless(one_line(dataset))))
+        table = Table("backbone", "method", *shown, title=one_line(dataset))
         for names, numbers in methods.items():
             table.add_row(*names, *(numbers.get(metric, "") for metric in shown.values()))
         console.print(table)
@@ -577,6 +583,8 @@ def show_comparison(runs: Path) -> None:
 
 def parse(arguments: list[str]) -> Prepare | Train | Evaluate | Recommend | Compare | Tune | Doctor:
     """Read the command line; `--preset` and, over it, a `--config FILE` give the defaults of the other flags."""
+    if arguments == ["--version"]:
+        return Doctor()
     scan = ArgumentParser(add_help=False, allow_abbrev=False)
     scan.add_argument("--config")
     scan.add_argument("--preset")

@@ -179,7 +179,7 @@ class TrainConfig:
     cuda_graph: bool = False
     """Record the training step once and replay it (CUDA)."""
     threads: int = 0
-    """CPU threads; 0 leaves torch's choice in Python, and measures on the command line, which says and keeps it."""
+    """CPU threads; 0 leaves torch's choice, but for `solid-ext train`, which measures one, says it and keeps it."""
     tensorboard: bool = False
     """Also write TensorBoard event files (needs the extra `tensorboard`)."""
 

@@ -103,16 +103,22 @@ def written_folder(folder: Path, what: str, *, overwrite: bool, ours: Callable[[
     Raises:
         ValueError: there is something that may not be replaced, or the folder cannot be written. Nothing has changed.
     """
+    try:
+        folder, here = Path(os.path.abspath(folder)), Path.cwd()  # `.` and `a/..` have names too
+    except OSError as error:
+        raise ValueError(f"{what}: expected a folder that can be written, got {folder} ({_reason(error)})") from error
     if os.path.lexists(folder) and not overwrite:
         raise ValueError(
             f"{what}: expected a folder that does not exist yet, got {folder} (overwrite=True replaces one of its kind)"
         )
-    if folder.is_symlink() or (os.path.lexists(folder) and not folder.is_dir()):
+    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
         raise ValueError(f"{what}: expected a folder to overwrite, got {folder}, a file or a link")
+    if os.path.lexists(folder) and here.is_relative_to(folder):
+        raise ValueError(f"{what}: expected a folder to overwrite, got {folder}, in which this process works")
     marker = uuid.uuid4().hex
     fresh, old = (folder.with_name(f".{folder.name}.{kind}-{marker}") for kind in ("new", "old"))
     try:
-        if folder.exists() and any(folder.iterdir()):
+        if os.path.lexists(folder) and any(folder.iterdir()):
             foreign = ours(folder)
             if foreign is not None:
                 raise ValueError(f"{what}: expected a folder of its own to overwrite, got {folder}, {foreign}")
@@ -131,7 +137,7 @@ def written_folder(folder: Path, what: str, *, overwrite: bool, ours: Callable[[
         raise ValueError(f"{what}: expected a folder that can be written, got {folder} ({_reason(error)})") from error
     finally:
         with suppress(OSError):
-            if old.exists() and not folder.exists():
+            if old.exists() and not os.path.lexists(folder):
                 old.rename(folder)
         for rest in (fresh, old):
             shutil.rmtree(rest, ignore_errors=True)

@@ -126,6 +126,8 @@ def _set_aside(folder: Path) -> None:
     What lies there already, of a run that was killed, is of the run before: it stays, and what has its name goes.
     """
     aside = folder / REPLACED
+    if not aside.is_dir() and os.path.lexists(aside):
+        aside.unlink()
     aside.mkdir(exist_ok=True)
     for path in [path for path in folder.iterdir() if path.name in WRITTEN - {LOCK}]:
         if os.path.lexists(aside / path.name):

@@ -202,8 +202,8 @@ class SOLID:
             content = None
             if semantics.features is not None and dataset.num_items <= MOST_ITEMS:
                 content = content_similarity(semantics.features)
-            self.neighbours = choose_neighbours(self.model, knn, validate, content)
-            baselines = [choose_neighbours(model, knn, validate, content) for model in static]
+            self.neighbours = choose_neighbours(self.model, knn, validate, content).narrow()
+            baselines = [choose_neighbours(model, knn, validate, content).narrow() for model in static]
         self.catalogue, self.fingerprint = counted(dataset, split), dataset.fingerprint
         self._training = Training(dataset, split, semantics, next(iter(baselines), None), stages + both)
 

@@ -62,7 +62,8 @@ def build(folder: Path, *options: str) -> Path:
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    asleep = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}  # OpenMP's idle threads spin otherwise, on a neighbour's time
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=asleep)
 
 
 def report(name: str, done: subprocess.CompletedProcess[str]) -> bool:

@@ -5,8 +5,9 @@
 // division of work into blocks is the kernel's and never depends on `threads`, so a result that is a function
 // of its block alone is bitwise the same for any number of threads.
 //
-// One thread opens no parallel region: a forked data worker (torch gives it one thread) never touches the
-// OpenMP pool that its parent left behind.
+// One thread opens no parallel region: a forked child (solid_ext/_native.py gives it one thread) never
+// touches the OpenMP pool that its parent left behind. How a thread waits that finds no block left is
+// OpenMP's: asleep, unless somebody has set OMP_WAIT_POLICY (there too).
 //
 // SOLID_CHECK_THREADS: ThreadSanitizer does not see the barriers of GCC's OpenMP and would report every
 // parallel region; the thread check (csrc/check) runs the same loop on a team that it sees.

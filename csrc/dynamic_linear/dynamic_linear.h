@@ -11,6 +11,9 @@
 //
 // Clip: the closed interval. The gradient passes where |w| <= delta; a NaN weight stays NaN forward and
 // passes no gradient. With delta infinite nothing is clipped and nothing recomputed.
+// NaN and infinity: forward as the formula takes them, within their sequence. Backward a weight that is
+// clipped passes nothing, even where x is not finite, and the same gradients are finite as in plain torch;
+// whether another is NaN or infinite is not said, for sums over codes and outputs are taken in another order.
 //
 // Reductions over B run in the order of B, whatever the number of threads: results are bitwise equal for any.
 #pragma once

@@ -545,10 +545,11 @@ SOLID_APART void unclipped_row(const Branch<T>& branch, int64_t outputs, int64_t
 }
 
 // Weights of row i of the item branch, N at a time: their mask as bits, masked <- mask ? g : 0, dx += g
-// clip(w).
+// clip(w); any: the sequences in which one of them passes a gradient.
 template <int R, class T>
 SOLID_APART void clipped_row(const Branch<T>& branch, int64_t outputs, int64_t i, const T* g, const T* z,
-                             T delta, Word<T>* words, int64_t words_stride, T* masked, Vector<T> (&dx)[R]) {
+                             T delta, Word<T>* words, int64_t words_stride, T* masked, Vector<T> (&dx)[R],
+                             Mask<T> (&any)[R]) {
   constexpr int64_t kBits = 8 * sizeof(T);
   const Vector<T> bound = splat(delta);
   for (int64_t begin = 0; begin < outputs; begin += kBits) {
@@ -569,7 +570,10 @@ SOLID_APART void clipped_row(const Branch<T>& branch, int64_t outputs, int64_t i
         }
       }
     });
-    for (int r = 0; r < R; ++r) __builtin_memcpy(words + r * kLanes<T>, &bits[r], sizeof bits[r]);
+    for (int r = 0; r < R; ++r) {
+      __builtin_memcpy(words + r * kLanes<T>, &bits[r], sizeof bits[r]);
+      any[r] |= bits[r];
+    }
     words += words_stride;
   }
 }
@@ -627,9 +631,13 @@ void backward_block(const Call<T>& call, const Chunk<T>& chunk, int64_t first, i
       Vector<T> x[R], sum[R] = {};
       for (int r = 0; r < R; ++r) x[r] = i < inputs ? load(in + (i * R + r) * kLanes<T>) : splat(T(1));
       if (layer.item.present && layer.item.clipped) {
+        Mask<T> any[R] = {};
         clipped_row<R>(layer.item, outputs, i, g, z_item, call.delta, mask + i * words * chunk.size,
-                       chunk.size, masked, sum);
-        if (mlp.item.dz) codes_row<R>(layer.item, outputs, i, masked, x, dz_item);
+                       chunk.size, masked, sum, any);
+        // Where all weights of the row are clipped, an x that is not finite reaches z as little as any other.
+        Vector<T> through[R];
+        for (int r = 0; r < R; ++r) through[r] = any[r] != 0 ? x[r] : Vector<T>{};
+        if (mlp.item.dz) codes_row<R>(layer.item, outputs, i, masked, through, dz_item);
       } else if (layer.item.present) {
         unclipped_row<R>(layer.item, outputs, i, g, x, z_item, dz_item, sum);
       }
@@ -755,8 +763,9 @@ void backward_targets(const Call<T>& call, const Chunk<T>& chunk, int64_t l, int
     for (int64_t b = 0; b < count; ++b) zero(to + b * pad + outputs, pad - outputs);
     if (layer.item.present && layer.item.clipped) {
       Vector<T> unused[1] = {};
+      Mask<T> any[1] = {};
       clipped_row<1>(layer.item, outputs, i, row, z_item, call.delta, mask + i * words * chunk.size,
-                     chunk.size, masked, unused);
+                     chunk.size, masked, unused, any);
       codes_row<1>(layer.item, outputs, i, masked, one, dz_item);
     } else if (layer.item.present) {
       codes_row<1>(layer.item, outputs, i, row, one, dz_item);

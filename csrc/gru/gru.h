@@ -9,6 +9,9 @@
 //   x [B, L, D] with strides for B and L, mask [B, L], weight_input [3H, D], weight_hidden [3H, H],
 //   bias_input, bias_hidden [3H], h [B, H], states [L, B, H]. All but x are dense and row-major.
 // A position with mask False costs nothing: x is not read there, and its gradient is zero.
+// NaN and infinity: forward as the formula takes them; a NaN stays in its sequence, infinity saturates a
+// gate. Backward the same gradients are finite as in plain torch; whether another is NaN or infinite is not
+// said.
 //
 // Kept for the backward: the state before each position (zeros where the mask is False); the gates are
 // computed again. tanh and sigmoid are within 4 units in the last place, sigmoid for arguments above -87;

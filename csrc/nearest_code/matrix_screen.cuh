@@ -4,17 +4,22 @@
 //   |<x, c> - <x~, c~>| <= e n + ||x|| lost                                        (Cauchy and Schwarz).
 // The matrix units return S = h - <x~, c~> up to rounding. A step adds 16 products to a sum, each cut off at
 // 2^-23 of the largest term T <= h + 1.01 ||x|| n, and cuts the result: 18 T 2^-23 at most, so that D / 16
-// steps lose less than (1.2 D + 18) T 2^-23. The exact cost F, a chain of D fused operations in float from h,
-// loses less than (0.6 D + 1) T 2^-23. With eta = (D + 32) 2^-22 both, and the few operations on the bounds
-// themselves, are covered:
+// steps lose less than (1.2 D + 18) T 2^-23; h itself, a chain of D fused operations, less than
+// (0.5 D + 1) h 2^-23. With eta = (D + 32) 2^-22 both, and the few operations on the bounds themselves, are
+// covered: the true cost F = h - <x, c> has
 //   |S - F| <= margin = e n + ||x|| (lost + eta n) + eta h + 2^-100,
 // where n, lost and h may be replaced by their largest values in a group of codes. (Norms are made 1 % larger
 // than computed, and 2^-50, which covers their own rounding and underflow.)
 //
+// What decides is the sum of squared differences as search.cuh computes it, within (D + 3) u of the squared
+// distance 2 F + ||x||^2, u = 2^-24. A code of cost U or less can lose by it only to codes of cost
+// U + slack, slack = (D + 8) u (2 U + ||x||^2), at most: the 1 % on ||x|| covers the rounding of U.
+//
 // While the codes stream by, a row keeps U = min (S + margin), above the cost of some code, and lists every
-// code with S - margin <= U. U only falls, so the nearest code, and all that tie with it, are listed. In the
-// end those with S - margin <= U are left: one alone is the nearest, several are compared by their exact
-// costs. A row with more than the list holds, with a NaN, or longer than 1e18, is searched exactly.
+// code with S - margin <= U + slack. U only falls, so the nearest code, and all that tie with it, are listed.
+// In the end those with S - margin <= U + slack are left: one alone is the nearest, several are compared by
+// their differences. A row with more than the list holds, with a NaN, longer than 1e18 or further than that
+// from all codes is searched exactly.
 //
 // A warp owns 32 rows (two tiles of 16) and meets 64 codes at a time: 64 sums a lane. Codes come through two
 // buffers of 64 codes x 64 components by asynchronous copies, one barrier each.
@@ -34,6 +39,7 @@ constexpr int kSlots = 10;     // codes listed for a row; D = 256 leaves room fo
 constexpr int kTidySlots = 5;  // beyond these a list is tidied
 constexpr int64_t kLeastShared = 99 * 1024;  // what a block has on every architecture from sm_80 on
 constexpr float kLongest = 1e18f;
+constexpr float kFurthest = 1e36f;  // as a cost: a code whose norm overflows cannot be as near
 constexpr float kLargest = 3.4e38f;
 constexpr float kTiny = 0x1p-50f;
 
@@ -150,7 +156,7 @@ struct ScreenedSearch {
   }
   static SOLID_BOTH int64_t shared_bytes(int64_t dim) {
     return 4 * (row_words(dim) + 2 * kGroup * kChunkStride + 2 * kGroup + kScreenRows * (2 * kSlots + 5) +
-                3 * kTile + 4);
+                2 * kTile + 4);
   }
 
   template <class Block>
@@ -180,7 +186,6 @@ struct ScreenedSearch {
           length(block.template shared<float>(kScreenRows)),
           error(block.template shared<float>(kScreenRows)),
           found(block.template shared<int>(kScreenRows)),
-          exact_halves(block.template shared<float>(kTile)),
           left(block.template shared<int>(2 * kTile)),
           left_count(block.template shared<int>(4)) {}
 
@@ -320,10 +325,11 @@ struct ScreenedSearch {
         const int row = own_row(r);
         const float margin = fused(error[row], bounds.norm, fused(length[row], bounds.lost, bounds.slack));
         least_upper[r] = fminf(least_upper[r], least + margin);
-        const float limit = fminf(least_upper[r] + margin, kLargest);
+        const float highest = least_upper[r] + slack(length[row], least_upper[r]);
+        const float limit = fminf(highest + margin, kLargest);
         if (block.warp_vote(least <= limit) == 0) continue;
         any = true;
-        if (block.lane() % 4 == 0) upper.set(row, least_upper[r]);
+        if (block.lane() % 4 == 0) upper.set(row, highest);
         if (!(own_least <= limit)) continue;
         const int first = group * kGroup + block.lane() % 4 * 2;
 #pragma unroll
@@ -339,6 +345,11 @@ struct ScreenedSearch {
       const int row = block.thread();  // one row a lane from here on
       if (listed[row] > kTidySlots) tidy(row);
       block.sync_warp();
+    }
+
+    // How much more than U a code may cost that is nearer by differences.
+    SOLID_DEVICE float slack(float length, float cost) const {
+      return float(args.dim + 8) * 0x1p-24f * fmaxf(fused(length, length, 2 * cost), 0);
     }
 
     SOLID_DEVICE void list(int row, int code, float bound) {
@@ -371,14 +382,15 @@ struct ScreenedSearch {
     SOLID_DEVICE void choose() {
 #pragma unroll
       for (int r = 0; r < 4; ++r)
-        if (block.lane() % 4 == 0) upper.set(own_row(r), least_upper[r]);
+        if (block.lane() % 4 == 0)
+          upper.set(own_row(r), least_upper[r] + slack(length[own_row(r)], least_upper[r]));
       block.sync_warp();
       const int row = block.thread();
       if (found[row] == 0) {
         const int count = tidy(row);
-        if (count > kSlots)
+        if (count > kSlots || count == 0 || upper[row] > kFurthest)
           found.set(row, kGivenUp);
-        else if (count > 0)
+        else
           found.set(row, count == 1 ? listed_code[row * kSlots] : nearest_listed(row, count));
       }
       if (found[row] == kGivenUp) left.set(left_count.add(0, 1), row);
@@ -390,13 +402,16 @@ struct ScreenedSearch {
       for (int slot = 0; slot < count; ++slot) {
         const int code = listed_code[row * kSlots + slot];
         const float* entry = static_cast<const float*>(args.codebook) + code * args.dim;
-        float cost = packed.halves[code];
+        float sum = 0;
         visit<float>(args.x, args.type, [&](const auto* x) {
           x += (first_row + row) * args.x_stride;
 #pragma unroll 8
-          for (int64_t d = 0; d < args.dim; ++d) cost = fused(-entry[d], widen(x[d]), cost);
+          for (int64_t d = 0; d < args.dim; ++d) {
+            const float difference = widen(x[d]) - entry[d];
+            sum = fused(difference, difference, sum);
+          }
         });
-        if (cost < best || (cost == best && code < best_code)) best = cost, best_code = code;
+        if (sum < best || (sum == best && code < best_code)) best = sum, best_code = code;
       }
       return best_code;
     }
@@ -410,7 +425,7 @@ struct ScreenedSearch {
         auto taken = left.part(first, kTile);
         if (block.thread() < kTile && first + block.thread() >= count) taken.set(block.thread(), -1);
         SearchMemory<float, Block> memory{values.part(0, kTileSize), values.part(kTileSize, kTileSize),
-                                          exact_halves, taken};
+                                          taken};
         search_tile<float>(block, args, memory, first_row, [&](int place, int code) {
           if (taken[place] >= 0) found.set(taken[place], code);
         });
@@ -432,8 +447,7 @@ struct ScreenedSearch {
     Shared<float> upper;          // [128]: U
     Shared<float> length, error;  // [128]: ||x||, e
     Shared<int> found;            // [128]: the code, kMasked or kGivenUp
-    Shared<float> exact_halves;
-    Shared<int> left;  // rows given up
+    Shared<int> left;             // rows given up
     Shared<int> left_count;
     float least_upper[4];  // U of the rows own_row(r)
   };

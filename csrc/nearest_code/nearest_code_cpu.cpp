@@ -6,10 +6,10 @@
 // the same chain of operations, whatever the tile. Each row keeps, per lane, the least cost so far, its code
 // and the least cost but that one; lanes are compared once at the end.
 //
-// A cost is rounded by as much as its row and code are long, a distance only by as much as they differ. So the
-// winner counts where the runner-up is further behind than rounding reaches (`certain`); the few rows where it
-// is not meet all codes once more, difference by difference. If most rows of a block are such ones (rows and
-// codes far from the origin, codes that lie on each other), the next blocks go without costs.
+// A cost is rounded by as much as its row and code are long, a distance only by as much as they differ. So
+// the winner counts where the runner-up is further behind than rounding reaches (`certain`); the few rows
+// where it is not meet all codes once more, difference by difference. If most rows of a block are such ones
+// (rows and codes far from the origin, codes that lie on each other), the next blocks go without costs.
 #include "common/parallel.h"
 #include "common/tiles.h"
 #include "nearest_code/nearest_code.h"

@@ -19,7 +19,7 @@ namespace solid {
 
 enum class Method : int {
   kChosen = 0,    // as screening_pays says
-  kExact = 1,     // every cost in float: one launch
+  kExact = 1,     // every difference: one launch
   kScreened = 2,  // matrix units first, then few codes exactly: matrix_screen.cuh; needs workspace
 };
 
@@ -49,7 +49,8 @@ struct SegmentSumCuda {
   int64_t dim = 0;
   int64_t codes = 0;
   void* sums = nullptr;  // [K, D] float (double)
-  // In no fixed order: index [N], mask [N] or null; sums must be zero before.
+  // In no fixed order: index [N], mask [N] or null; sums must be zero before. A row whose index is not in
+  // 0 .. codes - 1 counts nowhere.
   const int64_t* index = nullptr;
   const bool* mask = nullptr;
   // In the order given: the rows of code k are order[starts[k]] .. order[starts[k + 1] - 1].

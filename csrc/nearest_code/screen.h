@@ -7,8 +7,8 @@
 // and L costs D / 2 + 1 instructions for 16 codes instead of D. Rounding of float32 sums, in L and in the
 // exact cost, is at most eta (h + ||x|| ||c||) with eta = (D + 6) 2^-23: h is made smaller and E larger by 4
 // eta ||.||. The code with the least L gives a first cost; whatever lies below it, or above it by less than
-// rounding reaches (`rounding_reach`), is computed exactly, by the same chain of operations as in `tile`. So the
-// winner is that of the float32 search, and all that its certainty depends on has been looked at.
+// rounding reaches (`rounding_reach`), is computed exactly, by the same chain of operations as in `tile`. So
+// the winner is that of the float32 search, and all that its certainty depends on has been looked at.
 //
 // Lanes are rows: 16 rows of a vector meet one code of a group of 8, so that no step of the selection goes
 // across lanes. Only the least L of a "slot" of 16 codes is kept (or of several times 16), which are one
@@ -129,8 +129,8 @@ SOLID_INLINE Vector<float> sums_of(Vector<float> (&v)[16]) {
   return v[0];
 }
 
-// Up to 16 rows as a vector of lanes: x~ in pairs, then (e, ||x||), [words][stride]; and ||x||, 1 % too large.
-// Returns the rows that can be screened: not too long, and numbers.
+// Up to 16 rows as a vector of lanes: x~ in pairs, then (e, ||x||), [words][stride]; and ||x||, 1 % too
+// large. Returns the rows that can be screened: not too long, and numbers.
 SOLID_APART __mmask16 screen_rows(const Screen& s, const float* const* rows, int count, int32_t* to,
                                   int64_t stride, float* lengths) {
   Vector<float> norm[16] = {}, lost[16] = {};
@@ -197,7 +197,8 @@ __attribute__((noinline)) void screen_sweep(const Screen& s, const int32_t* rows
   }
 }
 
-// The least exact cost of each of up to 16 checks, its code, the lowest on a tie, and the least of the others.
+// The least exact cost of each of up to 16 checks, its code, the lowest on a tie, and the least of the
+// others.
 using Nearest = Best<float>;
 
 // Exact costs of the slots of `places`, 16 slot + lane of the row, by the chain of `tile`, four in step to
@@ -288,7 +289,8 @@ SOLID_APART bool select_codes(const Screen& s, const float* const* rows, __mmask
   Nearest found = run_checks(s, rows, places, 16);
   // ||x||^2 + 2 cost is the squared distance but for rounding, which the 1 % on ||x|| covers.
   const __m512 length = _mm512_loadu_ps(lengths), cost = (__m512)found.cost;
-  const __m512 distance = _mm512_maskz_max_ps(kAll, (length * length + 2 * cost) * 1.01f, _mm512_setzero_ps());
+  const __m512 distance =
+      _mm512_maskz_max_ps(kAll, (length * length + 2 * cost) * 1.01f, _mm512_setzero_ps());
   const __m512 r = length + root_of(distance);
   const __m512 limit = cost + (rounding_reach<float>(s.dim) * (r * r) + kReachFloor<float>);
   const int count = open_slots(s, bounds, stride, usable, limit, places);

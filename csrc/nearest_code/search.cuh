@@ -1,10 +1,11 @@
-// The exact search: a tile of rows against tiles of codes, one fused multiply-subtract per component.
+// The exact search: a tile of rows against tiles of codes, squared differences one component after the other.
 //
-// A block holds 64 rows; 16 x 8 threads own 4 codes x 8 rows each of a 64 x 64 tile of costs, in registers.
+// A block holds 64 rows; 16 x 8 threads own 4 codes x 8 rows each of a 64 x 64 tile of sums, in registers.
 // Components come in chunks of 32, transposed in shared memory so that a thread reads its codes and its rows
-// as packs of four. The chain of a cost (start from ||c||^2 / 2, subtract the products in order) is that of
-// the CPU, so the bits are the same; it needs the half norm first, which is why a tile of codes is read
-// twice if D > 32: from the cache, for one part in 64 of the arithmetic.
+// as packs of four. The chain of a sum is that of the CPU's search by difference, so the bits are the same.
+// The expansion ||c||^2 / 2 - <x, c> would take one operation a component in place of two, but needs a second
+// pass for its norms, and a third for the rows that its rounding leaves open; where there is much to compare,
+// matrix units screen first (matrix_screen.cuh).
 #pragma once
 
 #include "cuda/numbers.h"
@@ -43,7 +44,6 @@ SOLID_DEVICE void load_tile(Block& block, Tile& tile, const From* from, const Of
 template <class T, class Block>
 struct SearchMemory {
   typename Block::template Shared<T> rows, codes;  // kTileSize
-  typename Block::template Shared<T> halves;       // kTile: ||c||^2 / 2
   typename Block::template Shared<int>
       taken;  // kTile: numbers, from first_row on, of the rows that are searched; negative: none
 };
@@ -72,36 +72,19 @@ SOLID_DEVICE void search_tile(Block& block, const NearestCodeCuda& args, SearchM
       const int row = memory.taken[place];
       return row >= 0 ? (first_row + row) * args.x_stride : int64_t(-1);
     };
-    T norm = 0;
+    T sum[kThreadRows][kThreadCodes];
+#pragma unroll
+    for (int r = 0; r < kThreadRows; ++r)
+#pragma unroll
+      for (int c = 0; c < kThreadCodes; ++c)
+        sum[r][c] = first_code + first_lane + c < args.codes ? T(0) : infinity<T>();
     for (int64_t first = 0; first < args.dim; first += kDepth) {
       block.sync();  // the tile before has been read
       load_tile<T>(block, memory.codes, codebook, code_offset, first, args.dim);
-      block.sync();
-      if (t < kTile)
-        for (int d = 0; d < kDepth; ++d) {
-          const T component = memory.codes[d * kTileStride + t];
-          norm = fused(component, component, norm);
-        }
-    }
-    if (t < kTile) memory.halves.set(t, first_code + t < args.codes ? norm * T(0.5) : infinity<T>());
-
-    T cost[kThreadRows][kThreadCodes];
-    for (int64_t first = 0; first < args.dim; first += kDepth) {
-      if (!whole) {
-        block.sync();
-        load_tile<T>(block, memory.codes, codebook, code_offset, first, args.dim);
-      }
       if (!whole || first_code == 0)
         visit<T>(args.x, args.type,
                  [&](const auto* x) { load_tile<T>(block, memory.rows, x, row_offset, first, args.dim); });
       block.sync();
-      if (first == 0) {
-        const Pack<T, kThreadCodes> halves = memory.halves.template pack<kThreadCodes>(first_lane);
-#pragma unroll
-        for (int r = 0; r < kThreadRows; ++r)
-#pragma unroll
-          for (int c = 0; c < kThreadCodes; ++c) cost[r][c] = halves.at[c];
-      }
       const int depth = args.dim - first < kDepth ? int(args.dim - first) : kDepth;
 #pragma unroll 4
       for (int d = 0; d < depth; ++d) {
@@ -113,15 +96,17 @@ SOLID_DEVICE void search_tile(Block& block, const NearestCodeCuda& args, SearchM
 #pragma unroll
         for (int r = 0; r < kThreadRows; ++r)
 #pragma unroll
-          for (int c = 0; c < kThreadCodes; ++c)
-            cost[r][c] = fused(-codes.at[c], rows[r / 4].at[r % 4], cost[r][c]);
+          for (int c = 0; c < kThreadCodes; ++c) {
+            const T difference = rows[r / 4].at[r % 4] - codes.at[c];
+            sum[r][c] = fused(difference, difference, sum[r][c]);
+          }
       }
     }
 #pragma unroll
     for (int r = 0; r < kThreadRows; ++r)
 #pragma unroll
       for (int c = 0; c < kThreadCodes; ++c)
-        if (cost[r][c] < best[r]) best[r] = cost[r][c], code[r] = int(first_code) + first_lane + c;
+        if (sum[r][c] < best[r]) best[r] = sum[r][c], code[r] = int(first_code) + first_lane + c;
   }
 
 #pragma unroll
@@ -169,7 +154,7 @@ template <class T>
 struct ExactSearch {
   static constexpr int kThreads = kSearchThreads;
   static constexpr int kBlocks = sizeof(T) == 8 ? 2 : 4;
-  static constexpr int64_t kSharedBytes = (2 * kTileSize + kTile) * sizeof(T) + 2 * kTile * sizeof(int);
+  static constexpr int64_t kSharedBytes = 2 * kTileSize * sizeof(T) + 2 * kTile * sizeof(int);
   using Args = NearestCodeCuda;
 
   template <class Block>
@@ -177,7 +162,6 @@ struct ExactSearch {
     SearchMemory<T, Block> memory{
         block.template shared<T>(kTileSize),
         block.template shared<T>(kTileSize),
-        block.template shared<T>(kTile),
         block.template shared<int>(kTile),
     };
     auto codes = block.template shared<int>(kTile);

@@ -20,8 +20,10 @@ struct AtomicSegmentSum {
     const int64_t first = block.index() * kSumRows;
     const int64_t last = first + kSumRows < args.rows ? first + kSumRows : args.rows;
     for (int64_t row = first + block.warp(); row < last; row += Block::kWarps) {
-      if (args.mask != nullptr && !args.mask[row]) continue;
-      T* to = static_cast<T*>(args.sums) + args.index[row] * args.dim;
+      const int64_t code = args.index[row];
+      const bool counted = args.mask == nullptr || args.mask[row];
+      if (!counted || code < 0 || code >= args.codes) continue;
+      T* to = static_cast<T*>(args.sums) + code * args.dim;
       for (int64_t d = block.lane(); d < args.dim; d += 32)
         block.add(to + d, load_element<T>(args.values, args.type, row * args.stride + d));
     }

@@ -3,8 +3,8 @@
 //   h[b, l] = tanh(symbol[s] + age[a])  for s = sequences[b, l] > 0,  a = max(n_b - 1 - l, 0),
 //   n_b positions of b with s > 0;  h[b, l] = 0 for s = 0
 //
-// Shapes: sequences [B, L], symbol [S, D] or, looked up before, [B, L, D], age [L, D], h [B, L, D]; dense.
-// All float, or all double; tanh as in common/vectors.h.
+// Shapes: sequences [B, L] of 0 .. S - 1, symbol [S, D] or, looked up before, [B, L, D], age [L, D] or
+// longer, h [B, L, D]; dense. All float, or all double; tanh as in common/vectors.h.
 #pragma once
 
 #include <cstdint>

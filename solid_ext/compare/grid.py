@@ -93,7 +93,10 @@ class Grid:
             lists: dict[str, Any] = {name: tuple(saved.pop(name)) for name in ("backbones", "methods", "seeds")}
             return Grid(**lists, **saved)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"out: expected a comparison's grid in {path}, got {error}") from error
+            raise ValueError(
+                f"out: expected a comparison's grid of this version in {path}, got {error} (another version's, or a "
+                "damaged one, needs a new folder)"
+            ) from error
 
 
 def base_config(preset: str, backbone: str, fields: Mapping[str, Any]) -> Config:

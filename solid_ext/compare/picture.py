@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -65,5 +66,6 @@ def draw_comparison(
         row[0].invert_yaxis()
     names = ["none" if name == no_backbone else name for name in handles]
     figure.legend(handles.values(), names, loc="outside lower center", ncols=len(names), title="backbone")
-    with written(path) as partial:
+    with written(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in letters that the font lacks
         figure.savefig(partial, format="png")

@@ -99,7 +99,7 @@ def read_lines(out: Path, cells: list[Cell]) -> list[Line]:
     lines = []
     for (backbone, method), folders in grouped.items():
         metrics = [read_json(folder / METRICS, "compare")["metrics"] for folder in folders]
-        tables = [pl.read_parquet(folder / USERS) for folder in folders]
+        tables = [pl.read_parquet(folder / USERS, glob=False) for folder in folders]
         seeds = {(protocol, metric): [run[protocol][metric] for run in metrics] for protocol, metric in SHOWN}
         users = {
             name: np.mean([mean_per_user(of_row(table), table["user"].to_numpy())[1] for table in tables], axis=0)

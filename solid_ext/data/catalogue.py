@@ -110,7 +110,7 @@ class Catalogue:
             ValueError: a file that is missing or holds no such table.
         """
         try:
-            table = pl.read_parquet(Path(path))
+            table = pl.read_parquet(Path(path), glob=False)
         except (OSError, pl.exceptions.PolarsError) as error:
             raise ValueError(
                 f"Catalogue.load: expected a Parquet file of items at {str(path)!r}, got {error}"

@@ -38,7 +38,7 @@ FOREIGN = (
     (b"%PDF", "a PDF"),
     (b"version https://git-lfs", "a Git LFS pointer in the place of the file (git lfs pull fetches it)"),
 )
-WEB_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body")
+WEB_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body", b"<table")
 
 
 def check_path(path: Path, name: str) -> None:

@@ -57,6 +57,8 @@ def read_interactions(
             raise ValueError(f"{NAME}: expected a tuple (users, items[, timestamps]), got {len(source)} entries")
         user, item, timestamp = "user_id", "item_id", TIMESTAMP if len(source) == 3 else None
         source = dict(zip(("user_id", "item_id", TIMESTAMP), source, strict=False))
+    if min_rating is not None and not (isinstance(min_rating, (int, float)) and abs(min_rating) < float("inf")):
+        raise TypeError(f"{NAME}: expected min_rating as a finite number, got {min_rating!r}")
     if rating is not None and min_rating is None:
         raise ValueError(f"{NAME}: expected min_rating beside rating={rating!r}, got none")
     rated = (rating or "rating") if min_rating is not None else None

@@ -211,6 +211,8 @@ def _integer_times(times: pl.Series) -> tuple[np.ndarray, str]:
     if times.dtype == pl.Date:
         return times.cast(pl.Int64).to_numpy() * SECONDS_PER_DAY, "seconds"
     if isinstance(times.dtype, pl.Datetime):
+        if times.dtype.time_unit == "ns" and np.any(times.to_physical().to_numpy() % 1000):
+            return times.to_physical().to_numpy().copy(), "nanoseconds"
         micro = times.dt.timestamp("us").to_numpy()
         return (micro // MILLION, "seconds") if not np.any(micro % MILLION) else (micro.copy(), "microseconds")
     if times.dtype.is_float():

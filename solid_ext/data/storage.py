@@ -57,7 +57,7 @@ def read_folder(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, pl.Data
         )
     metadata = verify_folder(folder, METADATA, "Dataset.load")
     try:
-        tables = {name: pl.read_parquet(folder / f"{name}.parquet") for name in names}
+        tables = {name: pl.read_parquet(folder / f"{name}.parquet", glob=False) for name in names}
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"Dataset.load: expected readable tables in {str(folder)!r}, got {error}") from error
     return tables, metadata

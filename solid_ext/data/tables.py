@@ -14,7 +14,7 @@ import polars as pl
 
 from solid_ext.data.files import ARROW_MAGIC, PARQUET_MAGIC, binary_columns, read_binary, read_file
 from solid_ext.data.reading import Reading, kept_columns
-from solid_ext.data.text import UTF8_BOM, read_text
+from solid_ext.data.text import as_utf8, read_text
 
 # Whole numbers from here on are not all floats: a float this large may stand for several integers.
 EXACT_FLOAT = 2**53
@@ -62,6 +62,12 @@ def read_table(
         source = source.collect()
     if isinstance(source, (pl.DataFrame, Mapping)) or _is_pandas_frame(source):
         found = list(source) if isinstance(source, Mapping) else list(source.columns)
+        index = set(source.index.names) if _is_pandas_frame(source) else set()
+        if lacking := [column for column in required if column not in found and column in index]:
+            raise ValueError(
+                f"{name}: expected columns {', '.join(required)}, got {', '.join(lacking)} in the index of the frame "
+                "(reset_index() makes columns of it)"
+            )
         reading.columns = [str(column) for column in found]
         return _from_columns(source, kept_columns(found, required, optional, name), name)
     raise TypeError(f"{name}: expected a path, a polars or pandas frame or arrays by name, got {type(source).__name__}")
@@ -83,7 +89,8 @@ def as_series(name: str, values: Any) -> pl.Series:
     elif isinstance(values, (list, tuple)):
         series = _from_objects(name, values)
     else:
-        series = _from_array(name, np.asarray(values))
+        masked = isinstance(values, np.ma.MaskedArray) and values.ndim == 1
+        series = _from_objects(name, values.tolist()) if masked else _from_array(name, np.asarray(values))
     if series.dtype == pl.Object:
         raise TypeError(f"{name}: expected numbers, text or times, got {series.dtype}")
     return series
@@ -94,7 +101,14 @@ def integers(column: pl.Series) -> pl.Series:
 
     Every value is written exactly as the integer, or as that integer with ".0": "007" and "1e3" keep the column text.
     """
-    known = without_markers(column)
+    numbers = column.cast(pl.Int64, strict=False)
+    if (numbers.cast(pl.String).eq_missing(column)).all():
+        return numbers
+    return _whole_numbers(without_markers(column), column)
+
+
+def _whole_numbers(known: pl.Series, column: pl.Series) -> pl.Series:
+    """The numbers that `known` spells, all of them whole, or else the column."""
     if not known.str.contains(f"{WHOLE}|{WHOLE_FLOAT}").all():
         return column
     numbers = known.str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
@@ -133,6 +147,8 @@ def _from_columns(source: Any, kept: Sequence[str], name: str) -> pl.DataFrame:
 def _from_objects(name: str, values: Sequence[Any]) -> pl.Series:
     cells = [_cell(value) for value in values]
     kinds = {type(value) for value in cells if value is not None}
+    if bool in kinds and len(kinds) > 1:  # polars would make 1 of True
+        cells = [str(value).lower() if isinstance(value, bool) else value for value in cells]
     if kinds - {float} and kinds & {float, Decimal}:
         # As one column polars would make floats of them all, and "1.0" of 1.0 beside text.
         cells = [_whole(name, row, value) for row, value in enumerate(cells, 1)]
@@ -204,19 +220,17 @@ def _read_file(
         return _from_columns(read_binary(data, where, kept), kept, name)
     if ".parquet" in path.suffixes[-2:]:
         raise ValueError(f"{name}: expected a Parquet file, got {str(path)!r}, which does not start as one")
-    if data[:200].removeprefix(UTF8_BOM).lstrip()[:1] in (b"{", b"["):
+    data = as_utf8(data, where)
+    if data[:200].lstrip()[:1] in (b"{", b"["):
         return _from_json(data, where, name, required, optional, reading)
     frame = read_text(data, where, required, optional, reading, headerless)
-    for column in required:
-        _note_ids(column, frame[column], reading)
-    return frame.with_columns(integers(frame[column]) for column in required)
+    return frame.with_columns(_ids(column, frame[column], reading) for column in required)
 
 
 def _from_json(
     data: bytes, where: str, name: str, required: Sequence[str], optional: Sequence[str] | None, reading: Reading
 ) -> pl.DataFrame:
     """Rows of a JSON list of objects, or of one object a line."""
-    data = data.removeprefix(UTF8_BOM)
     rows: list[dict[str, Any]] = []
     if data.lstrip().startswith(b"["):
         try:
@@ -248,18 +262,23 @@ def _object(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def _note_ids(column: str, text: pl.Series, reading: Reading) -> None:
-    """Say what the spelling of a column of ids made of it."""
-    note_missing(column, text, reading)
+def _ids(column: str, text: pl.Series, reading: Reading) -> pl.Series:
+    """A column of ids of a text file, as `integers` gives it, with notes on what their spelling made of them."""
+    numbers = text.cast(pl.Int64, strict=False)
+    if (numbers.cast(pl.String).eq_missing(text)).all():
+        return numbers
     known = without_markers(text)
-    if integers(text).dtype == pl.Int64:
+    if known.null_count() > text.null_count():
+        note_missing(column, text, reading)
+    found = _whole_numbers(known, text)
+    if found.dtype == pl.Int64:
         floats = known.filter(known.str.contains(WHOLE_FLOAT).fill_null(False))
         if floats.len():
             reading.notes[f"note_ids_{column}"] = (
                 f"{floats.len():,} ids of {column!r} are written as floats (such as {floats[0]!r}); they are read as "
                 "whole numbers."
             )
-        return
+        return found
     powers = known.str.contains(EXPONENT).fill_null(False)
     if powers.any():
         row = int(powers.arg_true()[0])
@@ -274,3 +293,4 @@ def _note_ids(column: str, text: pl.Series, reading: Reading) -> None:
             f"The ids of {column!r} are read as text, because {odd.sum():,} of {known.count():,} are no whole numbers "
             f"({known[row]!r} in row {row + 1:,})."
         )
+    return found

@@ -31,11 +31,11 @@ def read_text(
     """Read delimited text into columns of strings, spaces around a cell taken off, empty cells null.
 
     The separator (tab, comma, semicolon, bar, space; `::` of MovieLens) is found from the header. Tab separated text
-    has no quoting; in all other text a quote at the start of a field quotes it. Lines that repeat the header are left
-    out and counted, lines of another length are malformed.
+    has no quoting unless its header is quoted; in all other text a quote at the start of a field quotes it. Lines that
+    repeat the header are left out and counted, lines of another length are malformed.
 
     Args:
-        data: the file, UTF-8, or UTF-16 and UTF-32 with a byte order mark; lines end in LF, CR LF or CR.
+        data: the file as `as_utf8` gives it; lines end in LF, CR LF or CR.
         where: named in errors.
         required, optional: columns, as in `read_table`.
         reading: counts malformed lines and notes what was guessed.
@@ -44,7 +44,6 @@ def read_text(
     Raises:
         ValueError: other bytes, columns that are missing, lines that are no rows, quotes that never close.
     """
-    data = _utf8(data, where)
     data = _line_feeds(data)
     first = 1
     if data[:1] in (b"\n", b"\r"):
@@ -73,7 +72,7 @@ def read_text(
         )
     reading.columns = found
     kept = kept_columns(found, required, optional, where)
-    quoted = separator != "\t" and b'"' in data
+    quoted = b'"' in data and (separator != "\t" or _quotes_all(header.split("\t")))
     if quoted and separator != " " and not _well_quoted(data, separator):
         frame = _by_csv(data, separator, found, kept, where, reading, first)
     else:
@@ -93,7 +92,12 @@ def read_text(
     return frame
 
 
-def _utf8(data: bytes, where: str) -> bytes:
+def as_utf8(data: bytes, where: str) -> bytes:
+    """Text of UTF-8, or of UTF-16 and UTF-32 with a byte order mark, as UTF-8 without a mark.
+
+    Raises:
+        ValueError: binary data, or bytes that are not what the mark says.
+    """
     for mark, encoding in ENCODINGS:
         if data.startswith(mark):
             try:
@@ -113,9 +117,11 @@ def _utf8(data: bytes, where: str) -> bytes:
 
 
 def _line_feeds(data: bytes) -> bytes:
-    """Old Mac files end their lines in CR; in others a CR before LF belongs to the line end."""
-    header = data.partition(b"\n")[0]
-    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in header.rstrip(b"\r") else data
+    """Lines that end in CR alone (old Macs, or glued files) made lines that end in LF; a CR inside quotes stays."""
+    alone = data.count(b"\r") > data.count(b"\r\n")
+    if alone and (b'"' not in data or b"\r" in data.partition(b"\n")[0].rstrip(b"\r")):
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return data
 
 
 def _is_data(fields: list[str], required: Sequence[str]) -> bool:
@@ -134,11 +140,14 @@ def _separator(header: str, required: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _header_fields(header: str, separator: str) -> list[str]:
-    if separator == "\t":
-        fields = header.split(separator)
-    else:
+    fields = header.split(separator)
+    if separator != "\t" or _quotes_all(fields):
         fields = next(csv.reader([header], delimiter=separator, skipinitialspace=separator != " "), [])
     return [name.strip() for name in fields]
+
+
+def _quotes_all(fields: list[str]) -> bool:
+    return all(len(name) > 1 and name.startswith('"') and name.endswith('"') for name in fields)
 
 
 def _well_quoted(data: bytes, separator: str) -> bool:

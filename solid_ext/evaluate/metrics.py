@@ -42,6 +42,8 @@ class Metrics:
 
     def __getitem__(self, name: str) -> float:
         """`values[name]`."""
+        if name not in self.values:
+            raise KeyError(f"metrics: expected one of {', '.join(self.values)}, got {name!r}")
         return self.values[name]
 
     def to_dict(self) -> dict[str, float]:
@@ -126,6 +128,8 @@ def auc_per_user(scores: ArrayLike, labels: ArrayLike, users: ArrayLike) -> tupl
     """
     score, label = _scores_and_labels("user_auc", scores, labels)
     user = np.asarray(users)
+    if user.dtype.kind not in "iu":
+        raise TypeError(f"user_auc: expected users [N] of integers, got {user.dtype}")
     if user.shape != score.shape:
         raise ValueError(f"user_auc: expected users [N={score.size}], got {list(user.shape)}")
     if (user[1:] < user[:-1]).any():
@@ -173,6 +177,8 @@ def _areas(user: NDArray[Any], score: FloatArray, label: NDArray[np.bool_]) -> t
 def log_loss(logits: ArrayLike, labels: ArrayLike) -> float:
     """Mean binary cross-entropy of logits, `max(x, 0) - x y + log(1 + exp(-|x|))`, finite for finite logits.
 
+    An infinite logit costs 0 on the right side and infinity on the wrong one.
+
     Args:
         logits: `[N]` floats, the log odds of a positive.
         labels: `[N]`, 1 (or True) for a positive and 0 for a negative.
@@ -184,7 +190,8 @@ def log_loss(logits: ArrayLike, labels: ArrayLike) -> float:
     total = 0.0
     for start in range(0, logit.size, _BLOCK):
         x, y = logit[start : start + _BLOCK].astype(np.float64), label[start : start + _BLOCK]
-        total += float(np.sum(np.maximum(x, 0) - x * y + np.log1p(np.exp(-np.abs(x)))))
+        wrong = np.where(y, -x, x)  # x - x y without a product, which is NaN for an infinite logit
+        total += float(np.sum(np.maximum(wrong, 0) + np.log1p(np.exp(-np.abs(wrong)))))
     return total / logit.size
 
 
@@ -251,6 +258,8 @@ def _scores_and_labels(name: str, scores: ArrayLike, labels: ArrayLike) -> tuple
         raise ValueError(f"{name}: expected scores and labels [N >= 1], got {list(score.shape)}, {list(label.shape)}")
     if label.dtype != bool and not np.isin(label, (0, 1)).all():
         raise ValueError(f"{name}: expected labels 0 or 1, got {label[~np.isin(label, (0, 1))][0]}")
+    if score.dtype.kind not in "fiub":
+        raise TypeError(f"{name}: expected scores [N] of numbers, got {score.dtype}")
     score = score if score.dtype.kind == "f" else score.astype(np.float64)
     _check_no_nan(name, score)
     return score, label.astype(bool, copy=False)
@@ -270,6 +279,8 @@ def _check_no_nan(name: str, scores: NDArray[Any]) -> None:
 
 def _ranks(name: str, ranks: ArrayLike, cutoff: int) -> IntArray:
     rank = np.asarray(ranks)
+    if isinstance(cutoff, bool) or not isinstance(cutoff, (int, np.integer)):
+        raise TypeError(f"{name}: expected cutoff as an integer, got {cutoff!r}")
     if cutoff < 1:
         raise ValueError(f"{name}: expected cutoff >= 1, got {cutoff}")
     if rank.ndim != 1 or rank.size == 0 or not np.issubdtype(rank.dtype, np.integer):

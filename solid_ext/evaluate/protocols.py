@@ -25,7 +25,7 @@ from solid_ext.evaluate.metrics import (
     ranks_of_first,
     user_auc,
 )
-from solid_ext.evaluate.scorer import Scorer, checked_scores, inference, scorer_device
+from solid_ext.evaluate.scorer import Scorer, check_scorer, checked_scores, inference, scorer_device
 
 # Rows per draw of negatives: bounds the sampler's workspace, and is fixed so that no other size matters.
 _ROWS_PER_DRAW = 8192
@@ -172,6 +172,7 @@ def sampled_scores(
     _check_rows(name, dataset, rows)
     if candidates.ndim != 2 or not np.array_equal(candidates[:, 0], dataset.items[rows.positions]):
         raise ValueError(f"{name}: expected candidates [R, 1 + n] with the rows' targets in column 0, got others")
+    check_scorer(name, scorer)
     device = scorer_device(scorer)
     # One array from the start: a tensor kept from each batch would hold the memory between the batches' large ones.
     found: NDArray[np.floating] = np.empty(0)
@@ -210,6 +211,7 @@ def full_ranks(
     _check_rows(name, dataset, rows)
     _check_size(name, "batch_size", batch_size)
     _check_size(name, "item_block", item_block)
+    check_scorer(name, scorer)
     device = scorer_device(scorer)
     first = first_occurrence(dataset) if exclude_history else None
     ranks = np.empty(rows.users.size, np.int64)
@@ -281,16 +283,28 @@ def _slices(count: int, size: int) -> Iterator[NDArray[np.int64]]:
 
 
 def _check_cutoffs(name: str, cutoffs: Sequence[int]) -> None:
+    if isinstance(cutoffs, str) or not isinstance(cutoffs, Sequence) or not all(map(_is_integer, cutoffs)):
+        raise TypeError(f"{name}: expected cutoffs as integers in a tuple, got {cutoffs!r}")
     if not cutoffs or min(cutoffs) < 1:
         raise ValueError(f"{name}: expected cutoffs >= 1, got {tuple(cutoffs)}")
 
 
+def _is_integer(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def _check_size(name: str, what: str, size: int) -> None:
+    if not _is_integer(size):
+        raise TypeError(f"{name}: expected {what} as an integer, got {size!r}")
     if size < 1:
         raise ValueError(f"{name}: expected {what} >= 1, got {size}")
 
 
 def _check_rows(name: str, dataset: Dataset, rows: Rows) -> None:
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"{name}: expected a Dataset, got {type(dataset).__name__}")
+    if not isinstance(rows, Rows):
+        raise TypeError(f"{name}: expected Rows, such as the `test` of a split, got {type(rows).__name__}")
     if rows.users.size == 0:
         raise ValueError(f"{name}: expected at least one row, got 0")
     if rows.users.min() < 0 or rows.users.max() >= dataset.num_users:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -101,7 +102,8 @@ def draw_report(
     _draw_legend(bottom, axes)
 
     target = Path(path)
-    with written(target) as partial:
+    with written(target) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in letters that the font lacks
         figure.savefig(partial, format="png")
     return target
 

@@ -42,6 +42,19 @@ def scorer_device(scorer: Scorer) -> torch.device:
     return torch.device(getattr(scorer, "device", None) or "cpu")
 
 
+def check_scorer(name: str, scorer: Any) -> None:
+    """Refuse what is no `Scorer`, in the words of the function `name`.
+
+    Raises:
+        TypeError: an object without `length`, `encode` or `score`.
+    """
+    if not all(hasattr(scorer, part) for part in ("length", "encode", "score")):
+        raise TypeError(
+            f"{name}: expected a scorer (with length, encode and score; of a SOLID its .scorer), "
+            f"got {type(scorer).__name__}"
+        )
+
+
 @contextmanager
 def inference(scorer: S) -> Iterator[S]:
     """Runs the body under `torch.inference_mode` and yields the scorer to ask: `in_eval_mode(scorer)`.

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from solid_ext.config import ModelConfig
 from solid_ext.models.backbones import make_backbone
+from solid_ext.models.checks import check_candidates, check_sequences
 from solid_ext.models.decoder import CodebookDecoder, Remade
 from solid_ext.models.encoder import SequenceCode
 from solid_ext.models.finetune import NEGATIVES, PREFIXES, finetuned
@@ -179,6 +180,7 @@ class DynamicRecommender(nn.Module):
 
     def forward(self, sequences: Tensor) -> UserState:
         """The user states of item sequences [B, L] int64, right-padded with 0."""
+        check_sequences(sequences, self.num_items, self.length)
         # What is computed last is freed first on the way back: the backbone's states before the generators'.
         # Under autocast the generators keep their parameters' precision; it is for the backbone and the targets.
         with torch.autocast(sequences.device.type, enabled=False):
@@ -225,9 +227,14 @@ class DynamicRecommender(nn.Module):
         return z_item, z_semantic, alignment, None if looked is None else looked.code
 
     def encode(self, sequences: Tensor) -> Tensor | CandidateState:
-        """The user state of sequences [B, L], that `score` takes; fine-tuned where the configuration says so."""
+        """The user state of sequences [B, L], that `score` takes; fine-tuned where the configuration says so.
+
+        Raises:
+            TypeError, ValueError: sequences of another dtype or shape, ids that are no items.
+        """
         if self.config.finetune_steps == 0:
             return self(sequences).vector
+        check_sequences(sequences, self.num_items, self.length)
         layers = self._finetuned(sequences)
         embedded, mask = self.item_embedding(sequences), valid_mask(sequences)
         if self.reads_candidates:
@@ -277,7 +284,12 @@ class DynamicRecommender(nn.Module):
 
         The target tower's last layer is applied to u: `<u, W h + b> = <W' u, h> + <u, b>`, one product a sequence
         in place of one a candidate.
+
+        Raises:
+            TypeError, ValueError: candidates of another dtype or shape, ids that are no items (on the CPU).
         """
+        batch = (state.mask if isinstance(state, CandidateState) else state).shape[0]
+        check_candidates(candidates, self.num_items, batch)
         if isinstance(state, CandidateState):
             return self._score_each(state, candidates)
         hidden = self.item_embedding(candidates)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from solid_ext.models.checks import check_candidates, check_sequences
 from solid_ext.models.recommender import UserState
 from solid_ext.nn.padding import last_valid, valid_mask
 
@@ -49,6 +50,7 @@ class SASRecSoftmax(nn.Module):
 
     def forward(self, sequences: Tensor) -> UserState:
         """The user states of item sequences [B, L] int64, right-padded with 0."""
+        check_sequences(sequences, self.num_items, self.length)
         states = self.dropout(self.norm(self.item_embedding(sequences) + self.position.weight))
         for block in self.blocks:
             states = block(states, src_mask=self.future)
@@ -61,6 +63,7 @@ class SASRecSoftmax(nn.Module):
 
     def score(self, state: Tensor, candidates: Tensor) -> Tensor:
         """Logits of candidates: u [B, d], ids [B, T] (per sequence) or [T] (shared by all) -> [B, T]."""
+        check_candidates(candidates, self.num_items, state.shape[0])
         targets = self.item_embedding(candidates)
         if candidates.dim() == 1:
             return state @ targets.T

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from solid_ext.config import ModelConfig
+from solid_ext.models.checks import check_candidates, check_sequences
 from solid_ext.models.recommender import CandidateState, DynamicRecommender, UserState
 
 
@@ -46,6 +47,7 @@ class SemanticRecommender(nn.Module):
 
     def forward(self, sequences: Tensor) -> UserState:
         """The user states of item sequences [B, L]."""
+        check_sequences(sequences, self.num_items, self.length)
         return self.network(self.semantics[sequences])
 
     def encode(self, sequences: Tensor) -> Tensor | CandidateState:
@@ -54,6 +56,7 @@ class SemanticRecommender(nn.Module):
 
     def score(self, state: Tensor | CandidateState, candidates: Tensor) -> Tensor:
         """Logits of candidates [B, T] or [T]: those of their semantics."""
+        check_candidates(candidates, self.num_items)
         return self.network.score(state, self.semantics[candidates])
 
     def over_catalogue(self, state: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:

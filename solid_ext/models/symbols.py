@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from solid_ext.nn.lookup import Lookup
 from solid_ext.nn.padding import recency, valid_mask
+from solid_ext.ops._arguments import expect_ids
 from solid_ext.ops.gru import Backend
 from solid_ext.ops.nearest_code import segment_sum
 from solid_ext.ops.symbols import embed_symbols
@@ -77,6 +78,10 @@ class SymbolEmbedding(nn.Module):
             self.table.weight[0].zero_()
 
     def forward(self, sequences: Tensor) -> Tensor:
+        expect_ids("SymbolEmbedding", sequences, self.table.num_embeddings, "sequences")
+        length = self.position.num_embeddings
+        if sequences.dim() != 2 or sequences.shape[1] > length:
+            raise ValueError(f"SymbolEmbedding: expected sequences [B, L <= {length}], got {list(sequences.shape)}")
         if self.backend == "native":
             weights = (self.table.weight, self.position.weight, self.linear.weight, self.linear.bias)
             return _Symbols.apply(sequences, *weights)

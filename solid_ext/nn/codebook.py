@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
+from solid_ext.ops._arguments import expect_number, expect_tensor, size
 from solid_ext.ops.nearest_code import Backend, Gradient, Metric, codebook_lookup
 
 Update = Literal["frozen", "ema", "gradient"]
@@ -65,7 +67,7 @@ class Codebook(nn.Module):
     State: weight [K, D] (Parameter for "gradient", else buffer); usage [K] int64, how often training chose
     each code so far; for "ema" ema_counts [K] and ema_sums [K, D]; for revival idle [K] and calls [] int64.
 
-    Errors: ValueError for sizes and options out of range.
+    Errors: ValueError or TypeError for sizes and options out of range, and for tensors that do not fit.
 
     Source: docs/method.md#module-4-semantic-codebook; van den Oord et al. 2017, "Neural Discrete Representation
     Learning", appendix A.1.
@@ -94,10 +96,11 @@ class Codebook(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if num_codes < 1:
-            raise ValueError(f"Codebook: expected num_codes >= 1, got {num_codes}")
-        if dim < 1:
-            raise ValueError(f"Codebook: expected dim >= 1, got {dim}")
+        num_codes, dim = size("Codebook", "num_codes", num_codes), size("Codebook", "dim", dim)
+        revive_after = size("Codebook", "revive_after", revive_after, least=0)
+        expect_number("Codebook", "decay", decay)
+        expect_number("Codebook", "commitment", commitment)
+        seed = size("Codebook", "seed", seed, least=-(2**63))
         for name, value, options in (
             ("gradient", gradient, get_args(Gradient)),
             ("update", update, get_args(Update)),
@@ -110,8 +113,10 @@ class Codebook(nn.Module):
             raise ValueError(f"Codebook: expected 0 <= decay < 1, got {decay}")
         if not commitment >= 0:
             raise ValueError(f"Codebook: expected commitment >= 0, got {commitment}")
-        if revive_after < 0 or (revive_after > 0 and update == "frozen"):
-            raise ValueError(f"Codebook: expected revive_after >= 0, and 0 for update 'frozen', got {revive_after}")
+        if math.isinf(commitment):
+            raise ValueError(f"Codebook: expected a finite commitment, got {commitment}")
+        if revive_after > 0 and update == "frozen":
+            raise ValueError(f"Codebook: expected revive_after 0 for update 'frozen', got {revive_after}")
         self.num_codes, self.dim = num_codes, dim
         self.gradient, self.update, self.metric, self.backend = gradient, update, metric, backend
         self.decay, self.revive_after, self.commitment, self.seed = decay, revive_after, commitment, seed
@@ -137,6 +142,7 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def initialise(self, weights: Tensor) -> None:
         """Copies the given entries [K, D], say a trained embedding table, and forgets all statistics."""
+        expect_tensor("Codebook.initialise", "weights", weights)
         if weights.shape != self.weight.shape:
             raise ValueError(
                 f"Codebook.initialise: expected weights {list(self.weight.shape)}, got {list(weights.shape)}"
@@ -158,6 +164,9 @@ class Codebook(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> CodebookOutput:
         """Looks x [.., D] up; positions where mask [..] bool is False give zeros and take no part."""
+        expect_tensor("Codebook", "x", x)
+        if x.dim() < 1 or x.shape[-1] != self.dim:
+            raise ValueError(f"Codebook: expected x [.., D={self.dim}], got {list(x.shape)}")
         learns = self.update == "gradient"
         of_x = self.commitment / (self.commitment + 1) if learns else 1.0
         of_code = 1 / (self.commitment + 1) if learns else 0.0

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from solid_ext.ops._arguments import expect_number, expect_tensor, size
 from solid_ext.ops.dynamic_linear import Activation, Backend, dynamic_linear, dynamic_mlp
 
 Branches = Literal["both", "item", "semantic"]
@@ -54,17 +55,16 @@ class DynamicLinear(nn.Module):
         backend: Backend = "native",
     ) -> None:
         super().__init__()
-        sizes = {"in_features": in_features, "out_features": out_features, "code_dim": code_dim}
-        for what, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"DynamicLinear: expected {what} >= 1, got {value}")
+        in_features = size("DynamicLinear", "in_features", in_features)
+        out_features = size("DynamicLinear", "out_features", out_features)
+        code_dim = size("DynamicLinear", "code_dim", code_dim)
         _check_options("DynamicLinear", delta, branches, backend)
         if activation not in get_args(Activation):
             raise ValueError(f"DynamicLinear: expected activation 'none' or 'tanh', got {activation!r}")
         self.in_features = in_features
         self.out_features = out_features
         self.code_dim = code_dim
-        self.delta = delta
+        self.delta = float(delta)
         self.branches = branches
         self.activation: Activation = activation
         self.backend: Backend = backend
@@ -103,9 +103,11 @@ class DynamicLinear(nn.Module):
         Returns:
             [B, O] or [B, T, O].
 
-        Errors: ValueError for z of a branch that the layer lacks, or None for both.
+        Errors: ValueError or TypeError for tensors that do not fit, z of a branch that the layer lacks, or None for
+        both.
         """
-        _check_codes("DynamicLinear", self.branches, z_item, z_semantic)
+        check_input("DynamicLinear", x, self.in_features)
+        check_codes("DynamicLinear", self.branches, self.code_dim, z_item, z_semantic)
         return dynamic_linear(
             x,
             z_item,
@@ -146,13 +148,13 @@ class DynamicMLP(nn.Module):
         backend: Backend = "native",
     ) -> None:
         super().__init__()
-        if len(sizes) < 2:
-            raise ValueError(f"DynamicMLP: expected at least two sizes, got {tuple(sizes)}")
+        sizes = layer_sizes("DynamicMLP", sizes)
         _check_options("DynamicMLP", delta, branches, backend)
-        self.sizes = tuple(sizes)
-        self.delta = delta
+        self.sizes = sizes
+        self.delta = float(delta)
         self.branches = branches
         self.backend: Backend = backend
+        self.code_dim = code_dim
         last = len(sizes) - 2
         self.layers = nn.ModuleList(
             DynamicLinear(
@@ -177,9 +179,11 @@ class DynamicMLP(nn.Module):
         Returns:
             [B, D_P] or [B, T, D_P].
 
-        Errors: ValueError for z of a branch that the layers lack, or None for both.
+        Errors: ValueError or TypeError for tensors that do not fit, z of a branch that the layers lack, or None for
+        both.
         """
-        _check_codes("DynamicMLP", self.branches, z_item, z_semantic)
+        check_input("DynamicMLP", x, self.sizes[0])
+        check_codes("DynamicMLP", self.branches, self.code_dim, z_item, z_semantic)
         return dynamic_mlp(
             x,
             z_item,
@@ -208,6 +212,7 @@ def _start_trunk(generator_map: Tensor, offset: Tensor, std: float) -> None:
 
 
 def _check_options(name: str, delta: float, branches: str, backend: str) -> None:
+    expect_number(name, "delta", delta)
     if not delta > 0:
         raise ValueError(f"{name}: expected delta > 0, got {delta}")
     if branches not in get_args(Branches):
@@ -216,10 +221,29 @@ def _check_options(name: str, delta: float, branches: str, backend: str) -> None
         raise ValueError(f"{name}: expected backend 'native' or 'reference', got {backend!r}")
 
 
-def _check_codes(name: str, branches: str, z_item: Tensor | None, z_semantic: Tensor | None) -> None:
+def layer_sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    """The sizes (D_0, .., D_P) of P >= 1 layers as ints, or a ValueError or TypeError."""
+    if not isinstance(sizes, Sequence) or isinstance(sizes, str) or len(sizes) < 2:
+        raise ValueError(f"{name}: expected at least two sizes (D_0, .., D_P), got {sizes!r}")
+    return tuple(size(name, f"sizes[{at}]", value) for at, value in enumerate(sizes))
+
+
+def check_input(name: str, x: Tensor, inputs: int) -> None:
+    """ValueError or TypeError unless x is [B, inputs] or [B, T, inputs]."""
+    expect_tensor(name, "x", x)
+    if x.dim() not in (2, 3) or x.shape[-1] != inputs:
+        raise ValueError(f"{name}: expected x [B, D={inputs}] or [B, T, D={inputs}], got {list(x.shape)}")
+
+
+def check_codes(name: str, branches: str, codes: int, z_item: Tensor | None, z_semantic: Tensor | None) -> None:
+    """ValueError or TypeError unless the codes of these branches, and of at least one, are [B, codes]."""
     if z_item is None and z_semantic is None:
         raise ValueError(f"{name}: expected z_item or z_semantic, got None for both")
-    if z_item is not None and branches == "semantic":
-        raise ValueError(f"{name}: expected z_item None (branches='semantic'), got {list(z_item.shape)}")
-    if z_semantic is not None and branches == "item":
-        raise ValueError(f"{name}: expected z_semantic None (branches='item'), got {list(z_semantic.shape)}")
+    for branch, other, z in (("item", "semantic", z_item), ("semantic", "item", z_semantic)):
+        if z is None:
+            continue
+        expect_tensor(name, f"z_{branch}", z)
+        if branches == other:
+            raise ValueError(f"{name}: expected z_{branch} None (branches={other!r}), got {list(z.shape)}")
+        if z.dim() != 2 or z.shape[1] != codes:
+            raise ValueError(f"{name}: expected z_{branch} [B, k={codes}], got {list(z.shape)}")

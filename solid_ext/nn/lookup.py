@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from solid_ext.ops._arguments import expect_ids
 from solid_ext.ops.gru import Backend
 from solid_ext.ops.nearest_code import segment_sum
 
@@ -26,6 +27,7 @@ class Lookup(nn.Embedding):
         self.backend: Backend = backend
 
     def forward(self, index: Tensor) -> Tensor:
+        expect_ids("Lookup", index, self.num_embeddings, "index")
         if self.backend == "native":
             return _Lookup.apply(index, self.weight, self.padding_idx)
         return super().forward(index)

@@ -8,7 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from solid_ext.nn.dynamic import Branches, DynamicLinear
+from solid_ext.nn.dynamic import Branches, DynamicLinear, check_codes, check_input, layer_sizes
+from solid_ext.ops._arguments import size
 from solid_ext.ops.dynamic_linear import Backend
 
 
@@ -38,8 +39,8 @@ class LowRankMLP(nn.Module):
         backend: Backend = "native",
     ) -> None:
         super().__init__()
-        if rank < 1:
-            raise ValueError(f"LowRankMLP: expected rank >= 1, got {rank}")
+        rank, sizes = size("LowRankMLP", "rank", rank), layer_sizes("LowRankMLP", sizes)
+        self.sizes, self.branches, self.code_dim = sizes, branches, size("LowRankMLP", "code_dim", code_dim)
         self.enter, self.leave = nn.ModuleList(), nn.ModuleList()
         for inputs, outputs in pairwise(sizes):
             enter, leave = nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs)
@@ -54,6 +55,8 @@ class LowRankMLP(nn.Module):
 
     def forward(self, x: Tensor, z_item: Tensor | None, z_semantic: Tensor | None) -> Tensor:
         """Apply all layers."""
+        check_input("LowRankMLP", x, self.sizes[0])
+        check_codes("LowRankMLP", self.branches, self.code_dim, z_item, z_semantic)
         for layer, (enter, core, leave) in enumerate(zip(self.enter, self.core, self.leave, strict=True)):
             x = leave(core(enter(torch.tanh(x) if layer else x), z_item, z_semantic))
         return x

@@ -13,6 +13,7 @@ library = torch.library.Library("solid_ext", "FRAGMENT")
 def define_operator(
     schema: str,
     *,
+    check: Callable[..., None],
     cpu: Callable[..., Any],
     cuda: Callable[..., Any] | None = None,
     fake: Callable[..., Any],
@@ -22,21 +23,32 @@ def define_operator(
 
     Args:
         schema: "name(Tensor x, ...) -> ...".
+        check: refuses, by a sentence, arguments that `cpu` or `cuda` would read or write out of bounds. The operator is
+            in reach of everyone as `torch.ops.solid_ext.<name>`, so that it cannot rely on the checks of the function
+            that usually calls it.
         cpu: what it does on the CPU. cuda: on a GPU, or None. fake: its output shapes and dtypes.
         vmap: its batching rule `(info, in_dims, *arguments) -> (outputs, out_dims)`, or None.
     """
     name = schema.partition("(")[0]
     library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    library.impl(name, cpu, "CPU")
+
+    def checked(run: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            check(*arguments)
+            return run(*arguments)
+
+        return call
+
+    library.impl(name, checked(cpu), "CPU")
     if cuda is not None:
-        library.impl(name, cuda, "CUDA")
+        library.impl(name, checked(cuda), "CUDA")
     torch.library.register_fake(f"solid_ext::{name}", fake, lib=library)
     if vmap is not None:
         torch.library.register_vmap(f"solid_ext::{name}", vmap, lib=library)
     return getattr(torch.ops.solid_ext, name).default
 
 
-_PLAIN = {torch.Tensor, torch.nn.Parameter, type(None)}
+_PLAIN = {torch.Tensor, torch.nn.Parameter}
 _transforms_active = getattr(torch._C, "_are_functorch_transforms_active", None)
 _modes_active = getattr(torch._C, "_len_torch_dispatch_stack", None)
 
@@ -45,7 +57,9 @@ def unobserved(*tensors: torch.Tensor | None) -> bool:
     """True when a kernel may be called without the dispatcher, which costs 4 microseconds a call.
 
     Nothing may be looking on: no tracing or compiling, no transform such as vmap, no dispatch mode, no profiler, no
-    tensor subclass, no other device. A torch that does not answer these questions gets the dispatcher.
+    tensor subclass, no other device. Nor may a tensor be other than its memory says, as a lazy negation or a tensor of
+    zeros without memory is; all tensors whose address is taken must be given. A torch that does not answer these
+    questions gets the dispatcher.
     """
     if _transforms_active is None or _modes_active is None or torch.compiler.is_compiling():
         return False
@@ -53,7 +67,9 @@ def unobserved(*tensors: torch.Tensor | None) -> bool:
         return False
     if torch.autograd.profiler._is_profiler_enabled:
         return False
-    for tensor in tensors:  # noqa: SIM110 (a generator would cost as much as all the rest)
-        if type(tensor) not in _PLAIN or (tensor is not None and not tensor.is_cpu):
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if type(tensor) not in _PLAIN or not tensor.is_cpu or tensor.is_neg() or tensor._is_zerotensor():
             return False
     return True

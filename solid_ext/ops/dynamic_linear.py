@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from solid_ext._native import kernels
 from solid_ext.ops import dynamic_linear_cuda, reference
+from solid_ext.ops._arguments import expect_like, expect_number, expect_tensor
 from solid_ext.ops._library import define_operator, unobserved
 
 Activation = Literal["none", "tanh"]
@@ -58,6 +59,12 @@ def dynamic_linear(
 
     Gradient: to x, both z and all four parameters, once; through the clip where |w| <= delta (closed interval).
     Under autocast x and z are taken in the dtype of the maps.
+
+    Not finite: forward NaN and infinity go where the formula takes them, in every back end alike: the clip takes
+    infinity to the bound and leaves a NaN, and nothing crosses to another sequence. A clipped or NaN weight passes no
+    gradient, whatever x is (with an infinite delta nothing is clipped, and a NaN passes it on). Back ends agree on
+    which gradients are finite, not on whether another one is NaN or infinite; nor, as with any rounding, on where sums
+    of large numbers overflow.
 
     Source: docs/kernels/dynamic_mlp.md#contract; the layer is Module 3 of the paper.
     """
@@ -137,8 +144,7 @@ def _run(
     tanh_last: bool,
     backend: str,
 ) -> Tensor:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: expected x a tensor, got {type(x).__name__}")
+    expect_tensor(name, "x", x)
     if torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
         x, z_item, z_semantic = _in_dtype_of((*item_maps, *semantic_maps), x, z_item, z_semantic)
     if z_item is None:
@@ -158,7 +164,10 @@ def _run(
 
 
 def _in_dtype_of(maps: Sequence[Tensor], *tensors: Tensor | None) -> list[Any]:
-    return [t if t is None or not maps else t.to(maps[0].dtype) for t in tensors]
+    dtype = getattr(maps[0], "dtype", None) if maps else None
+    if not isinstance(dtype, torch.dtype):
+        return list(tensors)
+    return [t.to(dtype) if isinstance(t, Tensor) else t for t in tensors]
 
 
 # ---- Checks --------------------------------------------------------------------------------------------------------
@@ -176,14 +185,13 @@ def _check(
     delta: float,
 ) -> None:
     """Refuse what does not fit together."""
+    expect_number(name, "delta", delta)
     if not delta >= 0:
         raise ValueError(f"{name}: expected delta >= 0, got {delta}")
     if x.dim() not in (2, 3):
         raise ValueError(f"{name}: expected x [B, D] or [B, T, D], got {list(x.shape)}")
     if x.dtype not in KERNEL_TYPES:
         raise TypeError(f"{name}: expected x of a floating dtype, got {x.dtype}")
-    if x.layout is not torch.strided:
-        raise ValueError(f"{name}: expected x a dense tensor, got {x.layout}")
     if z_semantic is not None:
         _check_branch(name, "semantic", x, z_semantic, semantic_maps, semantic_offsets)
     if z_item is not None:
@@ -200,16 +208,20 @@ def _check_branch(
     name: str, branch: str, x: Tensor, z: Tensor, maps: Sequence[Tensor], offsets: Sequence[Tensor]
 ) -> None:
     dtype, inputs = x.dtype, x.shape[-1]
-    if not isinstance(z, Tensor):
-        raise TypeError(f"{name}: expected z_{branch} a tensor, got {type(z).__name__}")
+    expect_tensor(name, f"z_{branch}", z)
     if z.dim() != 2 or z.shape[0] != x.shape[0] or z.shape[1] == 0:
         raise ValueError(f"{name}: expected z_{branch} [B={x.shape[0]}, k >= 1], got {list(z.shape)}")
+    for what, listed in (("maps", maps), ("offsets", offsets)):
+        if isinstance(listed, Tensor) or not isinstance(listed, Sequence):
+            raise TypeError(f"{name}: expected {branch} {what} a list of tensors, got {type(listed).__name__}")
     if not maps or len(maps) != len(offsets):
         raise ValueError(
             f"{name}: expected a map and an offset per layer of the {branch} branch, got {len(maps)} and {len(offsets)}"
         )
     codes = z.shape[1]
     for generator_map, offset in zip(maps, offsets, strict=True):
+        expect_tensor(name, f"{branch} map", generator_map)
+        expect_tensor(name, f"{branch} offset", offset)
         shape = generator_map.shape
         if len(shape) != 3 or shape[0] != inputs + 1 or shape[1] != codes or shape[2] == 0:
             raise ValueError(
@@ -224,10 +236,59 @@ def _check_branch(
     for tensor in (z, *maps, *offsets):
         if tensor.dtype != dtype:
             raise TypeError(f"{name}: expected {branch} tensors of x's dtype {dtype}, got {tensor.dtype}")
-        if tensor.layout is not torch.strided:
-            raise ValueError(f"{name}: expected {branch} tensors dense, got {tensor.layout}")
         if not (on_cpu and tensor.is_cpu) and tensor.device != x.device:
             raise ValueError(f"{name}: expected {branch} tensors on x's device {x.device}, got {tensor.device}")
+
+
+def _check_forward(
+    x: Tensor,
+    z_item: Tensor | None,
+    z_semantic: Tensor | None,
+    parameters: Sequence[Tensor],
+    delta: float,
+    tanh_last: bool = False,
+    keep: bool = False,
+) -> None:
+    """What the operator is given by whoever calls it: maps, then offsets, of the item and the semantic branch."""
+    tables = 2 * ((z_item is not None) + (z_semantic is not None))
+    if tables == 0:
+        raise ValueError("dynamic_mlp: expected z_item or z_semantic, got None for both")
+    if not parameters or len(parameters) % tables:
+        raise ValueError(f"dynamic_mlp: expected {tables} parameters a layer, got {len(parameters)}")
+    layers = len(parameters) // tables
+    parts = [list(parameters[at : at + layers]) for at in range(0, len(parameters), layers)]
+    none: list[Tensor] = []
+    item = (parts[0], parts[1]) if z_item is not None else (none, none)
+    semantic = (parts[-2], parts[-1]) if z_semantic is not None else (none, none)
+    _check("dynamic_mlp", x, z_item, z_semantic, *item, *semantic, delta)
+
+
+def _check_backward(
+    dy: Tensor,
+    x: Tensor,
+    z_item: Tensor | None,
+    z_semantic: Tensor | None,
+    parameters: Sequence[Tensor],
+    y: Tensor | None,
+    hidden: Tensor,
+    delta: float,
+    tanh_last: bool,
+    wanted: Sequence[bool],
+) -> None:
+    _check_forward(x, z_item, z_semantic, parameters, delta)
+    sizes = _sizes(x, z_item, z_semantic, parameters)
+    shape = (*x.shape[:-1], sizes[-1])
+    expect_like("dynamic_mlp", "dy", dy, shape, x)
+    if y is not None:
+        expect_like("dynamic_mlp", "y", y, shape, x)
+    elif tanh_last:
+        raise ValueError("dynamic_mlp: expected y with tanh_last, got None")
+    kept = _empty_hidden(x[..., :0], sizes, True)
+    expect_like("dynamic_mlp", "hidden", hidden, kept.shape, kept)
+    if not hidden.is_contiguous():
+        raise ValueError("dynamic_mlp: expected hidden contiguous, got other strides")
+    if len(wanted) != 3 + len(parameters):
+        raise ValueError(f"dynamic_mlp: expected wanted for {3 + len(parameters)} tensors, got {len(wanted)}")
 
 
 # ---- Autograd ------------------------------------------------------------------------------------------------------
@@ -261,7 +322,7 @@ def _native(
                     *_distinct(*parameters),
                 )
                 return y if parts == 1 else y.unflatten(0, (x.shape[0], parts)).flatten(1, 2)
-    if unobserved(x):
+    if unobserved(x, z_item, z_semantic, *parameters):
         # Without a backward pass, outputs that fill vectors are computed one sequence at a time at full speed.
         if x.dim() == 3 and any(t.shape[-1] % LANES for t in parameters):
             parts = _parts(x)
@@ -327,10 +388,6 @@ def _distinct(*tensors: Tensor | None) -> Sequence[Any]:
     ]
 
 
-def _forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    return _forward_cpu(x, *arguments) if unobserved(x) else forward_operator(x, *arguments)
-
-
 class _DynamicMlp(torch.autograd.Function):
     """All layers in one call forward and one backward; hidden activations are kept, weights are not."""
 
@@ -344,7 +401,7 @@ class _DynamicMlp(torch.autograd.Function):
         tanh_last: bool,
         *parameters: Tensor,
     ) -> Tensor:
-        run = _launch_forward if unobserved(x) else forward_operator
+        run = _launch_forward if unobserved(x, z_item, z_semantic, *parameters) else forward_operator
         y, hidden = run(x, z_item, z_semantic, parameters, delta, tanh_last, True)
         ctx.save_for_backward(x, z_item, z_semantic, y if tanh_last else None, hidden, *parameters)
         ctx.delta = delta
@@ -356,7 +413,8 @@ class _DynamicMlp(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, z_item, z_semantic, y, hidden, *parameters = ctx.saved_tensors
         wanted = [*ctx.needs_input_grad[:3], *ctx.needs_input_grad[5:]]
-        run = _backward_cpu if unobserved(x) else backward_operator
+        plain = unobserved(dy, x, z_item, z_semantic, y, *parameters)
+        run = _backward_cpu if plain else backward_operator
         found = run(dy, x, z_item, z_semantic, parameters, y, hidden, ctx.delta, ctx.tanh_last, wanted)
         gradients = iter(found)
         dx, dz_item, dz_semantic, *rest = [next(gradients) if want else None for want in wanted]
@@ -541,6 +599,7 @@ def _backward_fake(
 forward_operator = define_operator(
     "dynamic_mlp_forward(Tensor x, Tensor? z_item, Tensor? z_semantic, Tensor[] parameters, float delta, "
     "bool tanh_last, bool keep) -> (Tensor y, Tensor hidden)",
+    check=_check_forward,
     cpu=_forward_cpu,
     cuda=dynamic_linear_cuda.forward,
     fake=_forward_fake,
@@ -548,6 +607,7 @@ forward_operator = define_operator(
 backward_operator = define_operator(
     "dynamic_mlp_backward(Tensor dy, Tensor x, Tensor? z_item, Tensor? z_semantic, Tensor[] parameters, Tensor? y, "
     "Tensor hidden, float delta, bool tanh_last, bool[] wanted) -> Tensor[]",
+    check=_check_backward,
     cpu=_backward_cpu,
     cuda=dynamic_linear_cuda.backward,
     fake=_backward_fake,

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from solid_ext._native import kernels
 from solid_ext.ops import gru_cuda, reference
+from solid_ext.ops._arguments import expect_like, expect_mask, expect_tensor
 from solid_ext.ops._library import define_operator, unobserved
 
 Backend = Literal["native", "reference"]
@@ -50,11 +51,15 @@ def gru_last_state(
     Gradient: to x and the parameters, once; zero for x where the mask is False. Under autocast x is taken in the dtype
     of the parameters.
 
+    Not finite: forward NaN and infinity go where the formula takes them, in every back end alike: a NaN stays in the
+    state of its sequence, infinity saturates the gates, and a position with mask False reaches neither the state nor a
+    gradient. Back ends agree on which gradients are finite, not on whether another one is NaN or infinite; nor, as with
+    any rounding, on where sums of large numbers overflow.
+
     Source: docs/kernels/gru_last_state.md#contract; the cell is that of Cho et al. 2014 as torch has it.
     """
     name = "gru_last_state"
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: expected x a tensor, got {type(x).__name__}")
+    expect_tensor(name, "x", x)
     parameters = (weight_input, weight_hidden, bias_input, bias_hidden)
     if torch.is_autocast_enabled(x.device.type) and isinstance(weight_input, Tensor):
         x = x.to(weight_input.dtype)
@@ -76,47 +81,41 @@ def _check(
     bias_hidden: Tensor,
 ) -> None:
     """Refuse what does not fit together."""
+    expect_tensor(name, "x", x)
     if x.dim() != 3 or x.shape[2] == 0:
         raise ValueError(f"{name}: expected x [B, L, D >= 1], got {list(x.shape)}")
     if x.dtype not in DTYPES:
         raise TypeError(f"{name}: expected x of a floating dtype, got {x.dtype}")
-    if x.layout is not torch.strided:
-        raise ValueError(f"{name}: expected x a dense tensor, got {x.layout}")
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        raise TypeError(f"{name}: expected mask a bool tensor, got {getattr(mask, 'dtype', type(mask).__name__)}")
-    if mask.shape != x.shape[:2]:
-        raise ValueError(f"{name}: expected mask [B={x.shape[0]}, L={x.shape[1]}], got {list(mask.shape)}")
-    if mask.layout is not torch.strided:
-        raise ValueError(f"{name}: expected mask a dense tensor, got {mask.layout}")
-    if mask.device != x.device:
-        raise ValueError(f"{name}: expected mask on x's device {x.device}, got {mask.device}")
-    named = {
-        "weight_input": weight_input,
-        "weight_hidden": weight_hidden,
-        "bias_input": bias_input,
-        "bias_hidden": bias_hidden,
-    }
-    for key, tensor in named.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}: expected {key} a tensor, got {type(tensor).__name__}")
-        if tensor.dtype != x.dtype:
-            raise TypeError(f"{name}: expected {key} of x's dtype {x.dtype}, got {tensor.dtype}")
-        if tensor.layout is not torch.strided:
-            raise ValueError(f"{name}: expected {key} a dense tensor, got {tensor.layout}")
-        if tensor.device != x.device:
-            raise ValueError(f"{name}: expected {key} on x's device {x.device}, got {tensor.device}")
+    expect_mask(name, mask, x.shape[:2], x, f"[B={x.shape[0]}, L={x.shape[1]}]")
+    expect_tensor(name, "weight_hidden", weight_hidden)
     if weight_hidden.dim() != 2 or weight_hidden.shape[1] == 0:
         raise ValueError(f"{name}: expected weight_hidden [3H, H >= 1], got {list(weight_hidden.shape)}")
     units, inputs = weight_hidden.shape[1], x.shape[2]
-    shapes = {
-        "weight_input": ((3 * units, inputs), f"[3H={3 * units}, D={inputs}]"),
-        "weight_hidden": ((3 * units, units), f"[3H={3 * units}, H={units}]"),
-        "bias_input": ((3 * units,), f"[3H={3 * units}]"),
-        "bias_hidden": ((3 * units,), f"[3H={3 * units}]"),
-    }
-    for key, (shape, text) in shapes.items():
-        if named[key].shape != shape:
-            raise ValueError(f"{name}: expected {key} {text}, got {list(named[key].shape)}")
+    rows = 3 * units
+    expect_like(name, "weight_input", weight_input, (rows, inputs), x, f"[3H={rows}, D={inputs}]")
+    expect_like(name, "weight_hidden", weight_hidden, (rows, units), x, f"[3H={rows}, H={units}]")
+    expect_like(name, "bias_input", bias_input, (rows,), x, f"[3H={rows}]")
+    expect_like(name, "bias_hidden", bias_hidden, (rows,), x, f"[3H={rows}]")
+
+
+def _check_forward(x: Tensor, mask: Tensor, parameters: Sequence[Tensor], keep: bool = False) -> None:
+    if len(parameters) != 4:
+        raise ValueError(f"gru_last_state: expected 4 parameters, got {len(parameters)}")
+    _check("gru_last_state", x, mask, *parameters)
+
+
+def _check_backward(
+    dh: Tensor, x: Tensor, mask: Tensor, parameters: Sequence[Tensor], states: Tensor, wanted: Sequence[bool]
+) -> None:
+    _check_forward(x, mask, parameters)
+    units = parameters[1].shape[1]
+    expect_like("gru_last_state", "dh", dh, (x.shape[0], units), x)
+    kept = x.new_empty(0, dtype=_kernel_dtype(x))
+    expect_like("gru_last_state", "states", states, (x.shape[1], x.shape[0], units), kept)
+    if not states.is_contiguous():
+        raise ValueError("gru_last_state: expected states contiguous, got other strides")
+    if len(wanted) != 5:
+        raise ValueError(f"gru_last_state: expected wanted for x and 4 parameters, got {len(wanted)}")
 
 
 # ---- Autograd ------------------------------------------------------------------------------------------------------
@@ -134,7 +133,8 @@ def _native(name: str, x: Tensor, mask: Tensor, *parameters: Tensor) -> Tensor:
 
 
 def _forward(x: Tensor, mask: Tensor, parameters: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
-    return (_forward_cpu if unobserved(x) else forward_operator)(x, mask, parameters, keep)
+    run = _forward_cpu if unobserved(x, mask, *parameters) else forward_operator
+    return run(x, mask, parameters, keep)
 
 
 class _GruLastState(torch.autograd.Function):
@@ -151,7 +151,7 @@ class _GruLastState(torch.autograd.Function):
     def backward(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:
         x, mask, states, *parameters = ctx.saved_tensors
         wanted = [ctx.needs_input_grad[0], *ctx.needs_input_grad[2:]]
-        run = _backward_cpu if unobserved(x) else backward_operator
+        run = _backward_cpu if unobserved(dh, x, mask, *parameters) else backward_operator
         found = iter(run(dh, x, mask, parameters, states, wanted))
         dx, *rest = [next(found) if want else None for want in wanted]
         return dx, None, *rest
@@ -239,6 +239,7 @@ def _backward_fake(
 
 forward_operator = define_operator(
     "gru_last_state_forward(Tensor x, Tensor mask, Tensor[] parameters, bool keep) -> (Tensor h, Tensor states)",
+    check=_check_forward,
     cpu=_forward_cpu,
     cuda=gru_cuda.forward,
     fake=_forward_fake,
@@ -246,6 +247,7 @@ forward_operator = define_operator(
 backward_operator = define_operator(
     "gru_last_state_backward(Tensor dh, Tensor x, Tensor mask, Tensor[] parameters, Tensor states, bool[] wanted) "
     "-> Tensor[]",
+    check=_check_backward,
     cpu=_backward_cpu,
     cuda=gru_cuda.backward,
     fake=_backward_fake,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from solid_ext._native import kernels
 from solid_ext.ops import nearest_code_cuda, reference
+from solid_ext.ops._arguments import expect_device, expect_like, expect_mask, expect_tensor
 from solid_ext.ops._library import define_operator, unobserved
 
 Gradient = Literal["straight_through", "none", "rotation"]
@@ -63,8 +64,9 @@ def nearest_code(
         backend: "native" or "reference".
 
     Returns:
-        index [..] int64: the lowest one on a tie; 0 where masked. A code whose cost is not below +infinity
-        (NaN, overflow) is never chosen, index 0 when no code is left.
+        index [..] int64: the code whose sum of squared differences from x is least, the lowest one on a tie, wherever
+        rows and codes lie: nothing cancels. 0 where masked. A code whose distance is not below +infinity (NaN,
+        overflow) is never chosen, index 0 when no code is left.
         quantized [.., D] in x's dtype: `codebook[index]`, zero where masked.
         distance [..] float32 (float64 for float64): `sum (x - quantized)^2`, measured directly, not by way of
         the expansion, which cancels; 0 where masked.
@@ -161,32 +163,7 @@ def _unit_rows(rows: Tensor) -> Tensor:
 
 
 def _check(x: Tensor, codebook: Tensor, mask: Tensor | None, gradient: str, metric: str, backend: str) -> None:
-    shape, codes = x.shape, codebook.shape
-    if len(shape) < 1:
-        raise ValueError("nearest_code: expected x [.., D], got a tensor without dimensions")
-    if len(codes) != 2 or codes[1] != shape[-1]:
-        raise ValueError(f"nearest_code: expected codebook [K, D={shape[-1]}], got {list(codes)}")
-    if codes[0] < 1 or codes[1] < 1:
-        raise ValueError(f"nearest_code: expected codebook [K >= 1, D >= 1], got {list(codes)}")
-    for name, tensor in (("x", x), ("codebook", codebook), ("mask", mask)):
-        if tensor is not None and tensor.layout is not torch.strided:
-            raise ValueError(f"nearest_code: expected {name} a dense tensor, got {tensor.layout}")
-    if not (x.dtype in NARROW_DTYPES and codebook.dtype in NARROW_DTYPES) and not (
-        x.dtype == codebook.dtype == torch.float64
-    ):
-        raise TypeError(
-            "nearest_code: expected x and codebook of float32, bfloat16 or float16, or both of float64, "
-            f"got {x.dtype} and {codebook.dtype}"
-        )
-    if mask is not None:
-        if mask.dtype != torch.bool:
-            raise TypeError(f"nearest_code: expected mask of torch.bool, got {mask.dtype}")
-        if mask.shape != shape[:-1]:
-            raise ValueError(f"nearest_code: expected mask {list(shape[:-1])}, got {list(mask.shape)}")
-        if mask.device != x.device:
-            raise ValueError(f"nearest_code: expected mask on {x.device}, got {mask.device}")
-    if codebook.device != x.device:
-        raise ValueError(f"nearest_code: expected codebook on {x.device}, got {codebook.device}")
+    _check_tensors(x, codebook, mask)
     if gradient not in GRADIENTS:
         raise ValueError(f"nearest_code: expected gradient in {GRADIENTS}, got {gradient!r}")
     if metric not in METRICS:
@@ -195,6 +172,49 @@ def _check(x: Tensor, codebook: Tensor, mask: Tensor | None, gradient: str, metr
         raise ValueError(f"nearest_code: expected backend in {BACKENDS}, got {backend!r}")
     if backend == "native" and not x.is_cpu and x.device.type not in ("cpu", "cuda"):
         raise ValueError(f"nearest_code: expected x on the CPU or a CUDA device for backend 'native', got {x.device}")
+
+
+def _check_tensors(x: Tensor, codebook: Tensor, mask: Tensor | None) -> None:
+    expect_tensor("nearest_code", "x", x)
+    expect_tensor("nearest_code", "codebook", codebook)
+    shape, codes = x.shape, codebook.shape
+    if len(shape) < 1:
+        raise ValueError("nearest_code: expected x [.., D], got a tensor without dimensions")
+    if len(codes) != 2 or codes[1] != shape[-1]:
+        raise ValueError(f"nearest_code: expected codebook [K, D={shape[-1]}], got {list(codes)}")
+    if codes[0] < 1 or codes[1] < 1:
+        raise ValueError(f"nearest_code: expected codebook [K >= 1, D >= 1], got {list(codes)}")
+    if not (x.dtype in NARROW_DTYPES and codebook.dtype in NARROW_DTYPES) and not (
+        x.dtype == codebook.dtype == torch.float64
+    ):
+        raise TypeError(
+            "nearest_code: expected x and codebook of float32, bfloat16 or float16, or both of float64, "
+            f"got {x.dtype} and {codebook.dtype}"
+        )
+    if mask is not None:
+        expect_mask("nearest_code", mask, shape[:-1], x)
+    expect_device("nearest_code", "codebook", codebook, x)
+
+
+def _check_search(x: Tensor, codebook: Tensor, mask: Tensor | None, sums: bool = False) -> None:
+    if x.dim() != 2:
+        raise ValueError(f"nearest_code: expected x [N, D], got {list(x.shape)}")
+    _check_tensors(x, codebook, mask)
+
+
+def _check_segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> None:
+    if values.dim() != 2:
+        raise ValueError(f"segment_sum: expected values [N, D], got {list(values.shape)}")
+    if values.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"segment_sum: expected values of float32 or float64, got {values.dtype}")
+    expect_like("segment_sum", "index", index, values.shape[:1], index)
+    if index.dtype != torch.int64:
+        raise TypeError(f"segment_sum: expected index of torch.int64, got {index.dtype}")
+    expect_device("segment_sum", "index", index, values)
+    if mask is not None:
+        expect_mask("segment_sum", mask, values.shape[:1], values)
+    if codes < 1:
+        raise ValueError(f"segment_sum: expected codes >= 1, got {codes}")
 
 
 def _search(x: Tensor, codebook: Tensor, mask: Tensor | None, backend: str, statistics: str) -> tuple[Tensor, ...]:
@@ -295,10 +315,16 @@ def _kept(gradient: Tensor | None, mask: Tensor | None, dtype: torch.dtype) -> T
 
 
 def segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> Tensor:
-    """Sums of the rows of values [N, D] by index [N] in 0 .. codes - 1, where mask [N] is set: [codes, D].
+    """Sums of the rows of values [N, D] by index [N] int64, where mask [N] bool is set: [codes, D] as values.
 
-    Rows are added in their order, so that the result is bitwise the same for any number of threads. No gradient.
+    Rows are added in their order, in float32 or wider, so that the result is bitwise the same for any number of
+    threads. No gradient.
+
+    Errors: ValueError or TypeError for what does not fit, and on the CPU for an index outside 0 .. codes - 1, masked or
+    not; on a GPU such a row counts nowhere.
     """
+    if values.dtype in (torch.bfloat16, torch.float16):
+        return _segment_sum_operator(values.float(), index, mask, codes).to(values.dtype)
     return _segment_sum_operator(values, index, mask, codes)
 
 
@@ -474,6 +500,7 @@ def _statistics_fake(x: Tensor, codebook: Tensor, mask: Tensor | None, sums: boo
 
 _search_operator = define_operator(
     "nearest_code(Tensor x, Tensor codebook, Tensor? mask) -> (Tensor index, Tensor quantized, Tensor distance)",
+    check=_check_search,
     cpu=_search_cpu,
     cuda=nearest_code_cuda.search,
     fake=_search_fake,
@@ -482,6 +509,7 @@ _search_operator = define_operator(
 _statistics_operator = define_operator(
     "nearest_code_statistics(Tensor x, Tensor codebook, Tensor? mask, bool sums)"
     " -> (Tensor index, Tensor quantized, Tensor distance, Tensor counts, Tensor sums)",
+    check=_check_search,
     cpu=_statistics_cpu,
     cuda=nearest_code_cuda.statistics,
     fake=_statistics_fake,
@@ -489,6 +517,7 @@ _statistics_operator = define_operator(
 )
 _segment_sum_operator = define_operator(
     "segment_sum(Tensor values, Tensor index, Tensor? mask, SymInt codes) -> Tensor",
+    check=_check_segment_sum,
     cpu=_segment_sum_cpu,
     cuda=nearest_code_cuda.segment_sum,
     fake=_segment_sum_fake,

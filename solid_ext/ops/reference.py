@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,23 +12,25 @@ QUERIES_PER_BLOCK = 4096  # bounds the distance block of `nearest_index` to 4096
 
 
 def nearest_index(x: Tensor, codebook: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Index of the nearest code: `argmin_k ||x - codebook_k||^2`, the lowest index on a tie.
+    """Index of the nearest code: `argmin_k ||x - codebook_k||`, from differences, the lowest index on a tie.
+
+    Differences, because the expansion `||x||^2 - 2 <x, c> + ||c||^2` cancels where rows and codes lie far from the
+    origin: its rounding then exceeds the distances.
 
     Args:
         x: [N, D] float. codebook: [K, D], same dtype. mask: [N] bool or None; False rows get index 0.
 
     Returns:
-        [N] int64. A code whose cost `||c||^2 / 2 - <x, c>` is not below +infinity (NaN, overflow) is never
-        chosen; index 0 when no code is left: for a row of x with a NaN, or if every code has one.
+        [N] int64. A code whose distance is not below +infinity (NaN, overflow) is never chosen; index 0 when no code
+        is left: for a row of x with a NaN, or if every code has one.
 
     Source: docs/kernels/nearest_code.md#contract.
     """
-    half_norm = codebook.square().sum(1) / 2
     blocks = []
     with torch.autocast(x.device.type, enabled=False):
         for rows in x.split(QUERIES_PER_BLOCK):
-            cost = half_norm - rows @ codebook.T
-            blocks.append(torch.where(cost < torch.inf, cost, torch.inf).argmin(1))
+            distance = torch.cdist(rows, codebook, compute_mode="donot_use_mm_for_euclid_dist")
+            blocks.append(torch.where(distance < torch.inf, distance, torch.inf).argmin(1))
     index = torch.cat(blocks) if blocks else x.new_zeros(0, dtype=torch.int64)
     return index if mask is None else index * mask
 
@@ -91,7 +94,7 @@ def dynamic_weight(z: Tensor, generator_map: Tensor, generator_offset: Tensor, d
     Source: docs/method.md#module-3-semantic-metacode.
     """
     weight = torch.einsum("bk,iko->bio", z, generator_map) + generator_offset
-    return weight if delta is None else weight.clamp(-delta, delta)
+    return weight if delta is None or math.isinf(delta) else weight.clamp(-delta, delta)
 
 
 def dynamic_linear(
@@ -165,7 +168,7 @@ def dynamic_mlp(
 def gru_last_state(
     x: Tensor, mask: Tensor, weight_input: Tensor, weight_hidden: Tensor, bias_input: Tensor, bias_hidden: Tensor
 ) -> Tensor:
-    """The state of a GRU after the last position whose mask is True: one cell call a position, from zeros.
+    """The state of a GRU after the last position whose mask is True: `torch.nn.GRUCell`'s step a position, from zeros.
 
     Args:
         x: [B, L, D]. mask: [B, L] bool. weight_input: [3H, D]. weight_hidden: [3H, H]. biases: [3H]. Gates r, z, n.
@@ -175,10 +178,17 @@ def gru_last_state(
 
     Source: docs/method.md#module-2-semantic-parameter-generation.
     """
+    linear = torch.nn.functional.linear
     state = x.new_zeros(x.shape[0], weight_hidden.shape[1])
     for position in range(x.shape[1]):
-        stepped = torch.gru_cell(x[:, position], state, weight_input, weight_hidden, bias_input, bias_hidden)
-        state = torch.where(mask[:, position, None], stepped, state)
+        valid = mask[:, position, None]
+        # Nothing is read where the mask is False: zero times what is not finite would be a gradient all the same.
+        given, before = torch.where(valid, x[:, position], 0), torch.where(valid, state, 0)
+        of_input = torch.where(valid, linear(given, weight_input, bias_input), 0).chunk(3, 1)
+        of_state = torch.where(valid, linear(before, weight_hidden, bias_hidden), 0).chunk(3, 1)
+        reset, update = ((i + h).sigmoid() for i, h in zip(of_input[:2], of_state[:2], strict=True))
+        fresh = (of_input[2] + reset * of_state[2]).tanh()
+        state = torch.where(valid, fresh + update * (before - fresh), state)
     return state
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from solid_ext._native import kernels
 from solid_ext.ops import reference
+from solid_ext.ops._arguments import expect_device, expect_tensor
 from solid_ext.ops._library import define_operator
 
 
@@ -16,15 +17,41 @@ def embed_symbols(sequences: Tensor, symbol: Tensor, age: Tensor, looked_up: boo
     `a = max(n_b - 1 - l, 0)` with `n_b` valid positions: 0 for the last one of a right-padded sequence.
 
     Args:
-        sequences: [B, L] int64, 0 is padding. age: [L, D] float32 or float64.
-        symbol: [S, D] a row a symbol, or with `looked_up` [B L, D] a row a position.
+        sequences: [B, L] int64, ids 0 .. S - 1, 0 is padding. age: [L or more, D] as symbol.
+        symbol: [S, D] float32, float64, bfloat16 or float16, a row a symbol, or with `looked_up` [B L, D] a row a
+            position.
 
     Returns:
-        [B, L, D].
+        [B, L, D] as symbol, computed in float32 or wider.
+
+    Errors: ValueError or TypeError for what does not fit, and on the CPU for an id outside 0 .. S - 1.
 
     Source: docs/method.md#module-2-semantic-parameter-generation.
     """
+    if symbol.dtype in (torch.bfloat16, torch.float16) and age.dtype == symbol.dtype:
+        return _operator(sequences, symbol.float(), age.float(), looked_up).to(symbol.dtype)
     return _operator(sequences, symbol, age, looked_up)
+
+
+def _check(sequences: Tensor, symbol: Tensor, age: Tensor, looked_up: bool) -> None:
+    for name, tensor in (("sequences", sequences), ("symbol", symbol), ("age", age)):
+        expect_tensor("embed_symbols", name, tensor)
+        expect_device("embed_symbols", name, tensor, sequences)
+        if tensor.dim() != 2:
+            shape = "[B, L]" if name == "sequences" else f"[{'L' if name == 'age' else 'S'}, D]"
+            raise ValueError(f"embed_symbols: expected {name} {shape}, got {list(tensor.shape)}")
+    if sequences.dtype != torch.int64:
+        raise TypeError(f"embed_symbols: expected sequences of torch.int64, got {sequences.dtype}")
+    if symbol.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"embed_symbols: expected symbol of float32 or float64, got {symbol.dtype}")
+    if age.dtype != symbol.dtype:
+        raise TypeError(f"embed_symbols: expected age of {symbol.dtype}, got {age.dtype}")
+    (batch, length), dim = sequences.shape, symbol.shape[1]
+    if dim < 1 or (looked_up and symbol.shape[0] != batch * length):
+        rows = f"B L={batch * length}" if looked_up else "S"
+        raise ValueError(f"embed_symbols: expected symbol [{rows}, D >= 1], got {list(symbol.shape)}")
+    if age.shape[0] < length or age.shape[1] != dim:
+        raise ValueError(f"embed_symbols: expected age [L={length} or more, D={dim}], got {list(age.shape)}")
 
 
 def _embed_cpu(sequences: Tensor, symbol: Tensor, age: Tensor, looked_up: bool) -> Tensor:
@@ -34,6 +61,7 @@ def _embed_cpu(sequences: Tensor, symbol: Tensor, age: Tensor, looked_up: bool) 
         symbol.dtype == torch.float64,
         *h.shape,
         looked_up,
+        symbol.shape[0],
         sequences.data_ptr(),
         symbol.data_ptr(),
         age.data_ptr(),
@@ -45,6 +73,7 @@ def _embed_cpu(sequences: Tensor, symbol: Tensor, age: Tensor, looked_up: bool) 
 
 _operator = define_operator(
     "embed_symbols(Tensor sequences, Tensor symbol, Tensor age, bool looked_up) -> Tensor",
+    check=_check,
     cpu=_embed_cpu,
     cuda=reference.embed_symbols,
     fake=reference.embed_symbols,

@@ -9,6 +9,7 @@ from scipy import sparse
 from torch import Tensor
 
 from solid_ext.data import Dataset
+from solid_ext.models.checks import check_candidates, check_sequences
 from solid_ext.scorers.popularity import counted_interactions
 
 # Pairs of items of one block of the similarity, some 50 bytes each while it is made.
@@ -72,6 +73,7 @@ class ItemKNN:
 
     def weighted(self, sequences: Tensor, weights: Tensor) -> sparse.csr_array:
         """The same with a weight for each position, `[B, L] float64`; positions of weight 0 count for nothing."""
+        check_sequences(sequences, self.similarity.shape[0] - 1)  # scipy reads past its arrays for an id past the end
         counted = (weights > 0).numpy()
         ends = np.concatenate(([0], np.cumsum(counted.sum(1))))
         values, items = weights.numpy()[counted], sequences.numpy()[counted]
@@ -80,6 +82,7 @@ class ItemKNN:
 
     def score(self, state: sparse.csr_array, candidates: Tensor) -> Tensor:
         """Sums of similarities to `candidates: [B, T]` or `[T]` int64; `[B, T] float64`."""
+        check_candidates(candidates, self.similarity.shape[0] - 1)
         items = candidates.numpy()
         if items.ndim == 1:
             return torch.from_numpy(state[:, items].toarray())

@@ -9,6 +9,7 @@ from scipy import sparse
 from torch import Tensor
 
 from solid_ext.data import Dataset
+from solid_ext.models.checks import check_candidates, check_sequences
 from solid_ext.scorers.popularity import counted_interactions
 
 
@@ -44,10 +45,12 @@ class Markov:
 
     def encode(self, sequences: Tensor) -> NDArray[np.int64]:
         """The last item of `sequences: [B, 1] int64`, `[B]`."""
+        check_sequences(sequences, len(self.popularity) - 1, self.length)
         return sequences[:, 0].numpy()
 
     def score(self, state: NDArray[np.int64], candidates: Tensor) -> Tensor:
         """Log odds of `candidates: [B, T]` or `[T]` int64; `[B, T] float64`."""
+        check_candidates(candidates, len(self.popularity) - 1)
         items = candidates.numpy()
         if items.ndim == 1:
             steps = self.steps[state][:, items].toarray()

@@ -62,16 +62,23 @@ class WithNeighbours:
 
     def encode(self, sequences: Tensor) -> _State:
         """Both states of sequences [B, L] int64."""
+        state = self.model.encode(sequences)
         history = sequences.cpu()
         counted = self.recency ** ages(valid_mask(history)).double() * last_occurrences(history)
         size = counted.sum(1, keepdim=True).clamp(min=1)
         added = self.knn.weighted(history, self.weight * counted / size.sqrt())
-        return _State(self.model.encode(sequences), added)
+        return _State(state, added)
 
     def score(self, state: _State, candidates: Tensor) -> Tensor:
         """Logits of candidates [B, T] or [T] int64; [B, T]."""
         logits = self.model.score(state.model, candidates)
         return logits + self.knn.score(state.added, candidates.cpu()).to(logits)
+
+    def narrow(self) -> WithNeighbours:
+        """The same with similarities in float32, as a served model has them: on Amazon Scientific not one of 8,442
+        ranks is another."""
+        similarity = self.knn.similarity.astype(np.float32)
+        return WithNeighbours(self.model, ItemKNN.of(similarity, self.knn.length), self.weight, self.recency)
 
     def save(self, path: Path) -> None:
         """Write similarities, weight and recency as one safetensors file; the model is not in it.

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from solid_ext.data import Dataset, Split
+from solid_ext.models.checks import check_candidates
 
 
 def counted_interactions(name: str, dataset: Dataset, train_end: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -81,4 +82,5 @@ class Popularity:
 
     def score(self, state: int, candidates: Tensor) -> Tensor:
         """Log odds of `candidates: [B, T]` or `[T]` int64; `[B, T] float64` (exact order of any counts)."""
+        check_candidates(candidates, len(self._scores) - 1)
         return self._scores[candidates].expand(state, -1)

@@ -14,7 +14,7 @@ from torch import Tensor
 from solid_ext.data import Catalogue
 from solid_ext.data.catalogue import listed
 from solid_ext.evaluate import Scorer
-from solid_ext.evaluate.scorer import checked_scores, inference, scorer_device
+from solid_ext.evaluate.scorer import check_scorer, checked_scores, inference, scorer_device
 from solid_ext.scorers import WithNewcomers
 
 ROWS = 1024  # histories encoded at once, at most
@@ -49,6 +49,7 @@ def top_items(
     Raises:
         ValueError: a score that is NaN or infinite.
     """
+    check_scorer("recommend", scorer)
     rows = min(max(SCORES // min(item_block, num_items), 1), ROWS)
     parts = []
     with inference(scorer) as asked:

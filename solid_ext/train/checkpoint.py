@@ -101,10 +101,31 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`."""
+    """The inverse of `optimizer_tensors`.
+
+    Raises:
+        ValueError: tensors that are no state of this optimizer.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse moments that are none of the parameters', or not finite; an optimizer that has stepped has some.
+
+    Raises:
+        ValueError: what is wrong with them.
+    """
+    states = [(parameter, optimizer.state.get(parameter, {})) for parameter in optimizer.param_groups[0]["params"]]
+    if not any(state for _, state in states):
+        raise ValueError("no moments of Adam")
+    for parameter, state in states:
+        for name, value in state.items():
+            if name != "step" and value.shape != parameter.shape:
+                raise ValueError(f"{name} {list(value.shape)} of a parameter {list(parameter.shape)}")
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError(f"{name} with NaN or infinity")

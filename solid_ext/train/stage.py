@@ -22,6 +22,7 @@ from solid_ext.data import Dataset, NegativeSampler, Rows, Split, gather_sequenc
 from solid_ext.models import DynamicRecommender, SASRecSoftmax, SemanticRecommender
 from solid_ext.train.checkpoint import (
     check_fit,
+    check_moments,
     load_checkpoint,
     load_model,
     load_optimizer,
@@ -139,7 +140,7 @@ def check_resumed(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, An
         before, now = saved.get(name), asked.get(name)
         if name in MAY_DIFFER or before == now:
             continue
-        if name not in MAY_GROW or before is None or now is None:
+        if name not in MAY_GROW or not isinstance(before, int) or not isinstance(now, int):
             raise ValueError(f"resume: expected {name}={before} as in {folder}, got {now}")
         if now < before:
             raise ValueError(f"resume: expected {name} of at least {before} as in {folder}, got {now}")
@@ -249,6 +250,7 @@ def _resume(
     check_fit(model.state_dict(), best, folder / "best.safetensors")
     try:
         load_optimizer(optimizer, tensors)
+        check_moments(optimizer)
         stage = Stage(origin["stage"], [Epoch(**row) for row in state["history"]])
         found = Stage(origin["stage"], [Epoch(**row) for row in of_best["history"]])
         # A kill between the two leaves a best model that is one epoch ahead, which is trained again.
@@ -270,9 +272,9 @@ def _resume(
 
 def _check_origin(folder: Path, saved: Mapping[str, Any], origin: Mapping[str, Any]) -> None:
     """Refuse a checkpoint of another stage, dataset, configuration or semantics."""
-    missing = [name for name in (*origin, "history") if name not in saved]
-    if missing:
-        raise ValueError(f"resume: expected the checkpoint of a stage in {folder}, got one without {missing[0]}")
+    for name, own in {**origin, "history": []}.items():
+        if type(saved.get(name)) is not type(own):
+            raise ValueError(f"resume: expected the checkpoint of a stage in {folder}, got one without its {name}")
     if saved["stage"] != origin["stage"]:
         raise ValueError(f"resume: expected stage {origin['stage']} in {folder}, got {saved['stage']}")
     if saved["dataset"] != origin["dataset"]:

@@ -85,7 +85,7 @@ def _safetensors(path: Path) -> tuple[np.ndarray, pl.Series | None]:
 
 
 def _parquet(path: Path) -> tuple[np.ndarray, pl.Series]:
-    table = pl.read_parquet(path)
+    table = pl.read_parquet(path, glob=False)
     if "item_id" not in table.columns or table.width < 2:
         raise ValueError(f"expected a column item_id and columns of features, got {', '.join(table.columns) or 'none'}")
     columns = table.drop("item_id")

@@ -78,12 +78,14 @@ def check_semantics(config: SemanticsConfig, dataset: Dataset) -> None:
         semantics_from_categories(dataset, level=config.category_level, min_items=config.category_min_items)
         return
     _check_count(config, dataset)
-    for kind in source.split("+"):
+    for kind in sorted(source.split("+"), reverse=True):
         file = _file(kind, config)
         if file:
             read_features(file, dataset, name=f"{kind}_features")
         elif kind == "image":
             _image_folder(config)
+        elif kind == "text" and not item_text(dataset).count():
+            raise ValueError("text_features: expected items with a title or categories, got none")
 
 
 def _file(kind: str, config: SemanticsConfig) -> str:

@@ -1,0 +1,80 @@
+"""What an operation may be given: one sentence for whatever else comes, before work starts."""
+
+from __future__ import annotations
+
+import numbers
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from solid_ext.ops._library import unobserved
+
+
+def expect_tensor(call: str, name: str, value: Any) -> None:
+    """TypeError unless value is a tensor, ValueError unless it is dense."""
+    if not isinstance(value, Tensor):
+        hint = "; torch.from_numpy makes one of it" if type(value).__module__ == "numpy" else ""
+        raise TypeError(f"{call}: expected {name} a tensor, got {type(value).__name__}{hint}")
+    if value.layout is not torch.strided or value.is_nested:
+        raise ValueError(f"{call}: expected {name} a dense tensor, got {'nested' if value.is_nested else value.layout}")
+
+
+def expect_like(call: str, name: str, value: Any, shape: Sequence[Any], like: Tensor, text: str = "") -> None:
+    """A dense tensor of this shape, and of the dtype and on the device of `like`; `text` spells the shape."""
+    expect_tensor(call, name, value)
+    if tuple(value.shape) != tuple(shape):
+        raise ValueError(f"{call}: expected {name} {text or list(shape)}, got {list(value.shape)}")
+    if value.dtype != like.dtype:
+        raise TypeError(f"{call}: expected {name} of {like.dtype}, got {value.dtype}")
+    expect_device(call, name, value, like)
+
+
+def expect_device(call: str, name: str, value: Tensor, like: Tensor) -> None:
+    """ValueError unless both lie on one device."""
+    if value.device != like.device:
+        raise ValueError(f"{call}: expected {name} on {like.device}, got {value.device}")
+
+
+def expect_mask(call: str, mask: Any, shape: Sequence[Any], like: Tensor, text: str = "") -> None:
+    """A dense bool tensor of this shape, on the device of `like`."""
+    expect_tensor(call, "mask", mask)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{call}: expected mask of torch.bool, got {mask.dtype}")
+    if tuple(mask.shape) != tuple(shape):
+        raise ValueError(f"{call}: expected mask {text or list(shape)}, got {list(mask.shape)}")
+    expect_device(call, "mask", mask, like)
+
+
+def expect_ids(name: str, ids: Any, rows: int, what: str = "ids") -> None:
+    """An int64 tensor of numbers 0 .. rows - 1.
+
+    The numbers are read where that costs nothing but the reading: on a GPU, and while something traces, it is left to
+    the lookups themselves.
+    """
+    expect_tensor(name, what, ids)
+    if ids.dtype != torch.int64:
+        raise TypeError(f"{name}: expected {what} of torch.int64, got {ids.dtype}")
+    if ids.numel() == 0 or not unobserved(ids):
+        return
+    least, largest = (int(bound) for bound in ids.aminmax())
+    if least < 0 or largest >= rows:
+        raise ValueError(f"{name}: expected {what} in 0 .. {rows - 1}, got {least if least < 0 else largest}")
+
+
+def size(call: str, name: str, value: Any, least: int = 1) -> int:
+    """The value as an int; ValueError or TypeError unless it is a whole number >= least."""
+    if isinstance(value, bool | Tensor) or not hasattr(value, "__index__"):
+        raise TypeError(f"{call}: expected {name} a whole number, got {value!r}")
+    number = operator.index(value)
+    if number < least:
+        raise ValueError(f"{call}: expected {name} >= {least}, got {number}")
+    return number
+
+
+def expect_number(call: str, name: str, value: Any) -> None:
+    """TypeError unless value is a real number; a tensor is none, for its gradient would be lost."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{call}: expected {name} a number, got {value!r}")
