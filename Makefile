@@ -17,7 +17,7 @@ SLOW_TESTS := $(wildcard python_tests/test_cuda_*.py python_tests/test_compare.p
 KERNEL_TESTS := $(wildcard python_tests/test_native.py python_tests/test_ops_*.py python_tests/test_nn_*.py \
 	python_tests/test_symbols.py python_tests/test_train.py)
 
-.PHONY: demo compare test test-fast test-slow test-isa test-cuda bench docs lint sanitize neon
+.PHONY: demo compare test test-isa test-cuda bench docs lint sanitize neon
 
 demo: .venv/native $(if $(filter movielens-100k,$(DATASET)),.venv/recbole)
 	$(BIN)/python -m solid_ext.cli train --dataset $(DATASET) --out $(OUT) --overwrite
