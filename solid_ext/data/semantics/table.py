@@ -35,7 +35,7 @@ class Semantics:
         TypeError: a table of another dtype or number of dimensions.
         ValueError: a table, residual codes or names that do not fit C or each other.
 
-    Source: design, Module 1.
+    Source: docs/method.md#module-1-item-to-semantic.
     """
 
     table: np.ndarray
