@@ -91,7 +91,7 @@ class SOLID:
     Raises:
         ValueError, TypeError: an unknown field, or a value outside its range.
 
-    Source: paper, Algorithm 1; design, solid.
+    Source: paper, Algorithm 1; docs/method.md#algorithm-1.
     """
 
     def __init__(self, config: Config | None = None, **fields: Any) -> None:
@@ -209,7 +209,7 @@ class SOLID:
         Returns:
             {"sampled": {"user_auc": ..}, "full": {"ndcg@10": ..}}.
 
-        Source: design, solid, "Evaluation".
+        Source: docs/evaluation.md#evaluation.
         """
         return self.evaluate_scorer(self.scorer, data)
 

@@ -58,7 +58,7 @@ class ItemBranch(nn.Module):
 
     Shapes: sequences [B, L] int64 -> z_v [B, d].
 
-    Source: design, solid, Modules 3 and 4.
+    Source: docs/method.md#module-4-semantic-codebook.
     """
 
     def __init__(self, config: ModelConfig, num_items: int, num_semantics: int) -> None:
@@ -111,7 +111,7 @@ class DynamicRecommender(nn.Module):
 
     A model is a `solid_ext.evaluate.Scorer`: `encode` once a sequence, `score` any candidates.
 
-    Source: design, solid, "The four modules" and "Prediction and losses".
+    Source: docs/method.md#prediction-and-losses.
     """
 
     semantics: Tensor

@@ -69,8 +69,8 @@ class Codebook(nn.Module):
 
     Errors: ValueError or TypeError for sizes and options out of range, and for tensors that do not fit.
 
-    Source: design, solid, Module 4; van den Oord et al. 2017, "Neural Discrete Representation Learning",
-    appendix A.1.
+    Source: docs/method.md#module-4-semantic-codebook; van den Oord et al. 2017, "Neural Discrete Representation
+    Learning", appendix A.1.
     """
 
     weight: Tensor

@@ -40,7 +40,7 @@ class DynamicLinear(nn.Module):
         activation: "none" or "tanh".
         backend: "native" (kernel) or "reference" (plain torch); the parameters are the same.
 
-    Source: design, solid, Module 3.
+    Source: docs/method.md#module-3-semantic-metacode.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class DynamicMLP(nn.Module):
         sizes: (D_0, D_1, .., D_P), so P = len(sizes) - 1 layers.
         code_dim: k, shared by all layers. delta, branches, backend: as in `DynamicLinear`.
 
-    Source: design, kernels, section 2.
+    Source: docs/kernels/dynamic_mlp.md#contract.
     """
 
     def __init__(

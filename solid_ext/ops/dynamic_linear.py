@@ -66,7 +66,7 @@ def dynamic_linear(
     which gradients are finite, not on whether another one is NaN or infinite; nor, as with any rounding, on where sums
     of large numbers overflow.
 
-    Source: design, kernels, section 2; the layer is Module 3 of the paper.
+    Source: docs/kernels/dynamic_mlp.md#contract; the layer is Module 3 of the paper.
     """
     if activation not in get_args(Activation):
         raise ValueError(f"dynamic_linear: expected activation 'none' or 'tanh', got {activation!r}")
@@ -110,7 +110,7 @@ def dynamic_mlp(
 
     Errors, gradient, autocast: as in `dynamic_linear`.
 
-    Source: design, kernels, section 2.
+    Source: docs/kernels/dynamic_mlp.md#contract.
     """
     return _run(
         "dynamic_mlp",

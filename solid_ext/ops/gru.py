@@ -56,7 +56,7 @@ def gru_last_state(
     gradient. Back ends agree on which gradients are finite, not on whether another one is NaN or infinite; nor, as with
     any rounding, on where sums of large numbers overflow.
 
-    Source: design, solid, Module 2 (the encoder's GRU); the cell is that of Cho et al. 2014 as torch has it.
+    Source: docs/kernels/gru_last_state.md#contract; the cell is that of Cho et al. 2014 as torch has it.
     """
     name = "gru_last_state"
     expect_tensor(name, "x", x)

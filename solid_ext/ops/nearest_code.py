@@ -78,7 +78,7 @@ def nearest_code(
     threads. Masked rows give and get none. Autocast is ignored: what is given is searched in float32
     (float64). vmap folds the batch of x; one codebook each is refused.
 
-    Source: design, kernels, section 1; rotation: Fifty et al. 2024, "Restructuring Vector Quantization with
+    Source: docs/kernels/nearest_code.md#contract; rotation: Fifty et al. 2024, "Restructuring Vector Quantization with
     the Rotation Trick", section 4.2.
     """
     return NearestCode(*_lookup(x, codebook, mask, gradient, metric, backend, "none", (1.0, 1.0)))
@@ -99,7 +99,7 @@ def nearest_code_statistics(
     normalised rows for "cosine") leave out masked rows and rows whose distance is not finite, are added in
     the order of the rows and have no gradient.
 
-    Source: design, kernels, section 1.
+    Source: docs/kernels/nearest_code.md#contract.
     """
     return NearestCodeStatistics(*_lookup(x, codebook, mask, gradient, metric, backend, "sums", (1.0, 1.0)))
 

@@ -24,7 +24,7 @@ def nearest_index(x: Tensor, codebook: Tensor, mask: Tensor | None = None) -> Te
         [N] int64. A code whose distance is not below +infinity (NaN, overflow) is never chosen; index 0 when no code
         is left: for a row of x with a NaN, or if every code has one.
 
-    Source: design, kernels, section 1.
+    Source: docs/kernels/nearest_code.md#contract.
     """
     blocks = []
     with torch.autocast(x.device.type, enabled=False):
@@ -45,7 +45,7 @@ def segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, num_codes: i
     Returns:
         counts [num_codes] int64, sums [num_codes, D] in the dtype of values.
 
-    Source: design, kernels, section 1.
+    Source: docs/kernels/nearest_code.md#contract.
     """
     chosen = torch.ones_like(index) if mask is None else mask.to(torch.int64)
     counts = index.new_zeros(num_codes).index_add(0, index, chosen)
@@ -91,7 +91,7 @@ def dynamic_weight(z: Tensor, generator_map: Tensor, generator_offset: Tensor, d
     Returns:
         [B, D + 1, O]; rows 0 .. D - 1 are the weight matrix, row D the bias.
 
-    Source: design, solid, Modules 2 and 3.
+    Source: docs/method.md#module-3-semantic-metacode.
     """
     weight = torch.einsum("bk,iko->bio", z, generator_map) + generator_offset
     return weight if delta is None or math.isinf(delta) else weight.clamp(-delta, delta)
@@ -118,7 +118,7 @@ def dynamic_linear(
     Returns:
         [B, O] or [B, T, O].
 
-    Source: design, kernels, section 2.
+    Source: docs/kernels/dynamic_mlp.md#contract.
     """
     parameters: Tensor | None = None
     if z_semantic is not None:
@@ -176,7 +176,7 @@ def gru_last_state(
     Returns:
         [B, H].
 
-    Source: design, solid, Module 2.
+    Source: docs/method.md#module-2-semantic-parameter-generation.
     """
     linear = torch.nn.functional.linear
     state = x.new_zeros(x.shape[0], weight_hidden.shape[1])

@@ -26,7 +26,7 @@ def embed_symbols(sequences: Tensor, symbol: Tensor, age: Tensor, looked_up: boo
 
     Errors: ValueError or TypeError for what does not fit, and on the CPU for an id outside 0 .. S - 1.
 
-    Source: design, solid, Module 2.
+    Source: docs/method.md#module-2-semantic-parameter-generation.
     """
     if symbol.dtype in (torch.bfloat16, torch.float16) and age.dtype == symbol.dtype:
         return _operator(sequences, symbol.float(), age.float(), looked_up).to(symbol.dtype)

@@ -24,7 +24,7 @@ def content_similarity(features: np.ndarray, *, count: int = 100, power: float =
     Raises:
         ValueError: a count below 1, or more than 65,536 items: the work grows with the square of their number.
 
-    Source: design, Module 1 (features); Lops et al., Content-based recommender systems, 2011.
+    Source: docs/method.md#neighbours; Lops et al., Content-based recommender systems, 2011.
     """
     if count < 1:
         raise ValueError(f"content_similarity: expected count >= 1, got {count}")

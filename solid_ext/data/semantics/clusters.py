@@ -42,7 +42,7 @@ def semantics_from_features(
         ValueError: another number of rows than V or V + 1, NaN or infinite features, or fewer different rows
             than clusters.
 
-    Source: design, Module 1; Arthur and Vassilvitskii, k-means++, SODA 2007.
+    Source: docs/method.md#module-1-item-to-semantic; Arthur and Vassilvitskii, k-means++, SODA 2007.
     """
     rows = _item_rows(features, num_items)
     if count < SEARCH:
@@ -123,7 +123,7 @@ def concatenate_features(*parts: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: no parts, or different numbers of rows.
 
-    Source: design, Module 1.
+    Source: docs/method.md#module-1-item-to-semantic.
     """
     if not parts or any(part.ndim != 2 for part in parts) or len({part.shape[0] for part in parts}) != 1:
         shapes = ", ".join(str(list(part.shape)) for part in parts) or "nothing"

@@ -42,7 +42,7 @@ def make_semantics(config: SemanticsConfig, dataset: Dataset, *, seed: int, trai
     Raises:
         ValueError: a source whose features are not there, cannot be read, or do not fit the items.
 
-    Source: design, Module 1.
+    Source: docs/method.md#module-1-item-to-semantic.
     """
     source = semantics_source(config, dataset)
     if source == "category":

@@ -33,7 +33,7 @@ class Semantics:
         TypeError: a table of another dtype or number of dimensions.
         ValueError: a table or names that do not fit C.
 
-    Source: design, Module 1.
+    Source: docs/method.md#module-1-item-to-semantic.
     """
 
     table: np.ndarray
