@@ -17,7 +17,7 @@ SLOW_TESTS := $(wildcard python_tests/test_cuda_*.py python_tests/test_compare.p
 KERNEL_TESTS := $(wildcard python_tests/test_native.py python_tests/test_ops_*.py python_tests/test_nn_*.py \
 	python_tests/test_symbols.py python_tests/test_train.py)
 
-.PHONY: demo compare test bench lint sanitize neon test-isa test-cuda
+.PHONY: demo compare test test-isa test-cuda bench docs lint sanitize neon
 
 demo: .venv/native $(if $(filter movielens-100k,$(DATASET)),.venv/recbole)
 	$(BIN)/python -m solid_ext.cli train --dataset $(DATASET) --out $(OUT) --overwrite
@@ -74,6 +74,13 @@ test-isa: .venv/test
 	  echo "SOLID_EXT_ISA=$$isa" && SOLID_EXT_ISA=$$isa $(BIN)/python -m pytest $(KERNEL_TESTS) || exit 1; \
 	done
 
+# The site, into docs/_build/html: tables written again from bench/results; a warning or a link to nowhere is an error.
+docs: .venv/docs
+	$(BIN)/python docs/_ext/tables.py
+	$(BIN)/python docs/figures/network.py
+	$(BIN)/python -m sphinx -W --keep-going -n -E -q docs docs/_build/html
+	@echo docs/_build/html/index.html
+
 lint: .venv/lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -97,6 +104,11 @@ lint: .venv/lint
 .venv/test: .venv/native python_tests/requirements.txt
 	@echo "== what the tests need: a minute or two"
 	$(PIP) -r python_tests/requirements.txt
+	touch $@
+
+.venv/docs: .venv/native
+	@echo "== what the site needs: half a minute"
+	$(PIP) sphinx myst-parser furo
 	touch $@
 
 .venv/lint: .venv/test

@@ -24,9 +24,9 @@ VARIANTS = {
     "item": {"semantic_trunk": False},
     "no codebook": {"use_codebook": False},
     "static": {"semantic_trunk": False, "item_branch": False},
-    "ema": {"update": "ema", "gradient": "rotation"},
-    "frozen": {"update": "frozen", "gradient": "none"},
-    "residual": {"item_features": True, "target": "item", "residual": True, "generator": "low_rank", "rank": 3},
+    "ema": {"codebook_update": "ema", "codebook_gradient": "rotation"},
+    "frozen": {"codebook_update": "frozen", "codebook_gradient": "none"},
+    "residual": {"item_features": True, "target": "item", "dynamic_residual": True, "low_rank": True, "rank": 3},
 }
 
 
@@ -153,7 +153,7 @@ def test_an_item_is_its_embedding_and_a_linear_map_of_its_features() -> None:
 
 @pytest.mark.parametrize("branches", [{}, {"semantic_trunk": False, "item_branch": False}])
 def test_a_residual_model_starts_as_its_backbone_and_opens_with_its_gate(branches: dict[str, bool]) -> None:
-    model = make_model(residual=True, **branches).eval()
+    model = make_model(dynamic_residual=True, **branches).eval()
     nn.init.zeros_(model.gate)
     bare = model.backbone(model.item_embedding(SEQUENCES), valid_mask(SEQUENCES))
     torch.testing.assert_close(model.encode(SEQUENCES), bare)
@@ -164,7 +164,7 @@ def test_a_residual_model_starts_as_its_backbone_and_opens_with_its_gate(branche
 
 
 def test_fine_tuning_reaches_the_layers_behind_the_gate() -> None:
-    model = make_model(residual=True, semantic_trunk=False, item_branch=False, finetune_steps=3).eval()
+    model = make_model(dynamic_residual=True, semantic_trunk=False, item_branch=False, finetune_steps=3).eval()
     bare = model.backbone(model.item_embedding(SEQUENCES), valid_mask(SEQUENCES))
     tuned = model.encode(SEQUENCES).detach()
     assert not torch.allclose(tuned[2], model(SEQUENCES).vector[2], atol=1e-4)

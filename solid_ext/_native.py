@@ -47,7 +47,7 @@ def build_info() -> dict[str, Any]:
         newer than the others); `cuda_build` (whether CUDA kernels were built, and why: `SOLID_EXT_CUDA` when the
         package is built is AUTO, for the GPUs that are present; ON, for every architecture; or OFF).
 
-    Source: design, kernels, "Names that outside checks rely on".
+    Source: docs/kernels/index.md#what-was-built.
     """
     return {**kernels.build_info(), "threads": torch.get_num_threads()}
 

@@ -12,12 +12,13 @@
 // than computed, and 2^-50, which covers their own rounding and underflow.)
 //
 // What decides is the sum of squared differences as search.cuh computes it, within (D + 3) u of the squared
-// distance 2 F + ||x||^2, u = 2^-24. A code of cost U or less can lose by it only to codes of cost
-// U + slack, slack = (D + 8) u (2 U + ||x||^2), at most: the 1 % on ||x|| covers the rounding of U.
+// distance, u = 2^-24. So a code can win by it that costs (D + 8) u (||x||^2 + 2 ||x|| n + 2 h) more than the
+// cheapest: that, too, is in the margin, its first term a row's, the others by a larger
+// eta = (1.5 D + 40) 2^-22.
 //
 // While the codes stream by, a row keeps U = min (S + margin), above the cost of some code, and lists every
-// code with S - margin <= U + slack. U only falls, so the nearest code, and all that tie with it, are listed.
-// In the end those with S - margin <= U + slack are left: one alone is the nearest, several are compared by
+// code with S - margin <= U. U only falls, so the nearest code, and all that tie with it, are listed.
+// In the end those with S - margin <= U are left: one alone is the nearest, several are compared by
 // their differences. A row with more than the list holds, with a NaN, longer than 1e18 or further than that
 // from all codes is searched exactly.
 //
@@ -40,8 +41,10 @@ constexpr int kTidySlots = 5;  // beyond these a list is tidied
 constexpr int64_t kLeastShared = 99 * 1024;  // what a block has on every architecture from sm_80 on
 constexpr float kLongest = 1e18f;
 constexpr float kFurthest = 1e36f;  // as a cost: a code whose norm overflows cannot be as near
-constexpr float kLargest = 3.4e38f;
+constexpr float kLargest = 1e38f;   // a margin more is still below infinity
 constexpr float kTiny = 0x1p-50f;
+
+constexpr int kLeftCount = 2 * kTile;
 
 constexpr int kMasked = -1;
 constexpr int kGivenUp = -2;
@@ -130,7 +133,7 @@ struct PackCodes {
       }
     }
     if (t == 0) {
-      const float eta = float(args.dim + 32) * 0x1p-22f;
+      const float eta = float(3 * args.dim + 80) * 0x1p-23f;
       GroupBounds bounds{0, 0, 0, 0};
       for (int code = 0; code < kGroup; ++code) {
         if (!(halves[code] < infinity<float>())) continue;
@@ -155,7 +158,7 @@ struct ScreenedSearch {
     return words > 2 * kTileSize ? words : 2 * kTileSize;  // the exact search takes the same memory
   }
   static SOLID_BOTH int64_t shared_bytes(int64_t dim) {
-    return 4 * (row_words(dim) + 2 * kGroup * kChunkStride + 2 * kGroup + kScreenRows * (2 * kSlots + 5) +
+    return 4 * (row_words(dim) + 2 * kGroup * kChunkStride + 2 * kGroup + kScreenRows * (2 * kSlots + 7) +
                 2 * kTile + 4);
   }
 
@@ -183,11 +186,9 @@ struct ScreenedSearch {
           listed_code(block.template shared<int>(kScreenRows * kSlots)),
           listed(block.template shared<int>(kScreenRows)),
           upper(block.template shared<float>(kScreenRows)),
-          length(block.template shared<float>(kScreenRows)),
-          error(block.template shared<float>(kScreenRows)),
+          norms(block.template shared<float>(4 * kScreenRows)),
           found(block.template shared<int>(kScreenRows)),
-          left(block.template shared<int>(2 * kTile)),
-          left_count(block.template shared<int>(4)) {}
+          left(block.template shared<int>(2 * kTile + 4)) {}
 
     SOLID_DEVICE void run() {
       prepare_rows();
@@ -205,7 +206,7 @@ struct ScreenedSearch {
 
     // x~ and its norms into shared memory, by the four lanes that share a row.
     SOLID_DEVICE void prepare_rows() {
-      if (block.thread() == 0) left_count.set(0, 0);
+      if (block.thread() == 0) left.set(kLeftCount, 0);
       listed.set(block.thread(), 0);
 #pragma unroll 1  // less code, and no registers lost to it
       for (int r = 0; r < 4; ++r) {
@@ -228,8 +229,9 @@ struct ScreenedSearch {
         lost += block.warp_xor(lost, 1), lost += block.warp_xor(lost, 2);
         const bool usable = valid && square <= kLongest * kLongest;
         if (block.lane() % 4 != 0) continue;
-        length.set(own_row(r), usable ? larger(sqrtf(square)) : 0);
-        error.set(own_row(r), usable ? larger(sqrtf(lost)) : 0);
+        const Pack<float, 4> of_row{larger(sqrtf(lost)), larger(sqrtf(square)),
+                                    float(args.dim + 8) * 0x1p-24f * square, 0};
+        norms.template set_pack<4>(4 * own_row(r), usable ? of_row : Pack<float, 4>{0, 0, 0, 0});
         found.set(own_row(r), usable ? 0 : valid ? kGivenUp : kMasked);
       }
       block.sync_warp();
@@ -323,13 +325,14 @@ struct ScreenedSearch {
         float least = fminf(own_least, block.warp_xor(own_least, 1));
         least = fminf(least, block.warp_xor(least, 2));
         const int row = own_row(r);
-        const float margin = fused(error[row], bounds.norm, fused(length[row], bounds.lost, bounds.slack));
+        const auto of_row = norms.template pack<4>(4 * row);
+        const float margin =
+            fused(of_row.at[0], bounds.norm, fused(of_row.at[1], bounds.lost, bounds.slack + of_row.at[2]));
         least_upper[r] = fminf(least_upper[r], least + margin);
-        const float highest = least_upper[r] + slack(length[row], least_upper[r]);
-        const float limit = fminf(highest + margin, kLargest);
+        const float limit = least_upper[r] + margin;
         if (block.warp_vote(least <= limit) == 0) continue;
         any = true;
-        if (block.lane() % 4 == 0) upper.set(row, highest);
+        if (block.lane() % 4 == 0) upper.set(row, least_upper[r]);
         if (!(own_least <= limit)) continue;
         const int first = group * kGroup + block.lane() % 4 * 2;
 #pragma unroll
@@ -345,11 +348,6 @@ struct ScreenedSearch {
       const int row = block.thread();  // one row a lane from here on
       if (listed[row] > kTidySlots) tidy(row);
       block.sync_warp();
-    }
-
-    // How much more than U a code may cost that is nearer by differences.
-    SOLID_DEVICE float slack(float length, float cost) const {
-      return float(args.dim + 8) * 0x1p-24f * fmaxf(fused(length, length, 2 * cost), 0);
     }
 
     SOLID_DEVICE void list(int row, int code, float bound) {
@@ -382,8 +380,7 @@ struct ScreenedSearch {
     SOLID_DEVICE void choose() {
 #pragma unroll
       for (int r = 0; r < 4; ++r)
-        if (block.lane() % 4 == 0)
-          upper.set(own_row(r), least_upper[r] + slack(length[own_row(r)], least_upper[r]));
+        if (block.lane() % 4 == 0) upper.set(own_row(r), least_upper[r]);
       block.sync_warp();
       const int row = block.thread();
       if (found[row] == 0) {
@@ -393,7 +390,7 @@ struct ScreenedSearch {
         else
           found.set(row, count == 1 ? listed_code[row * kSlots] : nearest_listed(row, count));
       }
-      if (found[row] == kGivenUp) left.set(left_count.add(0, 1), row);
+      if (found[row] == kGivenUp) left.set(left.add(kLeftCount, 1), row);
     }
 
     SOLID_DEVICE int nearest_listed(int row, int count) {
@@ -419,7 +416,7 @@ struct ScreenedSearch {
     // The rows given up, exactly, in the memory of the pairs.
     SOLID_DEVICE void search_left() {
       block.sync();
-      const int count = left_count[0];
+      const int count = left[kLeftCount];
       for (int first = 0; first < count; first += kTile) {
         auto values = row_pairs.template as<float>();
         auto taken = left.part(first, kTile);
@@ -443,12 +440,11 @@ struct ScreenedSearch {
     Shared<float> halves;         // [2][64], of two groups
     Shared<float> listed_bound;   // [128][kSlots]: S - margin
     Shared<int> listed_code;
-    Shared<int> listed;           // [128]: how many
-    Shared<float> upper;          // [128]: U
-    Shared<float> length, error;  // [128]: ||x||, e
-    Shared<int> found;            // [128]: the code, kMasked or kGivenUp
-    Shared<int> left;             // rows given up
-    Shared<int> left_count;
+    Shared<int> listed;    // [128]: how many
+    Shared<float> upper;   // [128]: U
+    Shared<float> norms;   // [128][4]: e, ||x||, (D + 8) u ||x||^2
+    Shared<int> found;     // [128]: the code, kMasked or kGivenUp
+    Shared<int> left;      // rows given up
     float least_upper[4];  // U of the rows own_row(r)
   };
 };

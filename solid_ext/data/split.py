@@ -78,7 +78,7 @@ def leave_one_out(dataset: Dataset) -> Split:
     Raises:
         ValueError: no training or no test row is left.
 
-    Source: design, Evaluation.
+    Source: docs/evaluation.md#splits.
     """
     starts, ends = dataset.offsets[:-1], dataset.offsets[1:]
     held_out = np.flatnonzero(ends - starts >= MIN_HELD_OUT)
@@ -111,7 +111,7 @@ def global_time(dataset: Dataset, valid: float = 0.1, test: float = 0.1) -> Spli
     Raises:
         ValueError: no timestamps, other shares, or training, validation or test is left without rows.
 
-    Source: design, Evaluation.
+    Source: docs/evaluation.md#splits.
     """
     if dataset.timestamps is None:
         raise ValueError("global_time: expected a dataset with timestamps, got one without")

@@ -152,7 +152,7 @@ def synthetic_dataset(
     Raises:
         ValueError: values out of range.
 
-    Source: house, convention 10.
+    Source: docs/data.md#a-synthetic-world.
     """
     _check(num_users, num_items, num_semantics, predictability, drift, min_length, max_length)
     rng = np.random.default_rng(seed)

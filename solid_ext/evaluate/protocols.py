@@ -64,7 +64,7 @@ def evaluate_sampled(
     Raises:
         ValueError: no rows, rows outside the dataset, no user with an unseen item, or scores that are not finite.
 
-    Source: design, "Evaluation", sampled protocol.
+    Source: docs/evaluation.md#sampled-protocol.
     """
     _check_cutoffs("evaluate_sampled", cutoffs)
     if candidates is None:
@@ -114,7 +114,7 @@ def evaluate_full(
     Raises:
         ValueError: no rows, rows outside the dataset, or scores that are not finite.
 
-    Source: design, "Evaluation", full-ranking protocol.
+    Source: docs/evaluation.md#full-ranking-protocol.
     """
     _check_cutoffs("evaluate_full", cutoffs)
     ranks = full_ranks(

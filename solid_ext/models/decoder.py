@@ -62,7 +62,7 @@ class CodebookDecoder(nn.Sequential):
         backend: "native" decodes each entry once and looks the results up, where there are fewer entries than
             positions; "reference" decodes every position.
 
-    Source: design, solid, Module 4.
+    Source: docs/method.md#module-4-semantic-codebook.
     """
 
     def __init__(self, dim: int, hidden: int, backend: Backend = "native") -> None:

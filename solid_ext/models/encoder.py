@@ -16,7 +16,7 @@ class SequenceCode(nn.Module):
     Args:
         dropout: of H and of z. A generator without it learns its training sequences by heart.
 
-    Source: design, solid, Module 2.
+    Source: docs/method.md#module-2-semantic-parameter-generation.
     """
 
     def __init__(self, dim: int, layers: int, backend: Backend = "native", dropout: float = 0.0) -> None:

@@ -23,7 +23,7 @@ class SemanticRecommender(nn.Module):
     Args:
         semantics: [V + 1] int, the semantic 1 .. C of each item, 0 for padding.
 
-    Source: paper, Module 2 and Eq. 12; design, solid, Algorithm 1.
+    Source: paper, Module 2 and Eq. 12; docs/method.md#algorithm-1.
     """
 
     semantics: Tensor

@@ -29,7 +29,7 @@ class ItemEmbedding(Lookup):
         features: f [V + 1, F] float32, row 0 and the rows of items without features zero; None for none.
         backend: of the lookup.
 
-    Source: design, findings, "semantics as an added feature".
+    Source: docs/method.md#item-features.
     """
 
     features: Tensor | None
@@ -63,7 +63,7 @@ class SymbolEmbedding(nn.Module):
         backend: "native" projects each symbol once, not each position, and keeps H alone for the backward;
             "reference" is the formula as it stands.
 
-    Source: design, solid, Module 2 (semantic side) and Module 3 (item side).
+    Source: docs/method.md#module-2-semantic-parameter-generation.
     """
 
     def __init__(self, num_symbols: int, length: int, dim: int, backend: Backend = "native") -> None:

@@ -30,7 +30,7 @@ def semantics_from_categories(
     Raises:
         ValueError: a missing column, another level, or every item would fall back.
 
-    Source: design, Module 1.
+    Source: docs/method.md#module-1-item-to-semantic.
     """
     if level not in ("all", "first", "last"):
         raise ValueError(f"semantics_from_categories: expected level all, first or last, got {level!r}")

@@ -34,7 +34,7 @@ def read_features(path: str | Path, dataset: Dataset, *, name: str) -> np.ndarra
         ValueError: a file that is missing, of another kind, with another number of rows, with ids twice or of no item
             of the dataset, or with NaN or infinite values.
 
-    Source: design, Module 1.
+    Source: docs/method.md#module-1-item-to-semantic.
     """
     path = Path(path)
     if path.suffix not in KINDS:

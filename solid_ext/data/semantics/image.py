@@ -36,7 +36,7 @@ def image_features(dataset: Dataset, folder: str | Path, *, encoder: str = "colo
         ValueError: no folder, no image of any item, an image that cannot be read, two images of one item, an encoder
             that is not installed or cannot be read.
 
-    Source: design, Module 1; Radford et al., CLIP, ICML 2021; Dalal and Triggs, HOG, CVPR 2005.
+    Source: docs/method.md#module-1-item-to-semantic; Radford et al., CLIP, ICML 2021; Dalal and Triggs, HOG, CVPR 2005.
     """
     files = _item_files(dataset, Path(folder))
     paths = [files[item] for item in sorted(files)]

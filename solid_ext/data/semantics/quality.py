@@ -38,7 +38,7 @@ def purity(labels: np.ndarray, classes: np.ndarray) -> float:
     Args:
         labels, classes: `[n]` non-negative integers, n > 0.
 
-    Source: Manning, Raghavan, Schuetze, Introduction to Information Retrieval, 16.3.
+    Source: Manning, Raghavan, Schuetze, Introduction to Information Retrieval, 2008, 16.3.
     """
     number = int(classes.max()) + 1
     pairs, count = np.unique(labels.astype(np.int64) * number + classes, return_counts=True)

@@ -42,7 +42,7 @@ def text_features(dataset: Dataset, *, encoder: str = "tfidf", dim: int = 64, se
     Raises:
         ValueError: no item has a word; an encoder that is not installed or cannot be read.
 
-    Source: design, Module 1; Reimers and Gurevych, Sentence-BERT, EMNLP 2019.
+    Source: docs/method.md#module-1-item-to-semantic; Reimers and Gurevych, Sentence-BERT, EMNLP 2019.
     """
     if dim < 1:
         raise ValueError(f"text_features: expected dim >= 1, got {dim}")

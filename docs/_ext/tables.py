@@ -1,0 +1,229 @@
+"""Tables of measured numbers, written into the pages from the files of `bench/results/`.
+
+A page holds `<!-- table: KIND ARGUMENTS -->`, the table, `<!-- /table -->`. This program writes the tables again;
+a test fails where a page says something else than its file:
+
+    python docs/_ext/tables.py          # rewrites what is stale
+    python docs/_ext/tables.py --check  # names it instead
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, stdev
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "bench" / "results"
+TABLE = re.compile(r"<!-- table: (.*?) -->\n.*?<!-- /table -->", flags=re.DOTALL)
+
+# What a table calls a metric, where `runs.csv` has it, and how many digits mean something.
+METRICS = {
+    "user-AUC": ("sampled", "user_auc", 3),
+    "NDCG@10": ("sampled", "ndcg@10", 3),
+    "full-NDCG@10": ("full", "ndcg@10", 4),
+    "excluded-NDCG@10": ("full, history excluded", "ndcg@10", 4),
+}
+HEADINGS = {"full-NDCG@10": "full NDCG@10", "excluded-NDCG@10": "full, history excluded"}
+METHODS = {
+    "itemknn": "ItemKNN, cosine",
+    "markov": "Markov chain",
+    "popularity": "popularity",
+    "sasrec-softmax": "SASRec, full softmax, two layers",
+    "static-semantic-start": "static, given stage 1",
+    "duet": "DUET",
+    "apg": "APG",
+    "solid": "**SOLID**",
+    "solid-no-codebook": "SOLID without its codebook",
+    "solid-trunk-only": "SOLID, the semantic trunk alone",
+    "solid-item-only": "SOLID, the item branch alone",
+    "solid-autoencoder": "SOLID, codebook as an autoencoder",
+    "solid-no-alignment": "SOLID without alignment",
+    "solid-cold": "SOLID, stage 2 started cold",
+    "solid-apg": "SOLID, low-rank layers",
+    "finetune": "static, fine-tuned per user",
+}
+BACKBONES = {"gru4rec": "GRU4Rec", "sasrec": "SASRec", "bert4rec": "BERT4Rec", "din": "DIN", "-": ""}
+
+Run = tuple[str, str, str]  # dataset, backbone, method
+
+
+def read_runs(folder: str) -> dict[Run, dict[str, list[float]]]:
+    """Every run's metrics, a value a seed, in the order of the file."""
+    found: dict[Run, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    named = {(protocol, metric): name for name, (protocol, metric, _) in METRICS.items()}
+    with open(RESULTS / folder / "runs.csv", newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            name = named.get((row["protocol"], row["metric"]))
+            if name:
+                found[row["dataset"], row["backbone"], row["method"]][name].append(float(row["value"]))
+    return found
+
+
+def number(value: float, digits: int) -> str:
+    """A value as tables print it, without the zero before its point."""
+    return f"{value:.{digits}f}".replace("0.", ".", 1)
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Mean and standard deviation over seeds, or the value of a single seed."""
+    shown = number(mean(values), digits)
+    return shown if len(values) == 1 else f"{shown} ± {number(stdev(values), digits)}"
+
+
+def runs(folder: str, *metrics: str) -> list[list[str]]:
+    """A row a run of one comparison: mean ± standard deviation over seeds."""
+    found = read_runs(folder)
+    several = len({backbone for _, backbone, _ in found} - {"-"}) > 1
+    datasets = len({dataset for dataset, _, _ in found}) > 1
+    rows = [["", *(HEADINGS.get(metric, metric) for metric in metrics)]]
+    for (dataset, backbone, method), values in found.items():
+        parts = dataset if datasets else "", BACKBONES[backbone] if several else "", METHODS.get(method, method)
+        cells = (spread(values[metric], METRICS[metric][2]) for metric in metrics)
+        rows.append([", ".join(part for part in parts if part), *cells])
+    return rows
+
+
+def across(metric: str, *arguments: str) -> list[list[str]]:
+    """One metric of several comparisons: a row a dataset and backbone, and the columns `methods=a,b,..`."""
+    folders = [argument for argument in arguments if "=" not in argument]
+    (columns,) = (argument.removeprefix("methods=").split(",") for argument in arguments if "=" in argument)
+    several = any("gru4rec" in folder for folder in folders)
+    rows = [["", *(METHODS.get(method, method) for method in columns)]]
+    for folder in folders:
+        found = read_runs(folder)
+        for dataset, backbone in dict.fromkeys((d, b) for d, b, _ in found if b != "-"):
+            cells = {m: v[metric] for (d, b, m), v in found.items() if d == dataset and b in (backbone, "-")}
+            name = f"{BACKBONES[backbone]}, {dataset}" if several else dataset
+            seeds = len(cells["solid"])
+            name += "" if seeds == 3 else f" ({'one seed' if seeds == 1 else f'{seeds} seeds'})"
+            shown = (spread(cells[method], METRICS[metric][2]) if method in cells else "" for method in columns)
+            rows.append([name, *shown])
+    return rows
+
+
+def breakdown(file: str, dataset: str) -> list[list[str]]:
+    """Means over seeds of models measured with and without a part."""
+    found = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+    shown = {
+        f"{protocol}: {metric}": (HEADINGS.get(name, name), digits)
+        for name, (protocol, metric, digits) in METRICS.items()
+    }
+    columns = [shown[column] for column in found["columns"]]
+    rows = [["", *(heading for heading, _ in columns)]]
+    for name, entry in found["results"][dataset].items():
+        method, plus, part = name.removeprefix("sasrec ").partition(" + ")
+        cells = (number(value, digits) for (_, digits), value in zip(columns, entry["mean"], strict=True))
+        rows.append([METHODS.get(method, method).strip("*") + plus + part, *cells])
+    return rows
+
+
+def differences(folder: str) -> list[list[str]]:
+    """SOLID less each other method, with its 95 % interval and the corrected p over users, as the report has it."""
+    datasets = sorted({dataset for dataset, _, _ in read_runs(folder)})
+    several = len(datasets) > 1
+    heading = "SOLID less" if several else f"{datasets[0]}: SOLID less"
+    rows = [[heading, "user-AUC", "NDCG@10", "full NDCG@10"]]
+    dataset, inside = "", False
+    for line in (RESULTS / folder / "report.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            dataset = line.removeprefix("## ")
+        _, less, *values = [cell.strip() for cell in line.split("|")[1:-1]] or ["", ""]
+        inside = less != "" and (inside or less == "less")
+        if inside and less not in ("less", "---"):
+            method = METHODS.get(less, less)
+            cells = (re.sub(r"([+-]|p |< )0\.", r"\1.", value) for value in values)
+            rows.append([f"{method}, {dataset}" if several else method, *cells])
+    return rows
+
+
+def ratios(file: str) -> list[list[str]]:
+    """The time of each other contestant over ours, one thread / two threads."""
+    entries = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
+    found: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for entry in entries:
+        if entry["name"] != "sgemm" and entry["ratio"] != 1.0:
+            found[entry["case"]][entry["name"]][entry["threads"]] = entry["ratio"]
+    names = list(dict.fromkeys(name for case in found.values() for name in case))
+    rows = [["", *names]]
+    for case, others in found.items():
+        cells = [" / ".join(f"{others[name][threads]:.1f}" for threads in sorted(others[name])) for name in names]
+        rows.append([case, *cells])
+    return rows
+
+
+def memory(file: str) -> list[list[str]]:
+    """Peak of the tensors of a call in MB, one thread, where it was measured."""
+    entries = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for entry in entries:
+        if entry["threads"] == 1 and entry.get("peak_bytes"):
+            found[entry["case"]][entry["name"]] = f"{entry['peak_bytes'] / 1e6:,.1f}"
+    names = list(dict.fromkeys(name for case in found.values() for name in case))
+    return [["", *names], *([case, *(cells.get(name, "") for name in names)] for case, cells in found.items())]
+
+
+def throughput(file: str) -> list[list[str]]:
+    """Rows a second of a training step, a row a method and a column a backbone."""
+    notes = json.loads((RESULTS / file).read_text(encoding="utf-8"))["notes"]
+    found: dict[str, dict[str, int]] = defaultdict(dict)
+    for note, value in notes.items():
+        if note.startswith("rows/s, ") and note.count(",") == 2:
+            _, backbone, method = (part.strip() for part in note.split(","))
+            found[method][backbone] = int(value)
+    backbones = list(dict.fromkeys(name for cells in found.values() for name in cells))
+    rows = [["rows a second", *(BACKBONES[name] for name in backbones)]]
+    for method, cells in found.items():
+        rows.append([METHODS.get(method, method), *(f"{cells[name]:,}" for name in backbones)])
+    return rows
+
+
+KINDS: dict[str, Callable[..., list[list[str]]]] = {
+    "runs": runs,
+    "across": across,
+    "breakdown": breakdown,
+    "differences": differences,
+    "ratios": ratios,
+    "memory": memory,
+    "throughput": throughput,
+}
+
+
+def table(directive: str) -> str:
+    """The Markdown table that a directive asks for."""
+    kind, *arguments = directive.split()
+    rows = KINDS[kind](*arguments)
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---" + "|--:" * (len(rows[0]) - 1) + "|", *lines[1:]])
+
+
+def rewritten(text: str) -> str:
+    """A page with its tables as the files have them."""
+    return TABLE.sub(lambda found: f"<!-- table: {found[1]} -->\n{table(found[1])}\n<!-- /table -->", text)
+
+
+def pages() -> list[Path]:
+    """The pages that may hold tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+
+
+def main(arguments: list[str]) -> int:
+    """Rewrite the stale tables, or with --check name them."""
+    stale = False
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        if rewritten(text) != text:
+            stale = True
+            sys.stdout.write(f"{page.relative_to(ROOT)}\n")
+            if "--check" not in arguments:
+                page.write_text(rewritten(text), encoding="utf-8")
+    return int("--check" in arguments and stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
