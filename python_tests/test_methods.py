@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from solid_ext import SOLID, Config, Dataset
@@ -16,9 +16,10 @@ from solid_ext.data import SyntheticTruth
 from solid_ext.methods import METHODS, method_config
 from solid_ext.models import DynamicRecommender
 from solid_ext.models.backbones import BACKBONES
-from solid_ext.models.finetune import finetuned
-from solid_ext.models.recommender import CandidateState
-from solid_ext.nn.low_rank import LowRankMLP
+from solid_ext.models.state import CandidateState
+from solid_ext.nn import LowRankMLP
+from solid_ext.scorers import FineTuned
+from solid_ext.scorers.finetune import Pairs, fine_tuned, tuned_layers
 from solid_ext.train.losses import binary_cross_entropy
 
 ITEMS, SEMANTICS, LENGTH = 30, 6, 6
@@ -40,7 +41,7 @@ def losses(model: DynamicRecommender, steps: int = 3) -> list[float]:
     found = []
     for _ in range(steps):
         state = model(SEQUENCES)
-        loss = binary_cross_entropy(model.score(state.vector, CANDIDATES)) + 0.1 * state.alignment
+        loss = binary_cross_entropy(model.score(state.vector, CANDIDATES)) + 0.1 * state.auxiliary_loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -119,25 +120,26 @@ def test_low_rank_layers_are_explicit_factors_around_a_core() -> None:
         LowRankMLP((5, 4), 7, 0, 0.05)
 
 
-def _pairs() -> tuple[nn.Sequential, Tensor, Tensor, Tensor, Tensor]:
+def _layers_and_pairs() -> tuple[nn.Sequential, Pairs]:
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).double()
     valid = torch.tensor([[True, True, False], [False] * 3, [True] * 3])
     labels = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
-    return layers, torch.randn(3, 3, 4).double(), torch.randn(3, 3, 4).double(), labels, valid
+    return layers, Pairs(torch.randn(3, 3, 4).double(), torch.randn(3, 3, 4).double(), labels, valid)
 
 
 def test_finetuning_without_steps_changes_nothing() -> None:
-    layers, *pairs = _pairs()
+    layers, pairs = _layers_and_pairs()
     x = torch.randn(3, 4, dtype=torch.float64)
-    torch.testing.assert_close(finetuned(layers, *pairs, steps=0, rate=0.1)(x), layers(x))
+    torch.testing.assert_close(tuned_layers(layers, pairs, steps=0, rate=0.1)(x), layers(x))
 
 
 def test_finetuning_is_each_users_own_gradient_descent() -> None:
-    layers, states, targets, labels, valid = _pairs()
+    layers, pairs = _layers_and_pairs()
+    states, targets, labels, valid = pairs
     x = torch.randn(3, 4, dtype=torch.float64)
     with torch.inference_mode():
-        found = finetuned(layers, states, targets, labels, valid, steps=2, rate=0.3)(x)
+        found = tuned_layers(layers, pairs, steps=2, rate=0.3)(x)
     for b in range(3):
         own = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).double()
         own.load_state_dict(layers.state_dict())
@@ -152,7 +154,8 @@ def test_finetuning_is_each_users_own_gradient_descent() -> None:
 
 @pytest.mark.parametrize("backbone", ["sasrec", "din"])
 def test_a_finetuned_user_does_not_depend_on_his_batch(backbone: str) -> None:
-    model = make("finetune", backbone).eval()
+    model = fine_tuned(make("finetune", backbone).eval())
+    assert isinstance(model, FineTuned)
     with torch.inference_mode():
         together = model.score(model.encode(SEQUENCES), CANDIDATES)
         for b in range(len(SEQUENCES)):
@@ -179,7 +182,7 @@ def test_what_cannot_be_combined_is_refused_in_a_sentence() -> None:
         method_config(Config(), "solidd")
     with pytest.raises(ValueError, match="backbone: expected one of din, gru4rec, sasrec, bert4rec, got 'sasrecc'"):
         make("solid", "sasrecc")
-    with pytest.raises(ValueError, match="loss: expected bce or sampled_softmax with backbone din"):
+    with pytest.raises(ValueError, match="loss: expected bce or a sampled softmax with backbone din"):
         Config().replace(backbone="din", loss="full_softmax")
     with pytest.raises(ValueError, match="finetune_steps: expected 0 with generated layers"):
         Config().replace(finetune_steps=1)

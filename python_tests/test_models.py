@@ -11,10 +11,10 @@ from solid_ext.config import PAPER, Config, ModelConfig
 from solid_ext.data import load_dataset
 from solid_ext.models import DynamicRecommender, SASRecSoftmax
 from solid_ext.models.backbones import make_backbone
-from solid_ext.models.encoder import SequenceCode
+from solid_ext.models.encoder import ConditionEncoder
 from solid_ext.models.symbols import SymbolEmbedding
 from solid_ext.nn.padding import ages, last_valid, valid_mask
-from solid_ext.scorers import ItemKNN, Markov, Popularity, WithNeighbours
+from solid_ext.scorers import FineTuned, ItemKNN, Markov, Popularity, WithNeighbours
 
 ITEMS, SEMANTICS = 40, 5
 SEQUENCES = torch.tensor([[3, 9, 4, 0, 0], [7, 0, 0, 0, 0], [1, 2, 3, 4, 5], [0, 0, 0, 0, 0]])
@@ -87,7 +87,7 @@ def test_sasrec_is_causal_between_its_blocks_and_sees_every_valid_position() -> 
 
 def test_encoder_reads_only_valid_positions() -> None:
     torch.manual_seed(0)
-    embed, encode = SymbolEmbedding(ITEMS, 9, 8), SequenceCode(8, 2)
+    embed, encode = SymbolEmbedding(ITEMS, 9, 8), ConditionEncoder(8, 2)
     short = encode(embed(SEQUENCES), valid_mask(SEQUENCES))
     longer = padded(SEQUENCES, 4)
     torch.testing.assert_close(encode(embed(longer), valid_mask(longer)), short)
@@ -99,7 +99,7 @@ def test_every_parameter_is_registered_trained_and_finite(variant: str) -> None:
     model = make_model(**VARIANTS[variant])
     state = model(SEQUENCES)
     logits = model.score(state.vector, torch.randint(1, ITEMS + 1, (4, 6)))
-    (logits.square().sum() + state.alignment).backward()
+    (logits.square().sum() + state.auxiliary_loss).backward()
     for name, parameter in model.named_parameters():
         if variant == "frozen" and name.startswith("item.embedding"):
             continue  # gradient "none": nothing passes the lookup
@@ -118,7 +118,7 @@ def test_back_ends_agree_and_share_their_checkpoint(variant: str) -> None:
     for model in (native, reference):
         model.train()
         state = model(SEQUENCES)
-        (model.score(state.vector, torch.arange(1, 11)).square().sum() + state.alignment).backward()
+        (model.score(state.vector, torch.arange(1, 11)).square().sum() + state.auxiliary_loss).backward()
     for (name, one), (_, other) in zip(native.named_parameters(), reference.named_parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5, msg=name)
 
@@ -164,19 +164,20 @@ def test_a_residual_model_starts_as_its_backbone_and_opens_with_its_gate(branche
 
 
 def test_fine_tuning_reaches_the_layers_behind_the_gate() -> None:
-    model = make_model(dynamic_residual=True, semantic_trunk=False, item_branch=False, finetune_steps=3).eval()
+    model = make_model(dynamic_residual=True, semantic_trunk=False, item_branch=False).eval()
     bare = model.backbone(model.item_embedding(SEQUENCES), valid_mask(SEQUENCES))
-    tuned = model.encode(SEQUENCES).detach()
-    assert not torch.allclose(tuned[2], model(SEQUENCES).vector[2], atol=1e-4)
-    torch.testing.assert_close(tuned[1], model(SEQUENCES).vector[1])  # an only item has no prefix to learn from
+    scorer = FineTuned(model, 3, 0.1)
+    tuned, untuned = scorer.encode(SEQUENCES).detach(), model.encode(SEQUENCES)
+    assert not torch.allclose(tuned[2], untuned[2], atol=1e-4)
+    torch.testing.assert_close(tuned[1], untuned[1])  # an only item has no prefix to learn from
     nn.init.zeros_(model.gate)
-    torch.testing.assert_close(model.encode(SEQUENCES), bare)
+    torch.testing.assert_close(scorer.encode(SEQUENCES), bare)
 
 
 def test_the_generators_drop_in_training_alone() -> None:
     embedded, mask = torch.randn(4, 5, 8), valid_mask(SEQUENCES)
     torch.manual_seed(0)
-    plain, dropping = SequenceCode(8, 2), SequenceCode(8, 2, dropout=0.5)
+    plain, dropping = ConditionEncoder(8, 2), ConditionEncoder(8, 2, dropout=0.5)
     dropping.load_state_dict(plain.state_dict())
     assert not torch.equal(dropping(embedded, mask), dropping(embedded, mask))
     torch.testing.assert_close(dropping.eval()(embedded, mask), plain(embedded, mask))
@@ -198,19 +199,19 @@ def test_the_codebook_starts_from_the_semantic_table_and_never_offers_padding() 
     assert model.item.codebook.num_codes == SEMANTICS
 
 
-def test_alignment_is_the_mean_squared_distance_over_valid_positions() -> None:
+def test_the_auxiliary_loss_is_the_mean_squared_distance_over_valid_positions() -> None:
     model = make_model().eval()
     mask = valid_mask(SEQUENCES)
     semantic = model.semantic_embedding(model.semantics[SEQUENCES])
     entries = model.item.codebook.weight
     nearest = torch.cdist(model.item.embedding(SEQUENCES), entries).argmin(2)
     squared = (semantic - entries[nearest]).square().sum(2)
-    torch.testing.assert_close(model(SEQUENCES).alignment, squared[mask].mean())
+    torch.testing.assert_close(model(SEQUENCES).auxiliary_loss, squared[mask].mean())
 
 
-def test_alignment_reaches_the_semantic_side_only() -> None:
+def test_the_auxiliary_loss_reaches_the_semantic_side_only() -> None:
     model = make_model()
-    model(SEQUENCES).alignment.backward()
+    model(SEQUENCES).auxiliary_loss.backward()
     assert model.semantic_embedding.table.weight.grad.abs().sum() > 0
     assert model.item.embedding.table.weight.grad is None
     assert model.item.codebook.weight.grad is None
@@ -253,36 +254,7 @@ def test_bad_semantics_get_a_sentence(semantics: np.ndarray, sentence: str) -> N
         DynamicRecommender(ModelConfig(), ITEMS, semantics)
 
 
-@pytest.mark.parametrize("backend", ["native", "reference"])
-@pytest.mark.parametrize(
-    ("sequences", "error", "sentence"),
-    [
-        (torch.tensor([[10**9, 0]]), ValueError, r"encode: expected sequences of ids in 0\.\.40, got 0\.\.1000000000"),
-        (torch.tensor([[1, -1]]), ValueError, r"encode: expected sequences of ids in 0\.\.40, got -1\.\.1"),
-        (torch.ones(1, 400, dtype=torch.int64), ValueError, r"sequences \[B, L\] with L in 1\.\.5, got \[1, 400\]"),
-        (torch.ones(5, dtype=torch.int64), ValueError, r"sequences \[B, L\] with L in 1\.\.5, got \[5\]"),
-        (torch.ones(1, 5), TypeError, r"sequences as an int64 tensor, got torch\.float32"),
-        ([[1, 2]], TypeError, "sequences as an int64 tensor, got list"),
-    ],
-)
-def test_a_model_is_asked_about_its_own_items(backend: str, sequences: object, error: type, sentence: str) -> None:
-    model = make_model(backend=backend).eval()
-    with torch.inference_mode(), pytest.raises(error, match=sentence):
-        model.encode(sequences)
-
-
-def test_candidates_are_items_too() -> None:
-    model = make_model().eval()
-    with torch.inference_mode():
-        state = model.encode(SEQUENCES)
-        for wrong in (torch.tensor([41]), torch.tensor([-1]), torch.full((4, 2), 10**9)):
-            with pytest.raises(ValueError, match=r"score: expected candidates of ids in 0\.\.40"):
-                model.score(state, wrong)
-        with pytest.raises(ValueError, match=r"score: expected candidates \[B, T\] or \[T\], got \[1, 1, 1\]"):
-            model.score(state, torch.ones(1, 1, 1, dtype=torch.int64))
-
-
-@pytest.mark.parametrize("name", ["popularity", "markov", "itemknn", "sasrec", "neighbours"])
+@pytest.mark.parametrize("name", ["popularity", "markov", "itemknn", "sasrec", "neighbours", "fine-tuned"])
 def test_peers_are_asked_about_their_own_items(name: str) -> None:
     """scipy reads past its arrays for such an id: the process ended in a segmentation fault."""
     data = load_dataset((np.repeat(np.arange(10), 4), np.arange(40) % 40, np.arange(40)))
@@ -294,13 +266,22 @@ def test_peers_are_asked_about_their_own_items(name: str) -> None:
         "itemknn": lambda: knn,
         "sasrec": lambda: SASRecSoftmax(40, 5).eval(),
         "neighbours": lambda: WithNeighbours(make_model().eval(), knn, 1.0),
+        "fine-tuned": lambda: FineTuned(make_model(**VARIANTS["static"]).eval(), 1, 0.1),
     }[name]()
     width = min(peer.length, 5)
     with torch.inference_mode():
         state = peer.encode(torch.ones(2, width, dtype=torch.int64))
         for wrong in (10**9, -1, 41):
-            with pytest.raises(ValueError, match=r"expected candidates of ids in 0\.\.40"):
+            with pytest.raises(ValueError, match=r"expected candidates of item ids in 0 \.\. 40"):
                 peer.score(state, torch.tensor([wrong]))
             if name != "popularity":  # which reads none
-                with pytest.raises(ValueError, match=r"expected sequences of ids in 0\.\.40"):
+                with pytest.raises(ValueError, match=r"expected sequences of item ids in 0 \.\. 40"):
                     peer.encode(torch.full((2, width), wrong))
+
+
+def test_only_static_layers_are_fine_tuned() -> None:
+    with pytest.raises(ValueError, match="FineTuned: expected a model with static layers"):
+        FineTuned(make_model(), 1, 0.1)
+    for steps, rate in ((-1, 0.1), (1, -0.1), (1, float("nan"))):
+        with pytest.raises(ValueError, match=r"FineTuned: expected (steps|rate) >= 0, got"):
+            FineTuned(make_model(**VARIANTS["static"]), steps, rate)

@@ -27,7 +27,8 @@ METHODS: dict[str, Method] = {
         {**_STATIC, "semantic_start": True}, "static, started from SOLID's stage 1: the control for Algorithm 1"
     ),
     "finetune": Method(
-        {**_STATIC, "finetune_steps": 3}, "static, its last layers fine-tuned on each user's own history"
+        {**_STATIC, "finetune_steps": 3},
+        "static, its last layers fine-tuned on each user's history before he is scored; its epoch is chosen without",
     ),
     "duet": Method(_ITEM_ALONE, "layers generated from the item sequence, unbounded, without codebook"),
     "apg": Method({**_ITEM_ALONE, "low_rank": True}, "a low-rank core generated from the item sequence"),

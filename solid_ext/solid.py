@@ -45,6 +45,7 @@ from solid_ext.models.backbones import check_backbone
 from solid_ext.nn.padding import valid_mask
 from solid_ext.scorers import ItemKNN, Popularity, WithNeighbours, WithNewcomers, choose_neighbours, content_similarity
 from solid_ext.scorers.content import MOST_ITEMS
+from solid_ext.scorers.finetune import fine_tuned
 from solid_ext.serve.recommend import Recommendation, recommend
 from solid_ext.train import (
     ProgressBar,
@@ -195,7 +196,7 @@ class SOLID:
             content = None
             if semantics.features is not None and dataset.num_items <= MOST_ITEMS:
                 content = content_similarity(semantics.features)
-            self.neighbours = choose_neighbours(self.model, knn, validate, content).narrow()
+            self.neighbours = choose_neighbours(fine_tuned(self.model), knn, validate, content).narrow()
             baselines = [choose_neighbours(model, knn, validate, content).narrow() for model in static]
         self.catalogue, self.fingerprint = counted(dataset, split), dataset.fingerprint
         self._training = Training(dataset, split, semantics, next(iter(baselines), None), stages + both)
@@ -247,7 +248,7 @@ class SOLID:
         with inference(model) as asked:
             for batch in np.array_split(rows, -(-len(rows) // self.config.train.batch_size)):
                 sequences = torch.from_numpy(gather_sequences(dataset, split.test.take(batch), model.length))
-                code = asked(sequences.to(model.device)).code
+                code = asked(sequences.to(model.device)).codebook_index
                 if code is not None:
                     usage += torch.bincount(code[valid_mask(sequences)].cpu(), minlength=model.num_semantics)
         return usage.numpy()
@@ -280,7 +281,7 @@ class SOLID:
     def scorer(self) -> Scorer:
         """What evaluates and recommends: the model, with its neighbours where the configuration has them, and
         popularity for empty histories, of which no model is trained on one."""
-        scorer = self._fitted() if self.neighbours is None else self.neighbours
+        scorer = fine_tuned(self._fitted()) if self.neighbours is None else self.neighbours
         if self.catalogue is None or self.catalogue.counts is None:
             return scorer
         return WithNewcomers(scorer, torch.from_numpy(self.catalogue.counts))
@@ -328,7 +329,7 @@ class SOLID:
         on_cpu = solid.config.replace(device="cpu", cuda_graph=False)
         solid.model = restore_model(on_cpu, ids.len(), tensors, folder / WEIGHTS)
         if solid.config.model.neighbours:
-            solid.neighbours = WithNeighbours.load(folder / NEIGHBOURS, solid.model)
+            solid.neighbours = WithNeighbours.load(folder / NEIGHBOURS, fine_tuned(solid.model))
         return solid
 
     def _fitted(self) -> DynamicRecommender:

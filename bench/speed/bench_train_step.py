@@ -42,7 +42,7 @@ def batch_of(size: int) -> tuple[Tensor, Tensor]:
 
 def loss_of(model: DynamicRecommender, sequences: Tensor, candidates: Tensor) -> Tensor:
     state = model(sequences)
-    return binary_cross_entropy(model.score(state.vector, candidates)) + ALIGNMENT * state.alignment
+    return binary_cross_entropy(model.score(state.vector, candidates)) + ALIGNMENT * state.auxiliary_loss
 
 
 def generator_step(model: DynamicRecommender) -> Work:
@@ -50,12 +50,12 @@ def generator_step(model: DynamicRecommender) -> Work:
     sequences, _ = batch_of(BATCH)
     mask = valid_mask(sequences)
     state = torch.randn(BATCH, model.config.dim, requires_grad=True)
-    parameters = [p for name, p in model.named_parameters() if name.startswith(("semantic_", "item.", "adaptive"))]
+    parameters = [p for name, p in model.named_parameters() if name.startswith(("semantic_", "item.", "dynamic"))]
 
     def step() -> object:
-        z_semantic = model.semantic_code(model.semantic_embedding(model.semantics[sequences]), mask)
+        z_semantic = model.semantic_encoder(model.semantic_embedding(model.semantics[sequences]), mask)
         z_item = model.item(sequences)
-        total = model.adaptive(state, z_item, z_semantic).sum()
+        total = model.dynamic(state, z_item, z_semantic).sum()
         return torch.autograd.grad(total, [state, *parameters])
 
     return step

@@ -1,4 +1,4 @@
-"""The sequence encoders E_c and E_v: symbols to embeddings, embeddings to the code that generates weights."""
+"""The sequence encoders E_c and E_v: from embedded symbols to the condition that generates weights."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from solid_ext.nn.last_state import LastState
 from solid_ext.ops.gru import Backend
 
 
-class SequenceCode(nn.Module):
-    """`z`: a GRU over H, its state at the last valid position, then a P-layer MLP with tanh between.
+class ConditionEncoder(nn.Module):
+    """The condition z of a sequence: a GRU's state at the last valid position, then an MLP with tanh between layers.
 
-    Shapes: H [B, L, d], mask [B, L] bool -> z [B, d].
+    Shapes: embedded H [B, L, d], mask [B, L] bool -> z [B, d].
 
     Args:
-        dropout: of H and of z. A generator without it learns its training sequences by heart.
+        dim: d.
+        layers: of the MLP.
+        backend: "native" or "reference", of the GRU.
+        dropout: of H and of z. Without it, generated weights fit each training sequence by itself.
 
     Source: docs/method.md#module-2-semantic-parameter-generation.
     """

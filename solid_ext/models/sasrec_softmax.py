@@ -1,4 +1,4 @@
-"""SASRec as it is used today: two transformer layers, a softmax over the whole catalogue, tied item embeddings."""
+"""SASRec as it is used today, with two transformer layers, a softmax over the catalogue and tied item embeddings."""
 
 from __future__ import annotations
 
@@ -6,23 +6,28 @@ import torch
 from torch import Tensor, nn
 
 from solid_ext.models.checks import check_candidates, check_sequences
-from solid_ext.models.recommender import UserState
+from solid_ext.models.state import CatalogueLogits, UserState
 from solid_ext.nn.padding import last_valid, valid_mask
 
 
 class SASRecSoftmax(nn.Module):
-    """Causal self-attention over the item sequence; logits are products with the item embeddings themselves.
+    """Causal self-attention over the item sequence, whose logits are products with the item embeddings themselves.
 
-    `H = blocks(dropout(norm(E[s] + position)))`, `u = H` at the last valid position, `logit(v) = <u, E[v]>`. The
-    blocks are post-normalised, with a feed-forward layer of width `4 d`; positions are counted from the start. It
-    has no target tower and no generated layer: the peer that a user would take instead of those, to be trained
+    `H = blocks(dropout(norm(E[s] + position)))`, u is H at the last valid position, and `logit(v) = <u, E[v]>`. The
+    blocks are post-normalised, with a feed-forward layer of width 4 d; positions are counted from the start. There is
+    no target tower and no dynamic layer: this is the peer that a user would take instead of them, and it is trained
     with the loss `full_softmax`.
 
     Shapes: sequences [B, L] int64, right-padded with 0 -> `UserState` with vector [B, d]. Padding lies behind every
     valid position, where causal attention cannot see it.
 
     Args:
-        num_items: V. length: L. dim: d. layers, heads, dropout: of the blocks.
+        num_items: V.
+        length: L, which every sequence has.
+        dim: d.
+        layers: the number of blocks.
+        heads: of each block's attention, a divisor of d.
+        dropout: of the embedded sequence and in the blocks.
 
     Source: Kang and McAuley, Self-Attentive Sequential Recommendation, 2018; loss and sizes as RecBole 1.2.1.
     """
@@ -58,24 +63,24 @@ class SASRecSoftmax(nn.Module):
         return UserState(vector, vector.new_zeros(()), None)
 
     def encode(self, sequences: Tensor) -> Tensor:
-        """u [B, d] of sequences [B, L]."""
+        """The user state u [B, d] of sequences [B, L] int64."""
         return self(sequences).vector
 
     def score(self, state: Tensor, candidates: Tensor) -> Tensor:
-        """Logits of candidates: u [B, d], ids [B, T] (per sequence) or [T] (shared by all) -> [B, T]."""
+        """The logits [B, T] of candidates, int64 ids [B, T] of each sequence or [T] shared by all."""
         check_candidates(candidates, self.num_items, state.shape[0])
         targets = self.item_embedding(candidates)
         if candidates.dim() == 1:
             return state @ targets.T
         return torch.bmm(targets, state.unsqueeze(2)).squeeze(2)
 
-    def over_catalogue(self, state: Tensor, items: Tensor) -> tuple[Tensor, Tensor, None]:
-        """What a softmax over all items takes, for items [B]: logits [B, V], each item's column [B]."""
-        return self.score(state, torch.arange(1, self.num_items + 1, device=items.device)), items - 1, None
+    def over_catalogue(self, state: Tensor, items: Tensor) -> CatalogueLogits:
+        """The logits of all items [B, V], and the columns of `items` [B] int64 in them."""
+        return CatalogueLogits(self.score(state, torch.arange(1, self.num_items + 1, device=items.device)), items - 1)
 
 
 def _small_normal(module: nn.Module) -> None:
-    """Weights from N(0, 0.02^2), biases 0, as BERT starts; the row of padding stays 0."""
+    """Weights from N(0, 0.02^2) and biases of 0, as BERT starts them; the row of padding stays 0."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     elif isinstance(module, nn.MultiheadAttention):

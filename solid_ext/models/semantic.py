@@ -1,4 +1,4 @@
-"""Stage 1's complete model: the network over semantics instead of items."""
+"""Stage 1's complete model, the network over semantics instead of items, and what stage 2 takes from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from solid_ext.config import ModelConfig
 from solid_ext.models.checks import check_candidates, check_sequences
-from solid_ext.models.recommender import CandidateState, DynamicRecommender, UserState
+from solid_ext.models.recommender import DynamicRecommender
+from solid_ext.models.state import CandidateState, CatalogueLogits, UserState
 
 
 class SemanticRecommender(nn.Module):
@@ -21,7 +22,8 @@ class SemanticRecommender(nn.Module):
     dense semantics train what the many, sparse items cannot. Items of one semantic score alike.
 
     Args:
-        semantics: [V + 1] int, the semantic 1 .. C of each item, 0 for padding.
+        config: that of stage 2; the item branch is left out.
+        semantics: [V + 1] integers, the semantic 1 .. C of each item, 0 for padding.
 
     Source: paper, Module 2 and Eq. 12; docs/method.md#algorithm-1.
     """
@@ -46,33 +48,39 @@ class SemanticRecommender(nn.Module):
         return self.network.device
 
     def forward(self, sequences: Tensor) -> UserState:
-        """The user states of item sequences [B, L]."""
+        """The user states of item sequences [B, L] int64, by their semantics."""
         check_sequences(sequences, self.num_items, self.length)
         return self.network(self.semantics[sequences])
 
     def encode(self, sequences: Tensor) -> Tensor | CandidateState:
-        """The user state of sequences [B, L]."""
+        """The user state of sequences [B, L] int64, which `score` takes."""
         return self(sequences).vector
 
     def score(self, state: Tensor | CandidateState, candidates: Tensor) -> Tensor:
-        """Logits of candidates [B, T] or [T]: those of their semantics."""
+        """The logits [B, T] of candidates [B, T] or [T] int64, which are those of their semantics."""
         check_candidates(candidates, self.num_items)
         return self.network.score(state, self.semantics[candidates])
 
-    def over_catalogue(self, state: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What a softmax over all items takes, for items [B]: logits of the semantics [B, C], each item's column
-        [B], and how many items a column stands for [C]."""
-        logits, column, _ = self.network.over_catalogue(state, self.semantics[items])
-        return logits, column, self.items_of
+    def over_catalogue(self, state: Tensor, items: Tensor) -> CatalogueLogits:
+        """The logits of all semantics [B, C], the columns of `items` [B] int64, and how many items have each semantic.
+
+        A softmax over them is that over all items, as the items of a semantic score alike.
+        """
+        return self.network.over_catalogue(state, self.semantics[items])._replace(items=self.items_of)
 
 
 def start_from(
     model: DynamicRecommender, stage1: SemanticRecommender, start: Literal["warm", "generator", "cold"]
 ) -> None:
-    """Fill a stage 2 model from stage 1: the codebook always, and what `start` says.
+    """Start a model of stage 2 from stage 1: its codebook always, and what `start` says.
 
-    "warm": all that is shared, an item's embedding starting as that of its semantic; "generator": E_c and M_c alone;
-    "cold": nothing. Parameters that stage 1 lacks (the item branch) stay as they are.
+    Parameters that stage 1 lacks, those of the item branch, stay as they are.
+
+    Args:
+        model: of stage 2, which is written to.
+        stage1: trained.
+        start: "warm" takes all that both have, an item's embedding being that of its semantic; "generator" takes the
+            semantic generator alone, E_c and M_c; "cold" takes nothing.
     """
     trained = {name: tensor for name, tensor in stage1.network.state_dict().items() if name != "semantics"}
     trained["item_embedding.weight"] = trained["item_embedding.weight"][stage1.semantics]
@@ -84,5 +92,6 @@ def start_from(
 
 
 def _generates(name: str) -> bool:
-    shared = ("semantic_embedding.", "semantic_code.", "adaptive.enter.", "adaptive.leave.")  # the latter of a low rank
+    """Whether a parameter is the semantic generator's, the factors of dynamic layers of low rank among them."""
+    shared = ("semantic_embedding.", "semantic_encoder.", "dynamic.enter.", "dynamic.leave.")
     return name.startswith(shared) or ".semantic_" in name

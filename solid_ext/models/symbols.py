@@ -1,4 +1,4 @@
-"""Symbols of a sequence, items or semantics, to the vectors H that the generators' encoders read."""
+"""Embeddings of a sequence's symbols: items as the backbone reads them, items or semantics as the encoders do."""
 
 from __future__ import annotations
 
@@ -20,14 +20,20 @@ from solid_ext.ops.symbols import embed_symbols
 class ItemEmbedding(Lookup):
     """`e(v) = table[v] + W f(v)`: an embedding of every item, and a linear map of what is known about it.
 
+    W starts at 0.
+
     Shapes: items [...] int64 -> [..., d]; padding (0) has e = 0.
 
-    W starts at 0. Gradient: to table and W.
+    Gradient: to table and W.
 
     Args:
-        num_items: V. dim: d.
-        features: f [V + 1, F] float32, row 0 and the rows of items without features zero; None for none.
-        backend: of the lookup.
+        num_items: V.
+        dim: d.
+        features: f [V + 1, F] float32, whose row 0 and rows of items without features are zero; None for none.
+        backend: "native" or "reference", of the lookup.
+
+    Raises:
+        ValueError: features of another shape.
 
     Source: docs/method.md#item-features.
     """
@@ -58,10 +64,20 @@ class SymbolEmbedding(nn.Module):
 
     Shapes: sequences [B, L] int64 with ids 0 .. num_symbols (0 is padding) -> H [B, L, d].
 
+    The age of a position is 0 for the most recent symbol and counts up to the oldest.
+
+    Gradient: to all parameters.
+
     Args:
-        num_symbols: rows of the table besides padding's. length: L at most. dim: d.
-        backend: "native" projects each symbol once, not each position, and keeps H alone for the backward;
+        num_symbols: the rows of the table besides that of padding.
+        length: the largest L.
+        dim: d.
+        backend: "native" projects each symbol once and not each position, and keeps H alone for the backward;
             "reference" is the formula as it stands.
+
+    Raises:
+        ValueError: in a call, sequences of another shape, or ids that the table has no row for.
+        TypeError: in a call, sequences of another dtype.
 
     Source: docs/method.md#module-2-semantic-parameter-generation.
     """
@@ -91,9 +107,10 @@ class SymbolEmbedding(nn.Module):
 
 
 class _Symbols(torch.autograd.Function):
-    """The linear layer commutes with the lookups: `linear(t[s] + p[age]) = (t W')[s] + (p W' + b)[age]`.
+    """`tanh(linear(t[s] + p[age]))` as `tanh((t W')[s] + (p W' + b)[age])`: the lookups come after the linear layer.
 
-    A table with more rows than the batch has positions is looked up first, so that the work is bounded by both.
+    Where the table has more rows than the batch has positions, its rows are looked up before, so that the work is
+    bounded by the smaller number.
     """
 
     @staticmethod
@@ -105,9 +122,9 @@ class _Symbols(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
     ) -> Tensor:
-        few = len(table) <= sequences.numel()
-        rows = table if few else table.index_select(0, sequences.flatten())
-        h = embed_symbols(sequences, rows @ weight.T, torch.addmm(bias, position, weight.T), not few)
+        looked_up = len(table) > sequences.numel()
+        rows = table.index_select(0, sequences.flatten()) if looked_up else table
+        h = embed_symbols(sequences, rows @ weight.T, torch.addmm(bias, position, weight.T), looked_up)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(sequences, table, position, weight, h)
         return h
@@ -120,14 +137,14 @@ class _Symbols(torch.autograd.Function):
         sequences, table, position, weight, h = ctx.saved_tensors
         mask, symbols = valid_mask(sequences), sequences.flatten()
         valid = mask.flatten()
-        before = torch.ops.aten.tanh_backward(dh, h).flatten(0, 1)
-        of_age = segment_sum(before, ages(mask).flatten(), valid, len(position))
+        of_sum = torch.ops.aten.tanh_backward(dh, h).flatten(0, 1)
+        of_age = segment_sum(of_sum, ages(mask).flatten(), valid, len(position))
         if len(table) <= len(symbols):
-            of_symbol = segment_sum(before, symbols, valid, len(table))
+            of_symbol = segment_sum(of_sum, symbols, valid, len(table))
             dweight = of_symbol.T @ table
             dtable = of_symbol @ weight
         else:
-            dweight = (before * valid.unsqueeze(1)).T @ table.index_select(0, symbols)
-            dtable = segment_sum(before @ weight, symbols, valid, len(table))
+            dweight = (of_sum * valid.unsqueeze(1)).T @ table.index_select(0, symbols)
+            dtable = segment_sum(of_sum @ weight, symbols, valid, len(table))
         dweight += of_age.T @ position
         return None, dtable, of_age @ weight, dweight, of_age.sum(0)
