@@ -25,7 +25,7 @@ from solid_ext.data import Dataset, SyntheticTruth, synthetic_dataset
 from solid_ext.evaluate import hr, mrr, ndcg
 from solid_ext.files import LOCK, write_json
 
-QUICK = "epochs: 3\ndim: 8\nheads: 2\nlength: 5\nbatch_size: 128\ncandidates: 20\n"
+QUICK = "epochs: 3\ndim: 8\nheads: 2\nlength: 5\nbatch_size: 128\neval_negatives: 20\n"
 SHOWN = [
     "sampled user_auc",
     "sampled ndcg@10",
@@ -250,9 +250,9 @@ def test_a_file_cannot_switch_a_method_off_and_din_has_a_loss_it_can_use() -> No
     datasets = [synthetic_dataset(30, 20, 2)[0]]
     found = make_grid(datasets, ["din"], ["solid", "duet", "finetune"], [0], "best", fields).cells()
     assert found[0].config.model == Config().replace(backbone="din", delta=0.5).model
-    assert found[1].config.model.delta == np.inf
-    assert {cell.config.resolved(30, 20).train.loss for cell in found} == {"sampled_softmax"}
-    with pytest.raises(ValueError, match="loss: expected bce or sampled_softmax with backbone din"):
+    assert found[1].config.model.item.delta == np.inf
+    assert {cell.config.resolved(30, 20).train.loss for cell in found} == {"sampled_softmax_log_q"}
+    with pytest.raises(ValueError, match="loss: expected bce or a sampled softmax with backbone din"):
         make_grid(datasets, ["din"], ["solid"], [0], "best", {"loss": "full_softmax"})
 
 

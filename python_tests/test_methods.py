@@ -179,7 +179,7 @@ def test_what_cannot_be_combined_is_refused_in_a_sentence() -> None:
         method_config(Config(), "solidd")
     with pytest.raises(ValueError, match="backbone: expected one of din, gru4rec, sasrec, bert4rec, got 'sasrecc'"):
         make("solid", "sasrecc")
-    with pytest.raises(ValueError, match="loss: expected bce or sampled_softmax with backbone din"):
+    with pytest.raises(ValueError, match="loss: expected bce or a sampled softmax with backbone din"):
         Config().replace(backbone="din", loss="full_softmax")
     with pytest.raises(ValueError, match="finetune_steps: expected 0 with generated layers"):
         Config().replace(finetune_steps=1)

@@ -178,7 +178,7 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Train:
-    """Run Algorithm 1 on a dataset, evaluate it beside the static backbone and popularity, keep everything.
+    """Run Algorithm 1 on a dataset, evaluate it beside popularity, ItemKNN and the static method, keep everything.
 
     Example: solid-ext train --dataset data/ratings --out runs/first --loss full_softmax --dim 64
 
@@ -202,7 +202,7 @@ class Train:
     overwrite: bool = False
     """Replace the run in --out."""
     baseline: bool = True
-    """Also train the static backbone, to compare with."""
+    """Also train the static method, to compare with."""
     settings: Settings = field(default_factory=Config)
 
     def run(self) -> None:
@@ -237,6 +237,9 @@ class Train:
         show_semantics(run.metrics["semantics"])
         show_examples(example_users(run.solid, dataset, count=5, k=5))
         show_metrics(run.metrics["models"], run.metrics["split"]["test_rows"])
+        console.print("\nin ndcg@10, over users", style="bold")
+        for difference in run.metrics["differences"]:
+            console.print(f"  {difference['in_words']}")
         times = ", ".join(f"{stage['stage']} {stage['seconds']:.0f} s" for stage in run.metrics["stages"])
         console.print(f"\ntrained in {run.metrics['seconds']['train']:.0f} s ({times})")
         for name in ("metrics.json", "report.png", "model"):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from solid_ext.compare.grid import base_config
-from solid_ext.config import OLD_NAMES, PRESETS, Config, nearest
+from solid_ext.config import PRESETS, Config, unknown_field
 from solid_ext.data import Dataset
 from solid_ext.files import LOCK, owned, read_json, write_json, write_text
 from solid_ext.methods import METHODS, method_config
@@ -78,8 +78,7 @@ def make_search(
         raise ValueError("fields: expected at least one, got none")
     for name in names:
         if name not in SPACE:
-            hint = f", which is {OLD_NAMES[name]}" if name in OLD_NAMES else nearest(name, SPACE)
-            raise ValueError(f"fields: expected some of {', '.join(SPACE)}, got {name!r}{hint}")
+            raise ValueError(f"fields: {unknown_field(name, SPACE)}")
         if list(names).count(name) > 1:
             raise ValueError(f"fields: expected different ones, got {name!r} twice")
     if method not in METHODS:

@@ -24,11 +24,11 @@ from bench.harness import machine
 from solid_ext.compare.cell import DATA, GRID, METRICS, RUNS
 from solid_ext.compare.grid import NO_BACKBONE, Cell, Grid
 from solid_ext.compare.peers import PEERS
-from solid_ext.data import Dataset
-from solid_ext.evaluate import Scorer, evaluate_full, evaluate_sampled
+from solid_ext.data import Dataset, make_split
+from solid_ext.evaluate import Scorer, Validation, evaluate_full, evaluate_sampled
 from solid_ext.models import DynamicRecommender, SASRecSoftmax
 from solid_ext.scorers import ItemKNN, choose_neighbours, content_similarity
-from solid_ext.solid import NEIGHBOUR_ROWS, Validation, make_split
+from solid_ext.solid import NEIGHBOUR_ROWS
 from solid_ext.train import load_checkpoint, load_model
 
 COLUMNS = ("sampled: user_auc", "sampled: ndcg@10", "full: ndcg@10", "full, history excluded: ndcg@10")
@@ -47,7 +47,7 @@ def best_network(folder: Path, cell: Cell) -> Scorer | None:
 
 def measured(scorer: Scorer, cell: Cell, dataset: Dataset) -> list[float]:
     """The test metrics in the order of COLUMNS."""
-    rows = make_split(cell.config, dataset).test
+    rows = make_split(cell.config.evaluate.split, dataset).test
     negatives, seed = cell.config.evaluate.eval_negatives, cell.config.train.seed
     metrics = [
         evaluate_sampled(scorer, dataset, rows, negatives=negatives, seed=seed),
@@ -77,7 +77,7 @@ def main() -> None:
             if network is None:
                 continue
             dataset = Dataset.load(out / DATA / cell.dataset)
-            split = make_split(cell.config, dataset)
+            split = make_split(cell.config.evaluate.split, dataset)
 
             config = cell.config.resolved(dataset.num_users, dataset.num_items)
             validate = Validation(config, dataset, split, most=NEIGHBOUR_ROWS)

@@ -24,10 +24,9 @@ from torch import Tensor
 from bench.harness import RESULTS, machine
 from solid_ext.compare.cell import DATA, GRID, METRICS, RUNS
 from solid_ext.compare.grid import Cell, Grid
-from solid_ext.data import Dataset
+from solid_ext.data import Dataset, make_split
 from solid_ext.evaluate import Metrics, evaluate_sampled, ndcg_per_row
 from solid_ext.models import DynamicRecommender
-from solid_ext.solid import make_split
 from solid_ext.train import load_checkpoint, restore_model
 
 METRIC = ("user_auc", "ndcg@10")
@@ -67,7 +66,7 @@ def best_model(folder: Path, cell: Cell) -> DynamicRecommender:
 
 def measure(model: DynamicRecommender, cell: Cell, dataset: Dataset) -> dict[str, dict[str, list[float | None]]]:
     """Curves by name: metric -> a value a point, None where there are no users."""
-    rows = make_split(cell.config, dataset).test
+    rows = make_split(cell.config.evaluate.split, dataset).test
 
     # One draw of negatives whatever the seed of the training, so that seeds differ by their models alone.
     @cache

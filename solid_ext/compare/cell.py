@@ -15,11 +15,11 @@ import torch
 
 from solid_ext.compare.grid import Cell, Grid
 from solid_ext.compare.peers import PEERS, Task
-from solid_ext.data import Dataset
+from solid_ext.data import Dataset, make_split
 from solid_ext.evaluate import evaluate_full, evaluate_sampled
 from solid_ext.files import write_json, written, written_folder
 from solid_ext.run import holds_run, open_run
-from solid_ext.solid import SOLID, make_split
+from solid_ext.solid import SOLID
 from solid_ext.train import Epoch
 from solid_ext.train.algorithm import stage1_config
 
@@ -61,7 +61,7 @@ def run_cell(folder: Path, cell: Cell, dataset: Dataset, others: Mapping[Path, C
     open_run(folder, config, dataset, resume=resume, overwrite=False)
     _borrow_stage1(folder, cell, others or {})
     torch.set_num_threads(config.train.threads)
-    split, clock, start = make_split(config, dataset), Clock(), time.perf_counter()
+    split, clock, start = make_split(config.evaluate.split, dataset), Clock(), time.perf_counter()
     if cell.method in PEERS:
         scorer, stages = PEERS[cell.method](Task(config, dataset, split, folder, clock))
     else:

@@ -13,10 +13,9 @@ from pathlib import Path
 from solid_ext.compare.cell import DATA, GRID, METRICS, RUNS
 from solid_ext.compare.grid import Cell, Grid
 from solid_ext.compare.report import write_report
-from solid_ext.data import Dataset, semantics_from_categories
+from solid_ext.data import Dataset, make_split, semantics_from_categories
 from solid_ext.data.semantics import semantics_source
 from solid_ext.files import LOCK, owned
-from solid_ext.solid import make_split
 
 Told = Callable[[int, int, Cell, str | None], None]
 
@@ -75,7 +74,7 @@ def check_dataset(dataset: Dataset, cells: list[Cell]) -> None:
     """
     try:
         for config in {(cell.config.evaluate, cell.config.semantics): cell.config for cell in cells}.values():
-            make_split(config, dataset)
+            make_split(config.evaluate.split, dataset)
             if semantics_source(config.semantics, dataset) == "category":
                 semantics_from_categories(
                     dataset, level=config.semantics.category_level, min_items=config.semantics.category_min_items

@@ -53,6 +53,15 @@ def paired_differences(one: NDArray[np.float64], others: Mapping[str, NDArray[np
     }
 
 
+def in_words(one: str, other: str, metric: str, difference: Difference, users: int) -> str:
+    """The difference as a sentence: how large it is, or that so many users show none (p of 0.05 or more)."""
+    interval = f"95 % {difference.low:+.4f} to {difference.high:+.4f}"
+    if difference.p >= 0.05:
+        return f"{one} over {other}, {metric}: no difference that {users:,} users show ({interval})"
+    side = "over" if difference.mean > 0 else "below"
+    return f"{one} {side} {other}, {metric}: {difference.mean:+.4f} ({interval} over {users:,} users)"
+
+
 def holm(p: ArrayLike) -> NDArray[np.float64]:
     """Holm's step-down correction: `p'_(i) = max over j <= i of min(1, (m - j + 1) p_(j))` for sorted p; `[m]`.
 

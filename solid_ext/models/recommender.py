@@ -66,16 +66,16 @@ class ItemBranch(nn.Module):
         dim = config.dim
         self.embedding = SymbolEmbedding(num_items, config.length, dim, config.backend)
         self.codebook = None
-        if config.use_codebook:
+        if config.item.codebook.use_codebook:
             self.codebook = Codebook(
                 num_semantics,
                 dim,
-                gradient=config.codebook_gradient,
-                update=config.codebook_update,
-                revive_after=config.revive_after,
+                gradient=config.item.codebook.codebook_gradient,
+                update=config.item.codebook.codebook_update,
+                revive_after=config.item.codebook.revive_after,
                 backend=config.backend,
             )
-            self.decoder = CodebookDecoder(dim, config.codebook_hidden, config.backend)
+            self.decoder = CodebookDecoder(dim, config.item.codebook.codebook_hidden, config.backend)
         self.code = SequenceCode(dim, config.dynamic_layers, config.backend, config.dropout)
 
     def look_up(self, sequences: Tensor) -> Looked:
@@ -133,7 +133,7 @@ class DynamicRecommender(nn.Module):
         self.length = config.length
         dim = config.dim
         self.register_buffer("semantics", torch.from_numpy(table.astype(np.int64)))
-        known = features if config.item_features else None
+        known = features if config.item.item_features else None
         self.item_embedding = ItemEmbedding(num_items, dim, known, config.backend)
         self.backbone = make_backbone(config)
         self.target: nn.Module = nn.Identity()
@@ -142,7 +142,7 @@ class DynamicRecommender(nn.Module):
         if config.semantic_trunk:
             self.semantic_embedding = SymbolEmbedding(self.num_semantics, config.length, dim, config.backend)
             self.semantic_code = SequenceCode(dim, config.dynamic_layers, config.backend, config.dropout)
-        if config.item_branch:
+        if config.item.item_branch:
             self.item = ItemBranch(config, num_items, self.num_semantics)
         self.adaptive = self._adaptive_layers()
         self.gate = nn.Parameter(torch.zeros(())) if config.dynamic_residual else None
@@ -150,21 +150,21 @@ class DynamicRecommender(nn.Module):
     def _adaptive_layers(self) -> nn.Module:
         config, dim = self.config, self.config.dim
         sizes = (dim,) * (config.dynamic_layers + 1)
-        if not (config.semantic_trunk or config.item_branch):
+        if not (config.semantic_trunk or config.item.item_branch):
             steps: list[nn.Module] = []
             for layer in range(config.dynamic_layers):
                 steps += ([nn.Tanh()] if layer else []) + [nn.Linear(dim, dim)]
             return nn.Sequential(*steps)
-        branches: Branches = "both" if config.item_branch else "semantic"
+        branches: Branches = "both" if config.item.item_branch else "semantic"
         if not config.semantic_trunk:
             branches = "item"
         if config.low_rank:
-            return LowRankMLP(sizes, dim, config.rank, config.delta, branches=branches, backend=config.backend)
-        return DynamicMLP(sizes, dim, config.delta, branches=branches, backend=config.backend)
+            return LowRankMLP(sizes, dim, config.rank, config.item.delta, branches=branches, backend=config.backend)
+        return DynamicMLP(sizes, dim, config.item.delta, branches=branches, backend=config.backend)
 
     def initialise_codebook(self, entries: Tensor) -> None:
         """D = the semantic embedding table [C, d], without its padding row (Algorithm 1, between the stages)."""
-        if self.config.item_branch and self.item.codebook is not None:
+        if self.config.item.item_branch and self.item.codebook is not None:
             self.item.codebook.initialise(entries)
 
     @property
@@ -203,7 +203,7 @@ class DynamicRecommender(nn.Module):
         """z_v, z_c, L_align and the codebook index, each where the configuration has it."""
         mask = valid_mask(sequences)
         z_item = z_semantic = alignment = looked = None
-        if self.config.item_branch:
+        if self.config.item.item_branch:
             looked = self.item.look_up(sequences)
         if self.config.semantic_trunk:
             embedded = self.semantic_embedding(self.semantics[sequences])

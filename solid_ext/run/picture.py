@@ -46,7 +46,7 @@ def draw_report(
     usage: ArrayLike | None,
     metrics: _Metrics,
     *,
-    monitor: str = "validation metric",
+    validation: str = "validation metric",
     shown: Sequence[str] = HEADLINE,
 ) -> Path:
     """Draws training curves, code usage and metric bars into one PNG, and returns its path.
@@ -58,7 +58,7 @@ def draw_report(
         usage: `[C]`, how often each code of the codebook was chosen; None or `[0]` for a model without one.
         metrics: model name -> protocol ("sampled", "full") -> metric name -> value, as the protocols give
             them; a model may lack a protocol or a metric.
-        monitor: what `valid` is, for the label of its axis.
+        validation: what `valid` is, for the label of its axis.
         shown: the metric names drawn, in this order; the others stay in the run's metrics file.
 
     Raises:
@@ -92,7 +92,7 @@ def draw_report(
     (top,), (bottom,) = figure.subfigures(2, 1, squeeze=False)
     loss, valid, codes = top.subplots(1, 3)
     _draw_loss(loss, history)
-    _draw_valid(valid, history, monitor)
+    _draw_valid(valid, history, validation)
     _draw_usage(codes, count)
     groups = {protocol: _names(metrics, protocol, shown) for protocol in _PROTOCOLS}
     widths = [max(len(names), 1) for names in groups.values()]
@@ -129,8 +129,8 @@ def _draw_loss(axis: Axes, history: Sequence[Mapping[str, Any]]) -> None:
     _finish_curves(axis, bool(history), "no epochs")
 
 
-def _draw_valid(axis: Axes, history: Sequence[Mapping[str, Any]], monitor: str) -> None:
-    _frame(axis, "Validation, best epoch marked", "epoch", monitor)
+def _draw_valid(axis: Axes, history: Sequence[Mapping[str, Any]], validation: str) -> None:
+    _frame(axis, "Validation, best epoch marked", "epoch", validation)
     drawn = False
     for stage, rows in _by_stage(history).items():
         label, colour, marker = _STAGES[stage]
