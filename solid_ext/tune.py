@@ -92,7 +92,7 @@ def make_search(
 
 
 def tune(
-    out: Path, search: Search, dataset: Dataset, *, trials: int = 20, told: Callable[[Trial], None] | None = None
+    out: Path, search: Search, dataset: Dataset, *, trials: int = 20, on_finished: Callable[[Trial], None] | None = None
 ) -> Trial:
     """Try values by Optuna's TPE until there are `trials` finished ones, and write `best.yaml`.
 
@@ -102,7 +102,7 @@ def tune(
 
     Args:
         out: `search.json`, `journal.log`, `best.yaml` (the fields that differ from the configuration's defaults).
-        told: called after each trial.
+        on_finished: called after each trial.
 
     Raises:
         ValueError: no Optuna, no trials asked for, or `out` is no folder of this very search.
@@ -138,8 +138,8 @@ def tune(
             metric = _train(out / "trials" / str(number), search.config.replace(**asked.params), dataset)
             study.tell(asked, metric)
             shutil.rmtree(out / "trials" / str(number))
-            if told is not None:
-                told(Trial(number, asked.params, metric))
+            if on_finished is not None:
+                on_finished(Trial(number, asked.params, metric))
         finished = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
         best = max(range(len(finished)), key=lambda number: (finished[number].value, -number))
         _write_best(out / "best.yaml", search.config.replace(**finished[best].params))

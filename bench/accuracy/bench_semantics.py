@@ -81,8 +81,8 @@ def text_semantics(dataset: Dataset, cache: Cache) -> list[dict[str, Any]]:
             path, seconds = cache.get(name, lambda i=items, e=encoder: text_features(i, encoder=e, seed=0))
             for count in (0, -1):
                 config = SemanticsConfig(semantics="text", text_features=str(path), num_semantics=count)
-                told = {"encoder": encoder, "text": words, "count": "searched" if count else "a tenth"}
-                rows.append({**told, "encode_seconds": seconds, **cluster(config, dataset)})
+                what = {"encoder": encoder, "text": words, "count": "searched" if count else "a tenth"}
+                rows.append({**what, "encode_seconds": seconds, **cluster(config, dataset)})
     return rows
 
 
