@@ -48,7 +48,7 @@ def data(raw: Path) -> Path:
 @pytest.fixture(scope="module")
 def run(data: Path) -> Path:
     out = data.parent / "run"
-    main(["train", "--dataset", str(data), "--out", str(out), "--candidates", "20", *QUICK])
+    main(["train", "--dataset", str(data), "--out", str(out), "--eval-negatives", "20", *QUICK])
     return out
 
 
@@ -75,7 +75,7 @@ def test_printed_numbers_are_those_of_the_metrics_file(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    main(["train", "--dataset", str(data), "--out", str(out), "--candidates", "20", *QUICK])
+    main(["train", "--dataset", str(data), "--out", str(out), "--eval-negatives", "20", *QUICK])
     printed = capsys.readouterr().out
     models = json.loads((out / "metrics.json").read_text())["models"]
     tables = dict(zip(("sampled", "full"), printed.split("one positive against")[1].split("full ranking"), strict=True))
@@ -105,7 +105,7 @@ def test_recommend_answers_in_raw_ids(run: Path, capsys: pytest.CaptureFixture[s
 
 def test_resume_repeats_nothing_and_changes_nothing(run: Path, data: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
-    main(["train", "--dataset", str(data), "--out", str(copy), "--candidates", "20", "--resume", *QUICK])
+    main(["train", "--dataset", str(data), "--out", str(copy), "--eval-negatives", "20", "--resume", *QUICK])
     before, after = (json.loads((folder / "metrics.json").read_text()) for folder in (run, copy))
     assert after["models"] == before["models"]
     assert (copy / "stage2" / "log.csv").read_text() == (run / "stage2" / "log.csv").read_text()
@@ -154,7 +154,7 @@ def test_mistakes_get_one_sentence(run: Path, data: Path, tmp_path: Path, capsys
     )
     assert "has no run.json" in fails(["train", "--out", str(data), "--dataset", str(data), "--overwrite"], capsys)
     assert "resume: expected a run in" in fails([*train, str(data), "--resume"], capsys)
-    again = ["train", "--out", str(run), "--dataset", str(data), "--resume", "--candidates", "20", *QUICK]
+    again = ["train", "--out", str(run), "--dataset", str(data), "--resume", "--eval-negatives", "20", *QUICK]
     assert "resume: expected dropout=0.5" in fails([*again, "--dropout", "0.1"], capsys)
     assert "dim: expected at least 1, got 0" in fails([*train, str(data), "--dim", "0"], capsys)
     assert "expected a YAML file" in fails([*train, str(data), "--config", "none.yaml"], capsys)
@@ -208,7 +208,7 @@ def hostile(raw: Path) -> Path:
     columns = ["--user", "who", "--item", "what", "--timestamp", "when"]
     main(["prepare", "interactions", "--raw", str(raw), "--items", str(items), "--out", str(folder / "[x]"), *columns])
     done = in_a_process(
-        ["train", "--dataset", str(folder / "[x]"), "--out", str(folder / "run"), "--candidates", "20", *QUICK],
+        ["train", "--dataset", str(folder / "[x]"), "--out", str(folder / "run"), "--eval-negatives", "20", *QUICK],
         **ASCII,
     )
     assert done.returncode == 0, done.stderr
@@ -300,3 +300,22 @@ def test_nothing_is_printed_as_markup() -> None:
     """`console` reads none, so that titles may hold any: colours are `style`."""
     source = Path(sys.modules["solid_ext.cli"].__file__).read_text(encoding="utf-8")
     assert not re.findall(r"\[/?(?:bold|dim|red|green|yellow|blue|italic)\]", source)
+
+
+@pytest.mark.parametrize(
+    ("flag", "advice"),
+    [
+        ("--candidates=20", "now eval_negatives"),
+        ("--adaptive-layers", "now dynamic_layers"),
+        ("--no-residual", "now dynamic_residual"),
+        ("--log_q", "now a loss, sampled_softmax_log_q"),
+    ],
+)
+def test_a_flag_of_an_earlier_version_is_told_what_became_of_it(
+    flag: str, advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--dataset", "synthetic", "--out", "nowhere", flag])
+    assert ended.value.code == 2
+    expected = f"solid-ext: train: expected a flag of this version, got {flag}, which is {advice}\n"
+    assert capsys.readouterr().err == expected

@@ -208,7 +208,7 @@ def test_a_folder_of_something_else_is_left_alone(
         main(arguments)
     assert "which holds something else" in capsys.readouterr().err
     (out / "thesis.tex").unlink()
-    fields = {"epochs": 3, "dim": 8, "heads": 2, "length": 5, "batch_size": 128, "candidates": 20}
+    fields = {"epochs": 3, "dim": 8, "heads": 2, "length": 5, "batch_size": 128, "eval_negatives": 20}
     grid = make_grid([world[0]], ["sasrec"], ["popularity"], [0], "paper", fields)
     grid.save(out / "compare.json")
     assert Grid.load(out / "compare.json") == grid

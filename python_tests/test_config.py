@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from solid_ext import Config
-from solid_ext.config import FULL_RANKING_PAIRS, FULL_SOFTMAX_ITEMS, PAPER, ModelConfig
+from solid_ext.config import FULL_RANKING_PAIRS, FULL_SOFTMAX_ITEMS, OLD_NAMES, PAPER, ModelConfig
 
 
 def test_fields_are_unique_so_that_a_name_is_enough() -> None:
@@ -25,7 +25,7 @@ def test_the_papers_fields_are_its_table_2() -> None:
     expected = {
         "length": 10,
         "dim": 32,
-        "adaptive_layers": 2,
+        "dynamic_layers": 2,
         "codebook_hidden": 64,
         "delta": 0.01,
         "alignment": 0.1,
@@ -59,8 +59,9 @@ def test_a_partial_file_keeps_the_other_defaults(tmp_path: Path) -> None:
         ({"dropout": 1.0}, "dropout: expected 0 <= dropout < 1, got 1.0"),
         ({"learning_rate": -1.0}, "learning_rate: expected a positive number, got -1.0"),
         ({"alignment": math.inf}, "alignment: expected a number of 0 or more, got inf"),
-        ({"loss": "hinge"}, "loss: expected one of auto, bce, sampled_softmax, full_softmax, got 'hinge'"),
-        ({"validation": "full", "monitor": "user_auc"}, "monitor: expected ndcg@10 .* got user_auc"),
+        ({"loss": "hinge"}, "loss: expected one of auto, bce, .*, full_softmax, got 'hinge'"),
+        ({"validation": "full:user_auc"}, "validation: expected one of auto, full:ndcg@10, .*, got 'full:user_auc'"),
+        ({"validation": "full"}, "validation: expected one of auto, full:ndcg@10, .*, got 'full'"),
     ],
 )
 def test_a_bad_value_gets_a_sentence(fields: dict[str, object], sentence: str) -> None:
@@ -147,15 +148,34 @@ def test_what_differs_from_the_defaults_is_all_that_makes_a_configuration() -> N
 
 
 def test_auto_is_decided_by_the_size_of_the_dataset_and_the_backbone() -> None:
-    def decided(users: int, items: int, **fields: object) -> tuple[str, bool, str]:
+    def decided(users: int, items: int, **fields: object) -> tuple[str, str]:
         train = Config().replace(**fields).resolved(users, items).train
-        return train.loss, train.log_q, train.validation
+        return train.loss, train.validation
 
     most = FULL_SOFTMAX_ITEMS
-    assert decided(10, most) == ("full_softmax", False, "full")
-    assert decided(10, most + 1) == ("sampled_softmax", True, "full")
-    assert decided(FULL_RANKING_PAIRS // 100 + 1, 100) == ("full_softmax", False, "sampled")
-    assert decided(10, 10, backbone="din") == ("sampled_softmax", True, "sampled")
-    assert decided(10, 10, monitor="user_auc") == ("full_softmax", False, "sampled")
+    assert decided(10, most) == ("full_softmax", "full:ndcg@10")
+    assert decided(10, most + 1) == ("sampled_softmax_log_q", "full:ndcg@10")
+    assert decided(FULL_RANKING_PAIRS // 100 + 1, 100) == ("full_softmax", "sampled:ndcg@10")
+    assert decided(10, 10, backbone="din") == ("sampled_softmax_log_q", "sampled:ndcg@10")
+    assert decided(10, 10, validation="sampled:user_auc") == ("full_softmax", "sampled:user_auc")
     given = Config().replace(**PAPER)
     assert given.resolved(10, 10) == given
+
+
+@pytest.mark.parametrize("name", sorted(OLD_NAMES))
+def test_a_name_of_an_earlier_version_is_told_what_became_of_it(name: str, tmp_path: Path) -> None:
+    assert name not in Config().flat()
+    sentence = f"got '{name}', which is {OLD_NAMES[name]}$"
+    with pytest.raises(ValueError, match=sentence):
+        Config().replace(**{name: 1})
+    (tmp_path / "config.yaml").write_text(f"{name}: 1\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=sentence):
+        Config.from_yaml(tmp_path / "config.yaml")
+
+
+def test_what_became_of_an_earlier_name_is_there() -> None:
+    flat = Config().flat()
+    for name, advice in OLD_NAMES.items():
+        if advice.startswith("now "):
+            word = advice.split()[1].strip(",")
+            assert word in flat or name in ("monitor", "log_q"), name

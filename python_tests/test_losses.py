@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pytest
 import torch
 
-from solid_ext.config import Config, ModelConfig
+from solid_ext.config import ModelConfig
 from solid_ext.models import SemanticRecommender
 from solid_ext.train.losses import binary_cross_entropy, full_softmax, sampled_softmax
 
@@ -64,8 +63,3 @@ def test_log_q_denominator_is_the_catalogues_on_average() -> None:
     rows = torch.stack([sampled_softmax(row[None], items=items) for row in logits])
     expected = scores.exp().sum() / scores[0].exp()
     assert abs(rows.exp().mean() / expected - 1) < 0.1
-
-
-def test_log_q_needs_a_sampled_softmax() -> None:
-    with pytest.raises(ValueError, match="log_q: expected False with loss auto, got True"):
-        Config().replace(log_q=True)

@@ -23,7 +23,7 @@ from solid_ext.train.losses import binary_cross_entropy
 
 ITEMS, SEMANTICS, LENGTH = 30, 6, 6
 TINY = {"dim": 8, "heads": 2, "length": LENGTH, "codebook_hidden": 12, "rank": 3}
-SMALL = Config().replace(**PAPER | TINY, epochs=1, batch_size=64, candidates=20)
+SMALL = Config().replace(**PAPER | TINY, epochs=1, batch_size=64, eval_negatives=20)
 SEQUENCES = torch.tensor([[3, 1, 9, 0, 0, 0], [7, 8, 2, 5, 30, 4], [0] * 6, [4, 0, 0, 0, 0, 0], [11, 12, 0, 0, 0, 0]])
 CANDIDATES = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9], [9, 9, 30], [2, 1, 17]])
 
@@ -162,9 +162,7 @@ def test_a_finetuned_user_does_not_depend_on_his_batch(backbone: str) -> None:
         assert not torch.allclose(plain.score(plain.encode(SEQUENCES), CANDIDATES)[1], together[1])
 
 
-@pytest.mark.parametrize(
-    ("method", "backbone"), [("finetune", "din"), ("apg", "bert4rec"), ("solid-autoencoder", "sasrec")]
-)
+@pytest.mark.parametrize(("method", "backbone"), [("finetune", "din"), ("apg", "bert4rec"), ("solid-apg", "sasrec")])
 def test_a_method_runs_from_fit_to_recommend(
     method: str, backbone: str, world: tuple[Dataset, SyntheticTruth], tmp_path: object
 ) -> None:

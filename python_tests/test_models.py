@@ -13,7 +13,7 @@ from solid_ext.models import DynamicRecommender, SASRecSoftmax
 from solid_ext.models.backbones import make_backbone
 from solid_ext.models.encoder import SequenceCode
 from solid_ext.models.symbols import SymbolEmbedding
-from solid_ext.nn.padding import last_valid, recency, valid_mask
+from solid_ext.nn.padding import ages, last_valid, valid_mask
 from solid_ext.scorers import ItemKNN, Markov, Popularity, WithNeighbours
 
 ITEMS, SEMANTICS = 40, 5
@@ -24,9 +24,9 @@ VARIANTS = {
     "item": {"semantic_trunk": False},
     "no codebook": {"use_codebook": False},
     "static": {"semantic_trunk": False, "item_branch": False},
-    "ema": {"update": "ema", "gradient": "rotation"},
-    "frozen": {"update": "frozen", "gradient": "none"},
-    "residual": {"item_features": True, "target": "item", "residual": True, "generator": "low_rank", "rank": 3},
+    "ema": {"codebook_update": "ema", "codebook_gradient": "rotation"},
+    "frozen": {"codebook_update": "frozen", "codebook_gradient": "none"},
+    "residual": {"item_features": True, "target": "item", "dynamic_residual": True, "low_rank": True, "rank": 3},
 }
 
 
@@ -50,9 +50,9 @@ def padded(sequences: Tensor, extra: int) -> Tensor:
     return torch.cat([sequences, torch.zeros(len(sequences), extra, dtype=torch.int64)], dim=1)
 
 
-def test_recency_counts_from_the_end() -> None:
+def test_ages_count_from_the_end() -> None:
     mask = valid_mask(SEQUENCES)
-    assert recency(mask).tolist() == [[2, 1, 0, 0, 0], [0] * 5, [4, 3, 2, 1, 0], [0] * 5]
+    assert ages(mask).tolist() == [[2, 1, 0, 0, 0], [0] * 5, [4, 3, 2, 1, 0], [0] * 5]
 
 
 def test_last_valid_picks_the_last_item_and_zero_for_nothing() -> None:
@@ -153,7 +153,7 @@ def test_an_item_is_its_embedding_and_a_linear_map_of_its_features() -> None:
 
 @pytest.mark.parametrize("branches", [{}, {"semantic_trunk": False, "item_branch": False}])
 def test_a_residual_model_starts_as_its_backbone_and_opens_with_its_gate(branches: dict[str, bool]) -> None:
-    model = make_model(residual=True, **branches).eval()
+    model = make_model(dynamic_residual=True, **branches).eval()
     nn.init.zeros_(model.gate)
     bare = model.backbone(model.item_embedding(SEQUENCES), valid_mask(SEQUENCES))
     torch.testing.assert_close(model.encode(SEQUENCES), bare)
@@ -164,7 +164,7 @@ def test_a_residual_model_starts_as_its_backbone_and_opens_with_its_gate(branche
 
 
 def test_fine_tuning_reaches_the_layers_behind_the_gate() -> None:
-    model = make_model(residual=True, semantic_trunk=False, item_branch=False, finetune_steps=3).eval()
+    model = make_model(dynamic_residual=True, semantic_trunk=False, item_branch=False, finetune_steps=3).eval()
     bare = model.backbone(model.item_embedding(SEQUENCES), valid_mask(SEQUENCES))
     tuned = model.encode(SEQUENCES).detach()
     assert not torch.allclose(tuned[2], model(SEQUENCES).vector[2], atol=1e-4)

@@ -130,8 +130,9 @@ def test_sasrec_softmax_goes_on_where_it_stopped(
 
 
 def test_peers_keep_their_own_settings() -> None:
-    config = peer_config(Config().replace(learning_rate=0.1, dim=8, heads=1, length=7, epochs=3, candidates=20, seed=5))
-    assert config == Config().replace(length=7, epochs=3, candidates=20, seed=5)
+    kept = {"length": 7, "epochs": 3, "eval_negatives": 20, "seed": 5}
+    config = peer_config(Config().replace(learning_rate=0.1, dim=8, heads=1, **kept))
+    assert config == Config().replace(**kept)
 
 
 def test_reproduces_the_rows_measured_elsewhere_on_amazon_scientific(shared_data: Path) -> None:

@@ -50,7 +50,7 @@ def test_every_step_epoch_and_stage_is_reported(world: tuple[Dataset, SyntheticT
             self.calls += [f"end {stage}"]
 
     recorder = Recorder()
-    SOLID(dim=8, heads=2, epochs=1, batch_size=2048, candidates=20).fit(world[0], reporter=recorder)
+    SOLID(dim=8, heads=2, epochs=1, batch_size=2048, eval_negatives=20).fit(world[0], reporter=recorder)
     rows = sum(max(0, length - 3) for length in (world[0].offsets[1:] - world[0].offsets[:-1]))
     steps = -(-int(rows) // 2048)
     expected = []

@@ -21,7 +21,7 @@ from solid_ext.evaluate import evaluate_full
 from solid_ext.scorers import Popularity, WithNewcomers
 from solid_ext.serve import recommend, top_items
 
-TINY = Config().replace(length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, candidates=20)
+TINY = Config().replace(length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, eval_negatives=20)
 
 
 class LastItemPlus:
@@ -270,7 +270,7 @@ def test_newcomers_beside_others_change_nothing_for_them() -> None:
 def test_threads_that_ask_get_the_same_bits_and_write_nothing(skewed: tuple[Dataset, SOLID], update: str) -> None:
     """Also of a model that was left in training mode, with dropout and a codebook that learns from what it sees."""
     data, _ = skewed
-    solid = SOLID(TINY, update=update).fit(data)
+    solid = SOLID(TINY, codebook_update=update).fit(data)
     network = solid.model
     assert network is not None
     network.train()

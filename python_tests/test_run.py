@@ -23,9 +23,9 @@ from solid_ext.methods import method_config
 from solid_ext.run import train_run
 from solid_ext.train import load_checkpoint
 
-TINY = Config().replace(length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, candidates=20)
+TINY = Config().replace(length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, eval_negatives=20)
 QUICK = ["--length", "5", "--dim", "16", "--heads", "2", "--codebook-hidden", "16", "--batch-size", "128"]
-QUICK += ["--candidates", "20", "--threads", "1", "--semantics", "category", "--no-neighbours"]
+QUICK += ["--eval-negatives", "20", "--threads", "1", "--semantics", "category", "--no-neighbours"]
 
 
 def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -249,10 +249,10 @@ def test_a_picture_that_fails_loses_no_number(
 
 def test_train_prints_what_is_not_the_default(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["train", "--dataset", str(data), "--out", str(tmp_path / "run"), "--preset", "paper", "--epochs", "1"]
-    main([*command, "--candidates", "20", "--dim", "16"])
+    main([*command, "--eval-negatives", "20", "--dim", "16"])
     printed = capsys.readouterr().out.split("not the default:")[1].split("popularity")[0]
     config = Config.from_yaml(tmp_path / "run" / "config.yaml")
-    for line in ("learning_rate: 0.001", "loss: bce", "dim: 16", "epochs: 1", "candidates: 20"):
+    for line in ("learning_rate: 0.001", "loss: bce", "dim: 16", "epochs: 1", "eval_negatives: 20"):
         assert line in printed
     assert "backbone:" not in printed
     assert (config.train.negatives, config.model.target, config.model.dim) == (4, "mlp", 16)

@@ -182,36 +182,6 @@ def test_a_tenth_of_the_items_between_16_and_1024_and_never_more_than_there_are(
     assert semantics_from_features(features[:9], 0, seed=0, num_items=9).report["clusters"] == 9
 
 
-def test_further_levels_name_what_the_first_leaves_over() -> None:
-    rng = np.random.default_rng(0)
-    coarse, fine = rng.permutation(np.repeat(np.arange(16), 10)) // 4, rng.integers(0, 4, 160)
-    features = np.eye(8)[coarse] + 0.2 * np.eye(8)[4 + fine] + 0.002 * rng.normal(size=(160, 8))
-    features[7] = 0.0
-    one = semantics_from_features(features, 4, seed=0, num_items=160)
-    three = semantics_from_features(features, 4, seed=0, num_items=160, levels=3)
-    assert one.residual is None
-    assert one.levels.shape == (161, 1)
-    np.testing.assert_array_equal(one.table, three.table)
-    np.testing.assert_array_equal(three.levels[:, 0], three.table)
-    assert three.levels.shape == (161, 3)
-    assert three.levels.dtype == np.int64
-    assert three.levels[0].tolist() == [0, 0, 0]
-    assert three.levels[8].tolist() == [5, 5, 5]
-    known = np.arange(160) != 7
-    assert purity(three.levels[1:, 0][known], coarse[known]) == 1.0
-    assert purity(three.levels[1:, 1][known], fine[known]) == 1.0
-    explained = three.report["levels_explained"]
-    assert 0.9 < explained[0] < explained[1] < explained[2] <= 1.0
-    assert explained[1] > 0.999
-    assert three.report["distinct_codes"] == len(np.unique(three.levels[1:][known], axis=0)) >= 16
-
-
-def test_levels_stop_at_nothing() -> None:
-    semantics = semantics_from_features(np.repeat(np.eye(3), 4, axis=0), 3, seed=0, num_items=12, levels=3)
-    assert semantics.levels[1:, 1:].tolist() == [[1, 1]] * 12
-    assert semantics.report["levels_explained"] == pytest.approx([1.0, 1.0, 1.0])
-
-
 def test_purity_and_agreement_are_what_scikit_learn_says() -> None:
     rng = np.random.default_rng(0)
     labels, classes = rng.integers(1, 9, 300), rng.integers(0, 5, 300)
@@ -233,13 +203,11 @@ def test_purity_and_agreement_are_what_scikit_learn_says() -> None:
 
 def test_saved_and_read_back(tmp_path: Path) -> None:
     features, _ = blobs()
-    for levels in (1, 2):
-        made = semantics_from_features(features, 6, seed=0, levels=levels)
-        made.save(tmp_path / "semantics.safetensors")
-        read = Semantics.load(tmp_path / "semantics.safetensors")
-        np.testing.assert_array_equal(read.levels, made.levels)
-        assert (read.count, read.source, read.names, read.report) == (7, "id", None, made.report)
-        assert (read.residual is None) == (levels == 1)
+    made = semantics_from_features(features, 6, seed=0)
+    made.save(tmp_path / "semantics.safetensors")
+    read = Semantics.load(tmp_path / "semantics.safetensors")
+    np.testing.assert_array_equal(read.table, made.table)
+    assert (read.count, read.source, read.names, read.report) == (7, "id", None, made.report)
     (tmp_path / "broken").write_bytes(b"no tensors")
     for path in (tmp_path / "broken", tmp_path / "none"):
         with pytest.raises(ValueError, match="Semantics: expected a file of semantics, got"):
@@ -264,8 +232,6 @@ def test_features_that_cannot_be_clustered() -> None:
         semantics_from_features(np.zeros((5, 3)), 1, seed=0)
     with pytest.raises(ValueError, match="expected count >= 1, 0 or -1, got -2"):
         semantics_from_features(features, -2, seed=0)
-    with pytest.raises(ValueError, match="expected levels >= 1, got 0"):
-        semantics_from_features(features, 3, seed=0, levels=0)
     for rule in (0, -1):
         with pytest.raises(ValueError, match="expected at least 1 different rows"):
             semantics_from_features(np.zeros((5, 3)), rule, seed=0)
@@ -316,13 +282,6 @@ def test_no_text() -> None:
             text_features(load_dataset(([1], [1]), items=items), seed=0)
     with pytest.raises(ValueError, match="expected dim >= 1, got 0"):
         text_features(load_dataset(([1], [1])), dim=0, seed=0)
-
-
-def test_residual_codes_out_of_range() -> None:
-    table = np.array([0, 1, 2])
-    for residual in (np.array([[0], [1], [4]]), np.array([[1], [1], [2]]), np.array([[0], [1]]), np.zeros((3, 1))):
-        with pytest.raises(ValueError, match="Semantics: expected"):
-            Semantics(table, 3, "test", residual=residual)
 
 
 @pytest.mark.parametrize(

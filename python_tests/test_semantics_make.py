@@ -15,9 +15,9 @@ from sklearn.metrics import adjusted_rand_score
 from solid_ext import SOLID, Config, Dataset, load_dataset
 from solid_ext.cli import show_semantics
 from solid_ext.config import SemanticsConfig
-from solid_ext.data import Semantics, SyntheticTruth, make_semantics, semantics_source
+from solid_ext.data import Semantics, SyntheticTruth, cooccurrence_features, make_semantics, semantics_source
+from solid_ext.data.semantics.clusters import normalised
 from solid_ext.run import train_run
-from solid_ext.scorers import WithNeighbours
 
 ITEMS = 240
 WAYS = {"id": 2, "text": 3, "image": 4}  # each kind of feature tells the items apart in so many ways of its own
@@ -47,10 +47,6 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, dict[str
     return dataset, ways, {name: str(folder / file) for name, file in files.items()}
 
 
-def never() -> np.ndarray:
-    raise AssertionError("a model was trained")
-
-
 @pytest.mark.parametrize("source", SOURCES)
 def test_each_mix_tells_apart_what_its_parts_do(
     planted: tuple[Dataset, dict[str, np.ndarray], dict[str, str]], source: str
@@ -62,8 +58,8 @@ def test_each_mix_tells_apart_what_its_parts_do(
     best = 0.0
     for seed in range(3):  # k-means may stop short of the planted optimum
         config = SemanticsConfig(semantics=source, num_semantics=count, **files)
-        made = make_semantics(config, dataset, seed=seed, id_features=never)
-        again = make_semantics(config, dataset, seed=seed, id_features=never)
+        made = make_semantics(config, dataset, seed=seed, train_end=dataset.offsets[1:])
+        again = make_semantics(config, dataset, seed=seed, train_end=dataset.offsets[1:])
         np.testing.assert_array_equal(made.table, again.table)
         best = max(best, adjusted_rand_score(truth, made.table[1:]))
     assert best == 1.0
@@ -75,22 +71,21 @@ def test_each_mix_tells_apart_what_its_parts_do(
         assert made.report["purity"] == pytest.approx(made.report["purity_by_chance"], abs=0.1)
 
 
-def test_ids_come_from_the_static_model_unless_a_file_has_them(
-    planted: tuple[Dataset, dict[str, np.ndarray], dict[str, str]],
-) -> None:
-    dataset, ways, files = planted
-    asked = []
-
-    def id_features() -> np.ndarray:
-        asked.append("asked")
-        return np.vstack([np.zeros(2), np.eye(2)[ways["id"]]])
-
-    for source, times in (("id", 1), ("id+text", 2), ("text", 2)):
-        config = SemanticsConfig(semantics=source, num_semantics=2, text_features=files["text_features"])
-        make_semantics(config, dataset, seed=0, id_features=id_features)
-        assert len(asked) == times
-    made = make_semantics(SemanticsConfig(semantics="id", num_semantics=2), dataset, seed=0, id_features=id_features)
-    assert adjusted_rand_score(ways["id"], made.table[1:]) == 1.0
+def test_ids_come_from_the_training_part_unless_a_file_has_them() -> None:
+    """Four groups of items in the training parts; what follows them says the opposite."""
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(4), 25)
+    users = [rng.permutation(np.flatnonzero(group == user % 4))[:12] for user in range(200)]
+    later = [rng.integers(0, 100, 12) for _ in users]
+    items = np.concatenate([np.concatenate(both) for both in zip(users, later, strict=True)])
+    dataset = load_dataset((np.repeat(np.arange(200), 24), items + 100, np.arange(items.size)))
+    truth = group[dataset.item_ids.to_numpy() - 100]
+    config = SemanticsConfig(semantics="id", num_semantics=4)
+    end = dataset.offsets[:-1] + 12
+    made = make_semantics(config, dataset, seed=0, train_end=end)
+    assert adjusted_rand_score(truth, made.table[1:]) == 1.0
+    features = cooccurrence_features(dataset, end, seed=0)
+    np.testing.assert_array_equal(made.features, normalised(features))
 
 
 def test_an_item_needs_one_of_the_parts_of_a_mix(tmp_path: Path) -> None:
@@ -99,7 +94,7 @@ def test_an_item_needs_one_of_the_parts_of_a_mix(tmp_path: Path) -> None:
     np.save(tmp_path / "image.npy", [[1.0, 0], [1, 0], [0, 1], [0, 0], [0, 1], [0, 0]])
     files = {"text_features": str(tmp_path / "text.npy"), "image_features": str(tmp_path / "image.npy")}
     config = SemanticsConfig(semantics="text+image", num_semantics=2, **files)
-    made = make_semantics(config, dataset, seed=0, id_features=never)
+    made = make_semantics(config, dataset, seed=0, train_end=dataset.offsets[1:])
     first, second = made.table[1], made.table[3]
     assert made.table[1:].tolist() == [first, first, second, second, second, 3]
     assert made.report["fallback_items"] == 1
@@ -121,7 +116,7 @@ def test_auto_takes_text_where_half_of_the_items_have_any(world: tuple[Dataset, 
 
 def test_planted_categories_become_the_semantics(world: tuple[Dataset, SyntheticTruth]) -> None:
     dataset, truth = world
-    found = make_semantics(SemanticsConfig(semantics="category"), dataset, seed=0, id_features=never)
+    found = make_semantics(SemanticsConfig(semantics="category"), dataset, seed=0, train_end=dataset.offsets[1:])
     pairs = set(zip(found.table[1:].tolist(), truth.semantics[1:].tolist(), strict=True))
     assert len(pairs) == 6
 
@@ -153,7 +148,7 @@ def test_wrong_features_are_said_before_anything_is_trained(
         monkeypatch.setattr(f"solid_ext.solid.{trainer}", lambda *_, **__: pytest.fail("a model was trained"))
     fields = {name: str(tmp_path / value) if isinstance(value, str) else value for name, value in fields.items()}
     with pytest.raises(ValueError, match=sentence):
-        SOLID(semantics=source, candidates=5, **fields).fit(world[0], baseline=True)
+        SOLID(semantics=source, eval_negatives=5, **fields).fit(world[0], baseline=True)
 
 
 @pytest.mark.parametrize("source", ["text", "id+text", "id+text+image"])
@@ -163,7 +158,7 @@ def test_text_sources_without_text_are_said_before_anything_is_trained(
     monkeypatch.setattr("solid_ext.solid.train_static", lambda *_, **__: pytest.fail("a model was trained"))
     bare = load_dataset((np.repeat(np.arange(9), 5), np.arange(45) % 15))
     with pytest.raises(ValueError, match="text_features: expected items with a title or categories, got none"):
-        SOLID(semantics=source, candidates=5).fit(bare, baseline=True)
+        SOLID(semantics=source, eval_negatives=5).fit(bare, baseline=True)
 
 
 @pytest.mark.parametrize(
@@ -172,11 +167,6 @@ def test_text_sources_without_text_are_said_before_anything_is_trained(
         (lambda: Config().replace(semantics="text+id"), r"semantics: expected one of auto, .* got 'text\+id'"),
         (lambda: Config().replace(semantics="smell"), "semantics: expected one of auto, .* got 'smell'"),
         (lambda: Config().replace(num_semantics=-2), "num_semantics: expected a number, 0 or -1, got -2"),
-        (lambda: Config().replace(semantic_levels=0), "semantic_levels: expected at least 1, got 0"),
-        (
-            lambda: Config().replace(semantics="category", semantic_levels=2),
-            "semantic_levels: expected 1 for semantics category, which has no features, got 2",
-        ),
     ],
 )
 def test_a_combination_that_cannot_be(make: Callable[[], Config], sentence: str) -> None:
@@ -190,18 +180,16 @@ def test_a_run_trains_on_a_mix_and_says_what_it_found(
     dataset, truth = world
     np.save(tmp_path / "image.npy", np.eye(8)[truth.semantics[1:]])
     config = Config().replace(
-        semantics="id+text+image", image_features=str(tmp_path / "image.npy"), num_semantics=6, semantic_levels=2,
-        id_encoder="model", length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, candidates=20,
+        semantics="id+text+image", image_features=str(tmp_path / "image.npy"), num_semantics=6,
+        length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, eval_negatives=20,
     )  # fmt: skip
     run = train_run(tmp_path / "run", config, dataset, baseline=False)
     kept = Semantics.load(tmp_path / "run" / "semantics.safetensors")
     np.testing.assert_array_equal(kept.table, run.solid.model.semantics.numpy())
-    assert kept.levels.shape == (61, 2)
     told = json.loads((tmp_path / "run" / "metrics.json").read_text())["semantics"]
     assert told == {"source": "id+text+image", "count": 7, **kept.report}
     assert told["purity"] > told["purity_by_chance"]
-    assert [stage["stage"] for stage in run.metrics["stages"]] == ["static", "stage1", "stage2"]
-    assert isinstance(run.solid.training.static, WithNeighbours), "trained for the ids, so it is kept"
+    assert [stage["stage"] for stage in run.metrics["stages"]] == ["stage1", "stage2"]
     show_semantics(told)
     printed = capsys.readouterr().out
     for name in ("purity", "purity_by_chance", "nmi", "nmi_by_chance"):

@@ -23,7 +23,7 @@ from solid_ext.files import MANIFEST, describe_folder, read_json
 from solid_ext.methods import method_config
 from solid_ext.train import Silent, load_checkpoint, save_checkpoint
 
-TINY = Config().replace(length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, candidates=20)
+TINY = Config().replace(length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, eval_negatives=20)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_a_small_catalogue_and_a_user_with_every_item_train_and_are_evaluated(lo
 
 def test_full_validation_leaves_stage1_to_the_sampled_protocol(world: tuple[Dataset, SyntheticTruth]) -> None:
     """Items of one semantic tie in stage 1, so that full ranking, where ties count against a model, is blind there."""
-    by = {name: SOLID(TINY, validation=name).fit(world[0]).training.stages for name in ("sampled", "full")}
+    by = {name: SOLID(TINY, validation=f"{name}:ndcg@10").fit(world[0]).training.stages for name in ("sampled", "full")}
     first, second = (
         {name: [epoch.valid for epoch in stages[i].history] for name, stages in by.items()} for i in (0, 1)
     )
@@ -352,8 +352,12 @@ def test_features_tell_what_no_interaction_does() -> None:
     others = histories % 20 + 21
 
     def gap(known: bool) -> float:
-        static = method_config(Config().replace(dim=16, epochs=12, candidates=9, num_semantics=2), "static")
-        model = SOLID(static, item_features=known, neighbours=False, batch_size=64, monitor="user_auc").fit(data).model
+        static = method_config(Config().replace(dim=16, epochs=12, eval_negatives=9, num_semantics=2), "static")
+        model = (
+            SOLID(static, item_features=known, neighbours=False, batch_size=64, validation="sampled:user_auc")
+            .fit(data)
+            .model
+        )
         assert model is not None
         with torch.inference_mode():
             model.item_embedding.weight[41] = 0  # as random as it started

@@ -130,7 +130,7 @@ def test_stage_2_starts_as_told(world: tuple[Dataset, SyntheticTruth], start: st
 
 def test_the_generator_start_carries_the_factors_of_a_low_rank_generator(world: tuple[Dataset, SyntheticTruth]) -> None:
     dataset, truth = world
-    config = SMALL.replace(generator="low_rank", stage2_start="generator", epochs=1, learning_rate=1e-12)
+    config = SMALL.replace(low_rank=True, stage2_start="generator", epochs=1, learning_rate=1e-12)
     starts: list[dict[str, torch.Tensor]] = []
 
     def validate(model: Trainable) -> float:
@@ -281,7 +281,7 @@ def test_a_mixed_precision_step_has_the_gradients_of_a_float32_one(
 
 @pytest.mark.parametrize(("backbone", "loss"), MIXED)
 def test_mixed_precision_trains(backbone: str, loss: str, world: tuple[Dataset, SyntheticTruth]) -> None:
-    solid = SOLID(SMALL.replace(backbone=backbone, loss=loss, amp=True, candidates=20)).fit(world[0])
+    solid = SOLID(SMALL.replace(backbone=backbone, loss=loss, amp=True, eval_negatives=20)).fit(world[0])
     assert solid.model is not None
     assert all(parameter.dtype == torch.float32 for parameter in solid.model.parameters())
     for stage in solid.training.stages:
@@ -436,11 +436,11 @@ def test_a_loss_far_above_that_of_guessing_is_no_end_of_a_training(
     rate: float, loss: str, world: tuple[Dataset, SyntheticTruth]
 ) -> None:
     with pytest.raises(FloatingPointError, match=rf"stage1: expected .* a learning_rate below {rate:g} may help"):
-        SOLID(SMALL.replace(learning_rate=rate, loss=loss, candidates=20)).fit(world[0])
+        SOLID(SMALL.replace(learning_rate=rate, loss=loss, eval_negatives=20)).fit(world[0])
 
 
 def test_a_trained_model_is_left_in_eval_mode(world: tuple[Dataset, SyntheticTruth]) -> None:
-    solid = SOLID(SMALL.replace(epochs=1, candidates=20)).fit(world[0], baseline=True)
+    solid = SOLID(SMALL.replace(epochs=1, eval_negatives=20)).fit(world[0], baseline=True)
     for scorer in (solid.model, solid.training.static):
         assert not any(module.training for module in scorer.modules())  # type: ignore[union-attr]
 
@@ -461,7 +461,7 @@ def test_a_run_on_the_device_gives_the_metrics_of_the_processor(
     cuda_graph: bool, world: tuple[Dataset, SyntheticTruth]
 ) -> None:
     """In float64: three epochs in float32 drive two roundings as far apart as .015, at one seed of four."""
-    config = SMALL.replace(candidates=20, dtype="float64")
+    config = SMALL.replace(eval_negatives=20, dtype="float64")
     on_cpu = SOLID(config).fit(world[0]).evaluate()
     on_device = SOLID(config.replace(device="cuda", cuda_graph=cuda_graph)).fit(world[0]).evaluate()
     for protocol, values in on_cpu.items():

@@ -13,7 +13,7 @@ from solid_ext.config import Config
 from solid_ext.data import Dataset, SyntheticTruth
 from solid_ext.tune import SPACE, Trial, make_search, tune
 
-FIELDS = {"epochs": 1, "dim": 8, "heads": 2, "length": 5, "batch_size": 512, "candidates": 20}
+FIELDS = {"epochs": 1, "dim": 8, "heads": 2, "length": 5, "batch_size": 512, "eval_negatives": 20}
 
 
 def test_a_search_goes_on_as_if_it_had_not_stopped(

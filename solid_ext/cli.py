@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from solid_ext.config import PRESETS, Config, read_yaml
+from solid_ext.config import OLD_NAMES, PRESETS, Config, read_yaml
 from solid_ext.methods import method_config
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ class Train:
             console.print(Text.assemble(("\nconfiguration", "bold"), f", all of it in {where}; not the default:"))
             console.print(changes.rstrip() + "\n", style="dim")
 
-        with ProgressBar(console, settings.train.monitor) as progress:
+        with ProgressBar(console, settings.train.validation_metric) as progress:
             run = train_run(
                 self.out,
                 settings,
@@ -589,6 +589,8 @@ def parse(arguments: list[str]) -> Prepare | Train | Evaluate | Recommend | Comp
     scan.add_argument("--config")
     scan.add_argument("--preset")
     given = scan.parse_known_args(arguments)[0]
+    if arguments[:1] == ["train"]:
+        refuse_old_flags(arguments[1:])
     base = Config().replace(**PRESETS.get(given.preset, {}))
     training = Train(
         tyro.MISSING, tyro.MISSING, settings=Config.from_yaml(given.config, base) if given.config else base
@@ -603,6 +605,18 @@ def parse(arguments: list[str]) -> Prepare | Train | Evaluate | Recommend | Comp
         | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     )
     return tyro.cli(commands, prog="solid-ext", description=__doc__, args=arguments)
+
+
+def refuse_old_flags(arguments: list[str]) -> None:
+    """Refuse a flag whose field has another name now.
+
+    Raises:
+        ValueError: with what became of it.
+    """
+    for argument in arguments:
+        name = argument.partition("=")[0].replace("-", "_").removeprefix("__").removeprefix("no_")
+        if argument.startswith("--") and name in OLD_NAMES:
+            raise ValueError(f"train: expected a flag of this version, got {argument}, which is {OLD_NAMES[name]}")
 
 
 def main(arguments: list[str] | None = None) -> None:

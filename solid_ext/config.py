@@ -27,19 +27,34 @@ PAPER: dict[str, Any] = {
     "dropout": 0.0,
     "item_features": False,
     "target": "mlp",
-    "residual": False,
-    "generator": "full",
+    "dynamic_residual": False,
+    "low_rank": False,
     "neighbours": False,
     "loss": "bce",
     "negatives": 4,
     "learning_rate": 0.001,
     "patience": 20,
-    "validation": "sampled",
+    "validation": "sampled:ndcg@10",
 }
 """The paper's Table 2 where the defaults are others: `Config().replace(**PAPER)`."""
 
 PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER, "best": {}}
 """paper: Table 2; best: the defaults, which do best here. Each sets fields by their name."""
+
+OLD_NAMES = {
+    "adaptive_layers": "now dynamic_layers",
+    "residual": "now dynamic_residual",
+    "generator": "now low_rank, True or False",
+    "gradient": "now codebook_gradient",
+    "update": "now codebook_update",
+    "candidates": "now eval_negatives",
+    "monitor": "now a part of validation, as in sampled:user_auc",
+    "log_q": "now a loss, sampled_softmax_log_q",
+    "semantic_levels": "gone: no model read further levels",
+    "id_encoder": "gone: id_features takes the embeddings of a trained model, and none factors co-occurrence",
+    "codebook_learns": "gone: the codebook starts from the semantics and is tied to them by alignment",
+}
+"""Fields of earlier versions, by name: what became of each."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +68,9 @@ class SemanticsConfig:
     concatenation, each L2-normalised; auto: text where at least half of the items have any, else id."""
     num_semantics: int = 0
     """Number of clusters; 0 for a tenth of the items, between 16 and 1024; -1 for the best mean silhouette."""
-    semantic_levels: int = 1
-    """Levels of residual k-means; the first is the semantic, the others are kept beside it."""
     id_features: str = ""
-    """File of an embedding of every item's id (.npy, .safetensors, .parquet); none makes it by id_encoder."""
-    id_encoder: Literal["cooccurrence", "model"] = "cooccurrence"
-    """cooccurrence: factors of which items stand near each other in the training part; model: the item embeddings of a
-    static model, trained for it, the paper's."""
+    """File of an embedding of every item's id (.npy, .safetensors, .parquet); none factors which
+    items stand near each other in the training part."""
     text_features: str = ""
     """File of an embedding of every item's text; none encodes title and categories by text_encoder."""
     text_encoder: str = "tfidf"
@@ -86,8 +97,8 @@ class ModelConfig:
     """L, the most recent items a sequence holds."""
     dim: int = 64
     """d, the dimension of every embedding, state and codebook entry."""
-    adaptive_layers: int = 2
-    """P, the number of generated layers."""
+    dynamic_layers: int = 2
+    """P, the number of dynamic layers, whose weights are generated."""
     heads: int = 2
     """Attention heads of SASRec and BERT4Rec."""
     blocks: int = 1
@@ -98,19 +109,16 @@ class ModelConfig:
     """Add a linear map of the features that Module 1 clusters, where it does, to every item's embedding."""
     target: Literal["mlp", "item"] = "item"
     """t(v): an MLP of the item's embedding, the paper's, or that embedding itself."""
-    residual: bool = True
-    """The adaptive layers are added to the state that they act on, `u + gate * adaptive(u)`; the gate opens from 0."""
+    dynamic_residual: bool = True
+    """The dynamic layers are added to the state that they act on, `u + gate * dynamic(u)`; the gate opens from 0."""
     semantic_trunk: bool = True
     """Module 2: weights generated from the semantic sequence. Off together with item_branch: a static MLP."""
     item_branch: bool = True
     """Module 3: weights generated from the item sequence."""
     use_codebook: bool = True
     """Module 4: the item branch reads codebook entries instead of its own embeddings."""
-    codebook_learns: Literal["alignment", "autoencoder"] = "alignment"
-    """alignment: starts from stage 1's semantics and is tied to them by L_align; autoencoder: starts at random and
-    learns to reconstruct the item embeddings, the plain way."""
-    generator: Literal["full", "low_rank"] = "low_rank"
-    """full: every weight is generated; low_rank: a core of rank by rank between fixed factors (APG)."""
+    low_rank: bool = True
+    """Generate a core of rank by rank between factors that are not generated (APG), in place of every weight."""
     rank: int = 16
     """r of the low-rank generator."""
     finetune_steps: int = 0
@@ -121,9 +129,9 @@ class ModelConfig:
     """Bound of the item branch's weights; inf for none."""
     codebook_hidden: int = 64
     """h, the hidden dimension of the codebook's decoder."""
-    gradient: Literal["straight_through", "rotation", "none"] = "straight_through"
+    codebook_gradient: Literal["straight_through", "rotation", "none"] = "straight_through"
     """Gradient through the lookup."""
-    update: Literal["gradient", "ema", "frozen"] = "gradient"
+    codebook_update: Literal["gradient", "ema", "frozen"] = "gradient"
     """How the codebook learns in stage 2."""
     revive_after: int = 0
     """Steps a code may stay unused before it is revived from the batch; 0 for never."""
@@ -138,13 +146,12 @@ class ModelConfig:
 class TrainConfig:
     """Algorithm 1: both stages, each to convergence on the validation rows."""
 
-    loss: Literal["auto", "bce", "sampled_softmax", "full_softmax"] = "auto"
-    """bce: cross-entropy of one positive and sampled negatives, the paper's; softmax over them, or over all items;
-    auto: over all items up to 65,536 of them, else (and with din) sampled, with the log-Q correction."""
+    loss: Literal["auto", "bce", "sampled_softmax", "sampled_softmax_log_q", "full_softmax"] = "auto"
+    """bce: cross-entropy of one positive and sampled negatives, the paper's; sampled_softmax: a softmax over them;
+    sampled_softmax_log_q: the same, the negatives standing for the whole catalogue (log-Q correction); full_softmax:
+    over all items; auto: full_softmax up to 65,536 items, else (and with din) sampled_softmax_log_q."""
     negatives: int = 64
-    """Sampled negatives per positive (bce, sampled_softmax)."""
-    log_q: bool = False
-    """Let the negatives of sampled_softmax stand for the whole catalogue (log-Q correction)."""
+    """Sampled negatives per positive, of the losses that have some."""
     alignment: float = 0.1
     """lambda, the weight of the alignment loss (Eq. 13)."""
     stage2_start: Literal["warm", "generator", "cold"] = "warm"
@@ -163,11 +170,9 @@ class TrainConfig:
     patience: int = 5
     """Epochs without a better validation metric after which a stage has converged; cross-entropy with few negatives
     wants 20, for it can stay at popularity's level for 15 before it learns more."""
-    monitor: Literal["ndcg@10", "user_auc"] = "ndcg@10"
-    """Validation metric that stops a stage and chooses its best epoch."""
-    validation: Literal["auto", "sampled", "full"] = "auto"
-    """Protocol of the validation metric; auto: full ranking up to 5e9 pairs of user and item, else (and with din, or to
-    monitor user_auc) sampled."""
+    validation: Literal["auto", "full:ndcg@10", "sampled:ndcg@10", "sampled:user_auc"] = "auto"
+    """Protocol and metric, on validation rows, that stop a stage and choose its best epoch; auto: full:ndcg@10 up to
+    5e9 pairs of user and item, else (and with din) sampled:ndcg@10."""
     seed: int = 0
     """Seed of everything: initial parameters, order, negatives, clustering."""
     dtype: Literal["float32", "float64"] = "float32"
@@ -183,6 +188,16 @@ class TrainConfig:
     tensorboard: bool = False
     """Also write TensorBoard event files (needs the extra `tensorboard`)."""
 
+    @property
+    def validation_protocol(self) -> str:
+        """sampled or full; auto before it is resolved."""
+        return self.validation.partition(":")[0]
+
+    @property
+    def validation_metric(self) -> str:
+        """ndcg@10 or user_auc; auto has ndcg@10, whatever its protocol will be."""
+        return self.validation.partition(":")[2] or "ndcg@10"
+
 
 @dataclass(frozen=True)
 class EvaluateConfig:
@@ -190,7 +205,7 @@ class EvaluateConfig:
 
     split: Literal["leave_one_out", "global_time"] = "leave_one_out"
     """leave_one_out: each user's last item; global_time: everything after a date."""
-    candidates: int = 99
+    eval_negatives: int = 99
     """Negatives against each positive in the sampled protocol."""
     exclude_history: bool = False
     """Full ranking: leave out the items that the user has seen (wrong where users repeat items)."""
@@ -217,10 +232,9 @@ class Config:
         model, train = self.model, self.train
         at_least_one = {
             "category_min_items": self.semantics.category_min_items,
-            "semantic_levels": self.semantics.semantic_levels,
             "length": model.length,
             "dim": model.dim,
-            "adaptive_layers": model.adaptive_layers,
+            "dynamic_layers": model.dynamic_layers,
             "heads": model.heads,
             "blocks": model.blocks,
             "codebook_hidden": model.codebook_hidden,
@@ -229,15 +243,14 @@ class Config:
             "batch_size": train.batch_size,
             "epochs": train.epochs,
             "patience": train.patience,
-            "candidates": self.evaluate.candidates,
+            "eval_negatives": self.evaluate.eval_negatives,
         }
         for name, value in at_least_one.items():
             if value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
         at_most = {
             "blocks": MOST_LAYERS,
-            "adaptive_layers": MOST_LAYERS,
-            "semantic_levels": MOST_LAYERS,
+            "dynamic_layers": MOST_LAYERS,
             "dim": MOST_DIM,
             "length": MOST_DIM,
             "codebook_hidden": MOST_DIM,
@@ -257,26 +270,17 @@ class Config:
             raise ValueError(f"seed: expected 0 .. 2^63 - 1, got {train.seed}")
         if self.semantics.num_semantics < -1:
             raise ValueError(f"num_semantics: expected a number, 0 or -1, got {self.semantics.num_semantics}")
-        if self.semantics.semantics == "category" and self.semantics.semantic_levels > 1:
-            raise ValueError(
-                "semantic_levels: expected 1 for semantics category, which has no features, "
-                f"got {self.semantics.semantic_levels}"
-            )
         if model.dim % model.heads:
             raise ValueError(f"heads: expected a divisor of dim={model.dim}, got {model.heads}")
-        if train.validation == "full" and self.train.monitor == "user_auc":
-            raise ValueError("monitor: expected ndcg@10 with validation full, got user_auc")
         if not re.fullmatch(r"cpu|cuda(:\d+)?", train.device):
             raise ValueError(f"device: expected cpu, cuda or cuda:N, got {train.device!r}")
         if train.cuda_graph and train.device == "cpu":
             raise ValueError("cuda_graph: expected device cuda, got cpu")
         if model.finetune_steps and (model.semantic_trunk or model.item_branch):
-            raise ValueError("finetune_steps: expected 0 with generated layers (only static ones are fine-tuned)")
-        if train.log_q and train.loss != "sampled_softmax":
-            raise ValueError(f"log_q: expected False with loss {train.loss}, got True (it corrects sampled_softmax)")
+            raise ValueError("finetune_steps: expected 0 with dynamic layers (only static ones are fine-tuned)")
         if train.loss == "full_softmax" and model.backbone == "din":
             raise ValueError(
-                "loss: expected bce or sampled_softmax with backbone din, got full_softmax (a state a pair)"
+                "loss: expected bce or a sampled softmax with backbone din, got full_softmax (a state a pair)"
             )
         if not model.delta > 0:
             raise ValueError(f"delta: expected a positive number or inf, got {model.delta}")
@@ -305,9 +309,8 @@ class Config:
         changes: dict[str, dict[str, Any]] = {name: {} for name in sections}
         for name, value in fields.items():
             if name not in owner:
-                raise ValueError(
-                    f"config: expected one of {', '.join(sorted(owner))}, got {name!r}{nearest(name, owner)}"
-                )
+                hint = f", which is {OLD_NAMES[name]}" if name in OLD_NAMES else nearest(name, owner)
+                raise ValueError(f"config: expected one of {', '.join(sorted(owner))}, got {name!r}{hint}")
             changes[owner[name]][name] = value.item() if isinstance(value, np.generic) else value
         changed = {name: dataclasses.replace(section, **changes[name]) for name, section in sections.items()}
         return Config(**changed).checked()
@@ -318,10 +321,10 @@ class Config:
         pairwise = self.model.backbone == "din"  # a state a pair: no whole catalogue
         if train.loss == "auto":
             whole = not pairwise and items <= FULL_SOFTMAX_ITEMS
-            fields = {"loss": "full_softmax"} if whole else {"loss": "sampled_softmax", "log_q": True}
+            fields["loss"] = "full_softmax" if whole else "sampled_softmax_log_q"
         if train.validation == "auto":
-            whole = not pairwise and train.monitor != "user_auc" and users * items <= FULL_RANKING_PAIRS
-            fields["validation"] = "full" if whole else "sampled"
+            whole = not pairwise and users * items <= FULL_RANKING_PAIRS
+            fields["validation"] = "full:ndcg@10" if whole else "sampled:ndcg@10"
         return self.replace(**fields)
 
     def flat(self) -> dict[str, Any]:

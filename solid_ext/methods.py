@@ -19,7 +19,7 @@ class Method:
 
 
 _STATIC = {"semantic_trunk": False, "item_branch": False}
-_ITEM_ALONE = {"semantic_trunk": False, "use_codebook": False, "delta": math.inf, "generator": "full"}
+_ITEM_ALONE = {"semantic_trunk": False, "use_codebook": False, "delta": math.inf, "low_rank": False}
 
 METHODS: dict[str, Method] = {
     "static": Method(_STATIC, "an MLP in place of the generated layers"),
@@ -30,16 +30,13 @@ METHODS: dict[str, Method] = {
         {**_STATIC, "finetune_steps": 3}, "static, its last layers fine-tuned on each user's own history"
     ),
     "duet": Method(_ITEM_ALONE, "layers generated from the item sequence, unbounded, without codebook"),
-    "apg": Method({**_ITEM_ALONE, "generator": "low_rank"}, "a low-rank core generated from the item sequence"),
+    "apg": Method({**_ITEM_ALONE, "low_rank": True}, "a low-rank core generated from the item sequence"),
     "solid": Method({}, "semantic trunk, bounded item branch, codebook, alignment"),
     "solid-trunk-only": Method({"item_branch": False}, "Module 2 alone: the semantic trunk"),
     "solid-item-only": Method({"semantic_trunk": False}, "Modules 3 and 4 without 2: the bounded item branch"),
     "solid-no-codebook": Method({"use_codebook": False}, "without Module 4: the item branch reads its embeddings"),
     "solid-no-alignment": Method({"alignment": 0.0}, "without the alignment loss of Eq. 13"),
-    "solid-autoencoder": Method(
-        {"codebook_learns": "autoencoder"}, "a codebook that learns to reconstruct, neither started nor aligned"
-    ),
-    "solid-apg": Method({"generator": "low_rank"}, "SOLID on APG's low-rank generator"),
+    "solid-apg": Method({"low_rank": True}, "SOLID on APG's low-rank generator"),
     "solid-cold": Method({"stage2_start": "cold"}, "stage 2 from random parameters but for the codebook"),
 }
 

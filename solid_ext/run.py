@@ -242,7 +242,7 @@ def _measured(folder: Path, solid: SOLID, method: str, seconds: dict[str, float]
                 "stage": stage.name,
                 "epochs": len(stage.history),
                 "best_epoch": stage.best.epoch,
-                f"valid_{config.train.monitor}": stage.best.valid,
+                f"valid_{config.train.validation_metric}": stage.best.valid,
                 "seconds": sum(epoch.seconds for epoch in stage.history),
             }
             for stage in training.stages
@@ -254,8 +254,8 @@ def _measured(folder: Path, solid: SOLID, method: str, seconds: dict[str, float]
     solid.save(folder / "model", overwrite=True)
     training.semantics.save(folder / "semantics.safetensors")
     history = [epoch.row() for stage in training.stages for epoch in stage.history]
-    monitor = f"{config.train.validation} {config.train.monitor}"
-    if config.train.validation == "full" and stage1_config(config) is not None:
+    monitor = f"{config.train.validation_protocol} {config.train.validation_metric}"
+    if config.train.validation_protocol == "full" and stage1_config(config) is not None:
         monitor += " (stage 1: sampled)"
     draw_report(folder / "report.png", history, usage, models, monitor=monitor)
     return Run(folder, solid, metrics)

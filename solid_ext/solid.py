@@ -22,7 +22,6 @@ from solid_ext.data import (
     Semantics,
     Split,
     check_semantics,
-    cooccurrence_features,
     gather_sequences,
     global_time,
     leave_one_out,
@@ -60,7 +59,7 @@ from solid_ext.train import (
 from solid_ext.train.algorithm import check_memory
 
 FORMAT = "solid_ext model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHTS, CONFIG, ITEMS, NEIGHBOURS = "model.safetensors", "config.yaml", "items.parquet", "neighbours.safetensors"
 NEIGHBOUR_ROWS = 5_000  # of the validation, on which the neighbours' settings are chosen
 VALIDATION_SEED = 1_000_003  # the test rows' negatives are drawn from the plain seed, so the two never coincide
@@ -123,8 +122,7 @@ class SOLID:
 
         Args:
             data: a `Dataset`, or whatever `load_dataset` takes (a path, a frame, arrays).
-            baseline: also train the static backbone, as `self.training.static` (done anyway for id_encoder model, then
-                without item features, which are made from it).
+            baseline: also train the static backbone, as `self.training.static`.
             folder: where each stage keeps its checkpoints and log; a folder with those is resumed, if they are of this
                 configuration (more epochs or patience are allowed) and dataset.
             reporter: told of every step and epoch; None shows a progress bar where stderr is a terminal, and nothing
@@ -138,7 +136,7 @@ class SOLID:
             FloatingPointError: a training that diverges.
         """
         if reporter is None and sys.stderr.isatty():
-            with ProgressBar(Console(stderr=True), self.config.train.monitor) as bar:
+            with ProgressBar(Console(stderr=True), self.config.train.validation_metric) as bar:
                 return self.fit(data, baseline=baseline, folder=folder, reporter=bar)
         dataset = data if isinstance(data, Dataset) else load_dataset(data)
         config = self.config.resolved(dataset.num_users, dataset.num_items)
@@ -158,7 +156,7 @@ class SOLID:
         stages: list[Stage] = []
         static: list[DynamicRecommender] = []  # none or one
 
-        def trained_static(features: Tensor | None, *later: str) -> DynamicRecommender:
+        def trained_static(features: Tensor | None) -> None:
             model, stage = train_static(
                 config,
                 dataset,
@@ -166,24 +164,19 @@ class SOLID:
                 validate,
                 features=features,
                 folder=None if folder is None else folder / "static",
-                followed_by=[] if folder is None else [folder / name for name in later],
                 reporter=reporter,
             )
             static.append(model)
             stages.append(stage)
-            return model
 
-        def id_features() -> np.ndarray:
-            if config.semantics.id_encoder == "cooccurrence":
-                return cooccurrence_features(dataset, split.train_end, seed=config.train.seed)
-            return trained_static(None, "stage1", "stage2").item_embedding.weight.detach().float().cpu().numpy()
-
-        semantics = make_semantics(config.semantics, dataset, seed=config.train.seed, id_features=id_features)
+        semantics = make_semantics(config.semantics, dataset, seed=config.train.seed, train_end=split.train_end)
         features = None if semantics.features is None else torch.from_numpy(semantics.features)
-        if baseline and not static:
+        if baseline:
             trained_static(features)
         # Items of a semantic tie in stage 1, and in full ranking each tie counts as ranked above: that tells nothing.
-        sampled = config.replace(validation="sampled")
+        sampled = config
+        if config.train.validation_protocol == "full":
+            sampled = config.replace(validation=f"sampled:{config.train.validation_metric}")
         self.model, both = train_solid(
             config,
             dataset,
@@ -225,7 +218,7 @@ class SOLID:
         dataset, split = self._data(data)
         config = self.config
         sampled = evaluate_sampled(
-            scorer, dataset, split.test, negatives=config.evaluate.candidates, seed=config.train.seed
+            scorer, dataset, split.test, negatives=config.evaluate.eval_negatives, seed=config.train.seed
         )
         full = evaluate_full(scorer, dataset, split.test, exclude_history=config.evaluate.exclude_history)
         return {"sampled": sampled.values, "full": full.values}
@@ -371,9 +364,9 @@ class Validation:
         if most is not None and len(self.rows) > most:
             self.rows = self.rows.take(np.linspace(0, len(self.rows) - 1, most).astype(np.int64))
         self.candidates = None
-        if config.train.validation == "sampled":
+        if config.train.validation_protocol == "sampled":
             self.candidates = sampled_candidates(
-                dataset, self.rows, negatives=config.evaluate.candidates, seed=config.train.seed + VALIDATION_SEED
+                dataset, self.rows, negatives=config.evaluate.eval_negatives, seed=config.train.seed + VALIDATION_SEED
             )
 
     def __call__(self, model: Scorer) -> float:
@@ -382,7 +375,7 @@ class Validation:
             metrics = evaluate_full(model, self.dataset, self.rows, exclude_history=exclude)
         else:
             metrics = evaluate_sampled(model, self.dataset, self.rows, candidates=self.candidates)
-        return metrics.values[self.config.train.monitor]
+        return metrics.values[self.config.train.validation_metric]
 
 
 def check_fit(config: Config, dataset: Dataset) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from solid_ext.compare.grid import base_config
-from solid_ext.config import PRESETS, Config
+from solid_ext.config import OLD_NAMES, PRESETS, Config, nearest
 from solid_ext.data import Dataset
 from solid_ext.files import LOCK, owned, read_json, write_json, write_text
 from solid_ext.methods import METHODS, method_config
@@ -45,7 +45,7 @@ SPACE: dict[str, Range | tuple[int, ...]] = {
     "dim": (16, 32, 64, 128),
     "length": (10, 20, 50),
     "blocks": (1, 2, 3),
-    "adaptive_layers": (1, 2, 3),
+    "dynamic_layers": (1, 2, 3),
 }
 """The fields that can be searched, each in its range or among its choices."""
 
@@ -78,7 +78,8 @@ def make_search(
         raise ValueError("fields: expected at least one, got none")
     for name in names:
         if name not in SPACE:
-            raise ValueError(f"fields: expected some of {', '.join(SPACE)}, got {name!r}")
+            hint = f", which is {OLD_NAMES[name]}" if name in OLD_NAMES else nearest(name, SPACE)
+            raise ValueError(f"fields: expected some of {', '.join(SPACE)}, got {name!r}{hint}")
         if list(names).count(name) > 1:
             raise ValueError(f"fields: expected different ones, got {name!r} twice")
     if method not in METHODS:
@@ -96,7 +97,7 @@ def tune(
 ) -> Trial:
     """Try values by Optuna's TPE until there are `trials` finished ones, and write `best.yaml`.
 
-    The metric is the configuration's `monitor` on validation rows, of the last stage's best epoch. The same call again
+    The metric is the configuration's `validation`, of the last stage's best epoch. The same call again
     goes on where the last one stopped, a trial's stages included, and finds what it would have found in one go: the
     sampler of a trial is seeded by its number, and Optuna's journal is lines of JSON.
 

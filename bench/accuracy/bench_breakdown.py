@@ -48,7 +48,7 @@ def best_network(folder: Path, cell: Cell) -> Scorer | None:
 def measured(scorer: Scorer, cell: Cell, dataset: Dataset) -> list[float]:
     """The test metrics in the order of COLUMNS."""
     rows = make_split(cell.config, dataset).test
-    negatives, seed = cell.config.evaluate.candidates, cell.config.train.seed
+    negatives, seed = cell.config.evaluate.eval_negatives, cell.config.train.seed
     metrics = [
         evaluate_sampled(scorer, dataset, rows, negatives=negatives, seed=seed),
         evaluate_full(scorer, dataset, rows),

@@ -37,7 +37,6 @@ from solid_ext.train import train_static
 DATASETS = ("amazon_scientific", "amazon_office_2014", "movielens_100k")
 ENCODERS = ("tfidf", "minilm")
 SOURCES = ("id", "text", "image", "id+text", "id+image", "text+image", "id+text+image")
-LEVELS = 3
 IMAGE_COLUMNS, IMAGE_NOISE, WITHOUT_IMAGE = 4096, 2.0, 0.02
 
 
@@ -60,14 +59,10 @@ class Cache:
             return path, float(file.metadata()["seconds"])
 
 
-def never() -> np.ndarray:
-    raise AssertionError("every feature comes from a file here")
-
-
 def cluster(config: SemanticsConfig, dataset: Dataset) -> dict[str, Any]:
     """Semantics from files of features: seconds of the processor, sizes, agreement with whole and last categories."""
     start = time.process_time()
-    made = make_semantics(config, dataset, seed=0, id_features=never)
+    made = make_semantics(config, dataset, seed=0, train_end=dataset.offsets[1:])  # features come from files
     seconds = time.process_time() - start
     against = {
         level: agreement(made.table, made.count, item_categories(dataset, level=level), 0) for level in ("all", "last")
@@ -78,7 +73,7 @@ def cluster(config: SemanticsConfig, dataset: Dataset) -> dict[str, Any]:
 
 
 def text_semantics(dataset: Dataset, cache: Cache) -> list[dict[str, Any]]:
-    """Both encoders, on titles alone and with categories; the count by rule and searched; residual levels."""
+    """Both encoders, on titles alone and with categories; the count by rule and searched."""
     rows = []
     titles = replace(dataset, item_table=dataset.item_table.select("item_id", "title"))
     for encoder in ENCODERS:
@@ -86,12 +81,7 @@ def text_semantics(dataset: Dataset, cache: Cache) -> list[dict[str, Any]]:
             name = f"{dataset.fingerprint[:12]}-{encoder}-{words.replace(' + ', '-')}"
             path, seconds = cache.get(name, lambda i=items, e=encoder: text_features(i, encoder=e, seed=0))
             for count in (0, -1):
-                config = SemanticsConfig(
-                    semantics="text",
-                    text_features=str(path),
-                    num_semantics=count,
-                    semantic_levels=1 if count else LEVELS,
-                )
+                config = SemanticsConfig(semantics="text", text_features=str(path), num_semantics=count)
                 told = {"encoder": encoder, "text": words, "count": "searched" if count else "a tenth"}
                 rows.append({**told, "encode_seconds": seconds, **cluster(config, dataset)})
     return rows

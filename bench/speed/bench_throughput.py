@@ -34,7 +34,6 @@ METHODS = (
     "solid-trunk-only",
     "solid-item-only",
     "solid-no-codebook",
-    "solid-autoencoder",
     "solid-apg",
 )
 

@@ -69,7 +69,7 @@ def run_cell(folder: Path, cell: Cell, dataset: Dataset, others: Mapping[Path, C
         scorer, stages = solid.scorer, solid.training.stages
     trained = time.perf_counter()
     rows = split.test
-    sampled = evaluate_sampled(scorer, dataset, rows, negatives=config.evaluate.candidates, seed=config.train.seed)
+    sampled = evaluate_sampled(scorer, dataset, rows, negatives=config.evaluate.eval_negatives, seed=config.train.seed)
     full, new = (evaluate_full(scorer, dataset, rows, exclude_history=exclude) for exclude in (False, True))
     evaluated = time.perf_counter()
     table = pl.DataFrame(

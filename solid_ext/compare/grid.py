@@ -15,10 +15,10 @@ from solid_ext.methods import METHODS, method_config
 from solid_ext.models.backbones import BACKBONES
 
 NO_BACKBONE = "-"
-VERSION = 2
+VERSION = 3
 
 # A method's switches are its own; these a method may set, and a file may for the methods that do not.
-_TUNED = {"delta", "alignment", "generator"}
+_TUNED = {"delta", "alignment", "low_rank"}
 _OF_THE_GRID = {"backbone", "seed", "threads"} | {
     name for method in METHODS.values() for name in method.fields if name not in _TUNED
 }

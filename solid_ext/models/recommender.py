@@ -41,7 +41,7 @@ class UserState(NamedTuple):
     """What a forward pass knows of a batch of sequences."""
 
     vector: Tensor | CandidateState  # u [B, d], or what makes it for a candidate
-    alignment: Tensor  # L_align, or the autoencoder's loss, a scalar; 0 without a codebook or a trunk
+    alignment: Tensor  # L_align, a scalar; 0 without a codebook or a trunk
     code: Tensor | None  # [B, L] int64, the codebook entry of each position; None without a codebook
 
 
@@ -51,7 +51,6 @@ class Looked(NamedTuple):
     metacode: Remade  # [B, L, d], what the GRU reads
     quantized: Remade | None  # q [B, L, d], without gradient; None without a codebook
     code: Tensor | None  # [B, L] int64, the codebook entry of each position; None without a codebook
-    reconstruction: Tensor | None = None  # the autoencoder's loss, a scalar
 
 
 class ItemBranch(nn.Module):
@@ -71,14 +70,13 @@ class ItemBranch(nn.Module):
             self.codebook = Codebook(
                 num_semantics,
                 dim,
-                gradient=config.gradient,
-                update=config.update,
+                gradient=config.codebook_gradient,
+                update=config.codebook_update,
                 revive_after=config.revive_after,
-                with_loss=config.codebook_learns == "autoencoder",
                 backend=config.backend,
             )
             self.decoder = CodebookDecoder(dim, config.codebook_hidden, config.backend)
-        self.code = SequenceCode(dim, config.adaptive_layers, config.backend, config.dropout)
+        self.code = SequenceCode(dim, config.dynamic_layers, config.backend, config.dropout)
 
     def look_up(self, sequences: Tensor) -> Looked:
         """The sequences through the codebook, where there is one."""
@@ -88,13 +86,8 @@ class ItemBranch(nn.Module):
         decoded = self.decoder.decoded(self.codebook) if self.decoder.pays(sequences, self.codebook) else None
         found = self.codebook(embedded, mask)
         if decoded is None:
-            looked = Looked(Remade(self.decoder(found.quantized)), Remade(found.quantized.detach()), found.index)
-        else:
-            looked = Looked(*self.decoder.look_up(decoded, found, mask), found.index)
-        if not self.codebook.with_loss:
-            return looked
-        error = (looked.metacode.value - embedded.detach()).square().mean(2)
-        return looked._replace(reconstruction=found.loss + (error * mask).sum() / mask.sum().clamp(min=1))
+            return Looked(Remade(self.decoder(found.quantized)), Remade(found.quantized.detach()), found.index)
+        return Looked(*self.decoder.look_up(decoded, found, mask), found.index)
 
     def encode(self, metacode: Remade, mask: Tensor) -> Tensor:
         """z_v [B, d] of the sequences that were looked up."""
@@ -148,30 +141,30 @@ class DynamicRecommender(nn.Module):
             self.target = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, dim))
         if config.semantic_trunk:
             self.semantic_embedding = SymbolEmbedding(self.num_semantics, config.length, dim, config.backend)
-            self.semantic_code = SequenceCode(dim, config.adaptive_layers, config.backend, config.dropout)
+            self.semantic_code = SequenceCode(dim, config.dynamic_layers, config.backend, config.dropout)
         if config.item_branch:
             self.item = ItemBranch(config, num_items, self.num_semantics)
         self.adaptive = self._adaptive_layers()
-        self.gate = nn.Parameter(torch.zeros(())) if config.residual else None
+        self.gate = nn.Parameter(torch.zeros(())) if config.dynamic_residual else None
 
     def _adaptive_layers(self) -> nn.Module:
         config, dim = self.config, self.config.dim
-        sizes = (dim,) * (config.adaptive_layers + 1)
+        sizes = (dim,) * (config.dynamic_layers + 1)
         if not (config.semantic_trunk or config.item_branch):
             steps: list[nn.Module] = []
-            for layer in range(config.adaptive_layers):
+            for layer in range(config.dynamic_layers):
                 steps += ([nn.Tanh()] if layer else []) + [nn.Linear(dim, dim)]
             return nn.Sequential(*steps)
         branches: Branches = "both" if config.item_branch else "semantic"
         if not config.semantic_trunk:
             branches = "item"
-        if config.generator == "low_rank":
+        if config.low_rank:
             return LowRankMLP(sizes, dim, config.rank, config.delta, branches=branches, backend=config.backend)
         return DynamicMLP(sizes, dim, config.delta, branches=branches, backend=config.backend)
 
     def initialise_codebook(self, entries: Tensor) -> None:
         """D = the semantic embedding table [C, d], without its padding row (Algorithm 1, between the stages)."""
-        if self.config.item_branch and self.item.codebook is not None and not self.item.codebook.with_loss:
+        if self.config.item_branch and self.item.codebook is not None:
             self.item.codebook.initialise(entries)
 
     @property
@@ -214,7 +207,7 @@ class DynamicRecommender(nn.Module):
             looked = self.item.look_up(sequences)
         if self.config.semantic_trunk:
             embedded = self.semantic_embedding(self.semantics[sequences])
-            if looked is not None and looked.quantized is not None and looked.reconstruction is None:
+            if looked is not None and looked.quantized is not None:
                 with looked.quantized.unkept():
                     # Both are zero on padding, so that the sum runs over valid positions.
                     squared = F.mse_loss(embedded, looked.quantized.value, reduction="sum")
@@ -222,8 +215,6 @@ class DynamicRecommender(nn.Module):
             z_semantic = self.semantic_code(embedded, mask)
         if looked is not None:
             z_item = self.item.encode(looked.metacode, mask)
-            if looked.reconstruction is not None:
-                alignment = looked.reconstruction
         return z_item, z_semantic, alignment, None if looked is None else looked.code
 
     def encode(self, sequences: Tensor) -> Tensor | CandidateState:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +23,10 @@ from solid_ext.train.stage import Stage, Trainable, Validate, train_stage
 _OF_STAGE2_MODEL = (
     "item_branch",
     "use_codebook",
-    "codebook_learns",
     "codebook_hidden",
     "delta",
-    "gradient",
-    "update",
+    "codebook_gradient",
+    "codebook_update",
     "revive_after",
     "neighbours",
     "item_features",
@@ -133,10 +132,9 @@ def train_static(
     *,
     features: Tensor | None = None,
     folder: Path | None = None,
-    followed_by: Sequence[Path] = (),
     reporter: Reporter | None = None,
 ) -> tuple[DynamicRecommender, Stage]:
-    """Train the static backbone that SOLID is compared with, and whose item embeddings can be clustered."""
+    """Train the static backbone that SOLID is compared with."""
     own = replace(config, model=static_model(config.model))
     no_semantics = np.minimum(np.arange(dataset.num_items + 1), 1)
     model = build_model(own, own.model, dataset.num_items, no_semantics, features)
@@ -149,7 +147,6 @@ def train_static(
         validate,
         fields=own.flat(),
         folder=folder,
-        followed_by=followed_by,
         reporter=reporter,
     )
     return model, stage

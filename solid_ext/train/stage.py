@@ -158,7 +158,7 @@ def _check_progress(
     if config.loss == "bce":
         guess = math.log(2)
     else:
-        whole = config.loss == "full_softmax" or config.log_q
+        whole = config.loss in ("full_softmax", "sampled_softmax_log_q")
         guess = math.log(max(model.num_items if whole else 1 + config.negatives, 2))
     if prediction > GUESSES * guess:
         raise FloatingPointError(

@@ -84,7 +84,8 @@ class Step:
                 if self.config.loss == "bce":
                     prediction = binary_cross_entropy(logits)
                 else:
-                    prediction = sampled_softmax(logits, self.model.num_items if self.config.log_q else 0)
+                    whole = self.config.loss == "sampled_softmax_log_q"
+                    prediction = sampled_softmax(logits, self.model.num_items if whole else 0)
             loss = prediction + self.config.alignment * state.alignment
         loss.backward()
         self.optimizer.step()

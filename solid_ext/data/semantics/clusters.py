@@ -1,4 +1,4 @@
-"""Semantics by clustering item features: k-means from k-means++ on L2-normalised rows, level by level."""
+"""Semantics by clustering item features: k-means from k-means++ on L2-normalised rows."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ NORMALISED_BLOCK = 4096  # rows that are float64 at a time
 
 
 def semantics_from_features(
-    features: np.ndarray, count: int, *, seed: int, source: str = "id", num_items: int | None = None, levels: int = 1
+    features: np.ndarray, count: int, *, seed: int, source: str = "id", num_items: int | None = None
 ) -> Semantics:
     """Cluster the items by k-means over their L2-normalised features.
 
-    Items without features, that is with a row of zeros, get the fallback semantic. With `levels` > 1 what a level's
-    centres leave over, `x - centre[label]`, is clustered in turn: residual codes, which name an item ever more finely.
+    Items without features, that is with a row of zeros, get the fallback semantic.
 
     Args:
         features: `[V + 1, F]` with the padding row first, or `[V, F]`, real. Without `num_items` a first row
@@ -37,28 +36,24 @@ def semantics_from_features(
         seed: of the initial centres.
         source: what the features are: "id", "text", "id+text", ...
         num_items: V.
-        levels: S, the number of columns of `Semantics.levels`.
 
     Raises:
         TypeError: features that are no matrix of real numbers.
         ValueError: another number of rows than V or V + 1, NaN or infinite features, or fewer different rows
             than clusters.
 
-    Source: docs/method.md#module-1-item-to-semantic; Arthur and Vassilvitskii, k-means++, SODA 2007; Rajput et al.,
-    semantic ids by residual quantisation, NeurIPS 2023.
+    Source: docs/method.md#module-1-item-to-semantic; Arthur and Vassilvitskii, k-means++, SODA 2007.
     """
     rows = _item_rows(features, num_items)
     if count < SEARCH:
         raise ValueError(f"semantics_from_features: expected count >= 1, 0 or -1, got {count}")
-    if levels < 1:
-        raise ValueError(f"semantics_from_features: expected levels >= 1, got {levels}")
     if not np.isfinite(rows).all():
         bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0]) + 1
         raise ValueError(f"semantics_from_features: expected finite features, got NaN or infinity for item {bad}")
     known = np.any(rows != 0, axis=1)
     points = normalised(rows[known])
     unit = np.zeros((rows.shape[0] + 1, rows.shape[1]), dtype=np.float32)
-    unit[1:][known] = points  # which further levels change
+    unit[1:][known] = points
     different = _different(points)
     searched: dict[str, float] = {}
     if count == TENTH and different:
@@ -70,26 +65,16 @@ def semantics_from_features(
             f"semantics_from_features: expected at least {max(count, 1)} different rows for {max(count, 1)} clusters, "
             f"got {different}"
         )
-    table = np.full((rows.shape[0] + 1, levels), count + 1, dtype=np.int64)
+    clusters = _k_means(points, count, seed)
+    table = np.full(rows.shape[0] + 1, count + 1, dtype=np.int64)
     table[0] = 0
+    table[1:][known] = clusters.labels + 1
     spread = points.shape[0] - float(np.square(points.sum(axis=0, dtype=np.float64)).sum()) / points.shape[0]
-    explained = []
-    for level in range(levels):
-        clusters = _k_means(points, count, seed)
-        table[1 + np.flatnonzero(known), level] = clusters.labels + 1
-        explained.append(1 - clusters.inertia / spread if spread > 0 else 1.0)
-        if level == 0:
-            inertia = clusters.inertia
-        if level + 1 < levels:
-            points -= clusters.centres[clusters.labels]
-    report = {**sizes(table[:, 0], count + 1), "inertia": inertia, "explained": explained[0]}
+    explained = 1 - clusters.inertia / spread if spread > 0 else 1.0
+    report = {**sizes(table, count + 1), "inertia": clusters.inertia, "explained": explained}
     if searched:
         report["silhouettes"] = searched
-    if levels > 1:
-        report["levels_explained"] = explained
-        report["distinct_codes"] = len(np.unique(table[1:][known], axis=0))
-    residual = table[:, 1:] if levels > 1 else None
-    return Semantics(table[:, 0].copy(), count + 1, source, report=report, residual=residual, features=unit)
+    return Semantics(table, count + 1, source, report=report, features=unit)
 
 
 def search_count(points: np.ndarray, *, seed: int) -> tuple[int, dict[str, float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from solid_ext.config import SemanticsConfig
 from solid_ext.data.dataset import Dataset
 from solid_ext.data.semantics.category import item_categories, semantics_from_categories
 from solid_ext.data.semantics.clusters import concatenate_features, semantics_from_features
+from solid_ext.data.semantics.cooccurrence import cooccurrence_features
 from solid_ext.data.semantics.files import read_features
 from solid_ext.data.semantics.image import image_features
 from solid_ext.data.semantics.quality import agreement
@@ -26,18 +26,15 @@ def semantics_source(config: SemanticsConfig, dataset: Dataset) -> str:
     return "text" if config.text_features or 2 * item_text(dataset).count() >= dataset.num_items else "id"
 
 
-def make_semantics(
-    config: SemanticsConfig, dataset: Dataset, *, seed: int, id_features: Callable[[], np.ndarray]
-) -> Semantics:
+def make_semantics(config: SemanticsConfig, dataset: Dataset, *, seed: int, train_end: np.ndarray) -> Semantics:
     """Every item's semantic from its category, or from clusters of id, text and image features.
 
     A mix is the concatenation of its parts, each L2-normalised. Text and images come first, so that whatever is wrong
-    with them is said before a model may be trained for the ids.
+    with them is said before the ids are factored.
 
     Args:
-        id_features: gives `[V + 1, F]`, an embedding of every item's id; called only if the source has ids and the
-            configuration names no file of them.
-        seed: of the text projection and the clustering.
+        seed: of the projections and the clustering.
+        train_end: `[U] int64`, flat ends of the users' training parts, in which the ids' co-occurrence is counted.
 
     Returns:
         The semantics; their report says how well they agree with categories, where the items have any.
@@ -53,15 +50,10 @@ def make_semantics(
     _check_count(config, dataset)
     parts = {}
     for kind in sorted(source.split("+"), reverse=True):  # text, image, id
-        parts[kind] = _features(kind, config, dataset, seed, id_features)
+        parts[kind] = _features(kind, config, dataset, seed, train_end)
     features = parts[source] if len(parts) == 1 else concatenate_features(*(parts[kind] for kind in source.split("+")))
     made = semantics_from_features(
-        features,
-        config.num_semantics,
-        seed=seed,
-        source=source,
-        num_items=dataset.num_items,
-        levels=config.semantic_levels,
+        features, config.num_semantics, seed=seed, source=source, num_items=dataset.num_items
     )
     known = agreement(made.table, made.count, item_categories(dataset, level=config.category_level), seed)
     return replace(made, report={**made.report, **known})
@@ -92,9 +84,7 @@ def _file(kind: str, config: SemanticsConfig) -> str:
     return {"id": config.id_features, "text": config.text_features, "image": config.image_features}[kind]
 
 
-def _features(
-    kind: str, config: SemanticsConfig, dataset: Dataset, seed: int, id_features: Callable[[], np.ndarray]
-) -> np.ndarray:
+def _features(kind: str, config: SemanticsConfig, dataset: Dataset, seed: int, train_end: np.ndarray) -> np.ndarray:
     """One kind's features `[V + 1, F]`: from its file if one is named, else made."""
     file = _file(kind, config)
     if file:
@@ -102,7 +92,7 @@ def _features(
     if kind == "text":
         return text_features(dataset, encoder=config.text_encoder, seed=seed)
     if kind == "id":
-        return id_features()
+        return cooccurrence_features(dataset, train_end, seed=seed)
     return image_features(dataset, _image_folder(config), encoder=config.image_encoder)
 
 

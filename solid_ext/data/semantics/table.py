@@ -27,13 +27,11 @@ class Semantics:
         source: where the semantics come from.
         names: `[C]` names of semantics 1..C, or None.
         report: how good they are, see `solid_ext.data.semantics.quality`.
-        residual: `[V + 1, S - 1] int64`, codes of what the levels before left over (residual k-means), again 1..C
-            with 0 for padding and C for items without features; None for one level.
         features: `[V + 1, F] float32`, what was clustered, each row L2-normalised; None for categories, and not saved.
 
     Raises:
         TypeError: a table of another dtype or number of dimensions.
-        ValueError: a table, residual codes or names that do not fit C or each other.
+        ValueError: a table or names that do not fit C.
 
     Source: docs/method.md#module-1-item-to-semantic.
     """
@@ -43,34 +41,19 @@ class Semantics:
     source: str
     names: list[str] | None = None
     report: dict[str, Any] = field(default_factory=dict)
-    residual: np.ndarray | None = None
     features: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         table = self.table
         if not isinstance(table, np.ndarray) or table.dtype != np.int64 or table.ndim != 1 or table.size < 2:
             raise TypeError(f"Semantics: expected table [V + 1] int64, got {table!r:.80}")
-        residual = self.residual
-        if residual is not None and (
-            residual.dtype != np.int64 or residual.ndim != 2 or residual.shape[0] != table.size
-        ):
+        if table[0] or table[1:].min() < 1 or table[1:].max() > self.count:
             raise ValueError(
-                f"Semantics: expected residual [{table.size}, S - 1] int64, got {residual.dtype} {list(residual.shape)}"
-            )
-        levels = self.levels
-        if levels[0].any() or levels[1:].min() < 1 or levels[1:].max() > self.count:
-            raise ValueError(
-                f"Semantics: expected 0 for padding and 1..{self.count} else, got {levels[0].max()} and "
-                f"{levels[1:].min()}..{levels[1:].max()}"
+                f"Semantics: expected 0 for padding and 1..{self.count} else, got {table[0]} and "
+                f"{table[1:].min()}..{table[1:].max()}"
             )
         if self.names is not None and len(self.names) != self.count:
             raise ValueError(f"Semantics: expected {self.count} names, got {len(self.names)}")
-
-    @property
-    def levels(self) -> np.ndarray:
-        """`[V + 1, S] int64`: the table, then the residual codes."""
-        first = self.table[:, None]
-        return first if self.residual is None else np.concatenate([first, self.residual], axis=1)
 
     @property
     def fallback(self) -> int:
@@ -78,11 +61,11 @@ class Semantics:
         return self.count
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file: `levels`, and the rest as JSON in its header."""
+        """Write one safetensors file: `table`, and the rest as JSON in its header."""
         described = {"count": self.count, "source": self.source, "names": self.names, "report": self.report}
-        levels, text = np.ascontiguousarray(self.levels), json.dumps(described)
+        table, text = np.ascontiguousarray(self.table), json.dumps(described)
         with written(Path(path)) as partial:
-            save_file({"levels": levels}, partial, metadata={"semantics": text, "sha256": _checksum(levels, text)})
+            save_file({"table": table}, partial, metadata={"semantics": text, "sha256": _checksum(table, text)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Semantics:
@@ -94,15 +77,15 @@ class Semantics:
         try:
             with safe_open(path, framework="np") as file:
                 metadata = file.metadata() or {}
-                levels = file.get_tensor("levels")
+                table = file.get_tensor("table")
             described = json.loads(metadata["semantics"])
-            if metadata.get("sha256") != _checksum(levels, metadata["semantics"]):
+            if metadata.get("sha256") != _checksum(table, metadata["semantics"]):
                 raise ValueError("another content than its sha256")
-            return cls(levels[:, 0].copy(), residual=levels[:, 1:] if levels.shape[1] > 1 else None, **described)
+            return cls(table, **described)
         except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"Semantics: expected a file of semantics, got {str(path)!r} ({error})") from error
 
 
-def _checksum(levels: np.ndarray, described: str) -> str:
-    head = f"{described} {levels.dtype} {list(levels.shape)}"
-    return hashlib.sha256(head.encode() + levels.tobytes()).hexdigest()
+def _checksum(table: np.ndarray, described: str) -> str:
+    head = f"{described} {table.dtype} {list(table.shape)}"
+    return hashlib.sha256(head.encode() + table.tobytes()).hexdigest()
