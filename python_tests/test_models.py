@@ -282,7 +282,7 @@ def test_candidates_are_items_too() -> None:
         for wrong in (torch.tensor([41]), torch.tensor([-1]), torch.full((4, 2), 10**9)):
             with pytest.raises(ValueError, match=r"score: expected candidates of item ids in 0 \.\. 40"):
                 model.score(state, wrong)
-        with pytest.raises(ValueError, match=r"score: expected candidates \[B, T\] or \[T\], got \[1, 1, 1\]"):
+        with pytest.raises(ValueError, match=r"score: expected candidates \[B=4, T\] or \[T\], got \[1, 1, 1\]"):
             model.score(state, torch.ones(1, 1, 1, dtype=torch.int64))
 
 
