@@ -13,7 +13,7 @@ from solid_ext.models import DynamicRecommender, SASRecSoftmax
 from solid_ext.models.backbones import make_backbone
 from solid_ext.models.encoder import SequenceCode
 from solid_ext.models.symbols import SymbolEmbedding
-from solid_ext.nn.padding import last_valid, recency, valid_mask
+from solid_ext.nn.padding import ages, last_valid, valid_mask
 from solid_ext.scorers import ItemKNN, Markov, Popularity, WithNeighbours
 
 ITEMS, SEMANTICS = 40, 5
@@ -50,9 +50,9 @@ def padded(sequences: Tensor, extra: int) -> Tensor:
     return torch.cat([sequences, torch.zeros(len(sequences), extra, dtype=torch.int64)], dim=1)
 
 
-def test_recency_counts_from_the_end() -> None:
+def test_ages_count_from_the_end() -> None:
     mask = valid_mask(SEQUENCES)
-    assert recency(mask).tolist() == [[2, 1, 0, 0, 0], [0] * 5, [4, 3, 2, 1, 0], [0] * 5]
+    assert ages(mask).tolist() == [[2, 1, 0, 0, 0], [0] * 5, [4, 3, 2, 1, 0], [0] * 5]
 
 
 def test_last_valid_picks_the_last_item_and_zero_for_nothing() -> None:
@@ -257,12 +257,16 @@ def test_bad_semantics_get_a_sentence(semantics: np.ndarray, sentence: str) -> N
 @pytest.mark.parametrize(
     ("sequences", "error", "sentence"),
     [
-        (torch.tensor([[10**9, 0]]), ValueError, r"encode: expected sequences of ids in 0\.\.40, got 0\.\.1000000000"),
-        (torch.tensor([[1, -1]]), ValueError, r"encode: expected sequences of ids in 0\.\.40, got -1\.\.1"),
-        (torch.ones(1, 400, dtype=torch.int64), ValueError, r"sequences \[B, L\] with L in 1\.\.5, got \[1, 400\]"),
-        (torch.ones(5, dtype=torch.int64), ValueError, r"sequences \[B, L\] with L in 1\.\.5, got \[5\]"),
-        (torch.ones(1, 5), TypeError, r"sequences as an int64 tensor, got torch\.float32"),
-        ([[1, 2]], TypeError, "sequences as an int64 tensor, got list"),
+        (
+            torch.tensor([[10**9, 0]]),
+            ValueError,
+            r"encode: expected sequences of item ids in 0 \.\. 40, got 1000000000",
+        ),
+        (torch.tensor([[1, -1]]), ValueError, r"encode: expected sequences of item ids in 0 \.\. 40, got -1"),
+        (torch.ones(1, 400, dtype=torch.int64), ValueError, r"sequences \[B, L\] with L in 1 \.\. 5, got \[1, 400\]"),
+        (torch.ones(5, dtype=torch.int64), ValueError, r"sequences \[B, L\] with L in 1 \.\. 5, got \[5\]"),
+        (torch.ones(1, 5), TypeError, r"sequences of item ids of torch\.int64, got torch\.float32"),
+        ([[1, 2]], TypeError, "expected sequences a tensor, got list"),
     ],
 )
 def test_a_model_is_asked_about_its_own_items(backend: str, sequences: object, error: type, sentence: str) -> None:
@@ -276,9 +280,9 @@ def test_candidates_are_items_too() -> None:
     with torch.inference_mode():
         state = model.encode(SEQUENCES)
         for wrong in (torch.tensor([41]), torch.tensor([-1]), torch.full((4, 2), 10**9)):
-            with pytest.raises(ValueError, match=r"score: expected candidates of ids in 0\.\.40"):
+            with pytest.raises(ValueError, match=r"score: expected candidates of item ids in 0 \.\. 40"):
                 model.score(state, wrong)
-        with pytest.raises(ValueError, match=r"score: expected candidates \[B, T\] or \[T\], got \[1, 1, 1\]"):
+        with pytest.raises(ValueError, match=r"score: expected candidates \[B=4, T\] or \[T\], got \[1, 1, 1\]"):
             model.score(state, torch.ones(1, 1, 1, dtype=torch.int64))
 
 
@@ -299,8 +303,8 @@ def test_peers_are_asked_about_their_own_items(name: str) -> None:
     with torch.inference_mode():
         state = peer.encode(torch.ones(2, width, dtype=torch.int64))
         for wrong in (10**9, -1, 41):
-            with pytest.raises(ValueError, match=r"expected candidates of ids in 0\.\.40"):
+            with pytest.raises(ValueError, match=r"expected candidates of item ids in 0 \.\. 40"):
                 peer.score(state, torch.tensor([wrong]))
             if name != "popularity":  # which reads none
-                with pytest.raises(ValueError, match=r"expected sequences of ids in 0\.\.40"):
+                with pytest.raises(ValueError, match=r"expected sequences of item ids in 0 \.\. 40"):
                     peer.encode(torch.full((2, width), wrong))

@@ -40,13 +40,13 @@ def knn() -> ItemKNN:
     return ItemKNN(dataset, dataset.offsets[1:], 4)
 
 
-@pytest.mark.parametrize("recency", [1.0, 0.5])
-def test_the_logits_are_the_formula_by_hand(knn: ItemKNN, recency: float) -> None:
-    scorer = WithNeighbours(ByItem(), knn, 2.0, recency)
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+def test_the_logits_are_the_formula_by_hand(knn: ItemKNN, decay: float) -> None:
+    scorer = WithNeighbours(ByItem(), knn, 2.0, decay)
     state = scorer.encode(torch.tensor([[2, 0, 0, 0], [1, 3, 1, 0], [0, 0, 0, 0]]))
     one_two, two_three = 2 / math.sqrt(6), 1 / math.sqrt(3)
     # The second history has item 1 twice: its later place, of age 0, counts alone; item 3 is of age 1.
-    both = (one_two + recency * two_three) / math.sqrt(1 + recency)
+    both = (one_two + decay * two_three) / math.sqrt(1 + decay)
     similar = np.array([[one_two, 0, two_three, 0], [0, both, 0, 0], [0, 0, 0, 0]])
     expected = np.arange(1, 5) / 10 + 2 * similar
     np.testing.assert_allclose(scorer.score(state, torch.arange(1, 5)), expected, rtol=1e-6)
@@ -56,16 +56,16 @@ def test_the_logits_are_the_formula_by_hand(knn: ItemKNN, recency: float) -> Non
     )
 
 
-def test_weight_and_recency_are_those_of_the_best_validation(knn: ItemKNN) -> None:
+def test_weight_and_decay_are_those_of_the_best_validation(knn: ItemKNN) -> None:
     asked = []
 
     def validate(scorer: WithNeighbours) -> float:
-        """Best at (8, 0.4); at the first recency, 0.8, a weight of 4 is."""
-        asked.append((scorer.weight, scorer.recency))
-        return -abs(math.log2(scorer.weight + 0.01) - 3 + 2 * (scorer.recency - 0.4)) - 3 * abs(scorer.recency - 0.4)
+        """Best at (8, 0.4); at the first decay, 0.8, a weight of 4 is."""
+        asked.append((scorer.weight, scorer.decay))
+        return -abs(math.log2(scorer.weight + 0.01) - 3 + 2 * (scorer.decay - 0.4)) - 3 * abs(scorer.decay - 0.4)
 
     chosen = choose_neighbours(ByItem(), knn, validate)
-    assert (chosen.weight, chosen.recency) == (8, 0.4)
+    assert (chosen.weight, chosen.decay) == (8, 0.4)
     assert len(asked) == len(set(asked)), "no setting is validated twice"
     assert choose_neighbours(ByItem(), knn, lambda scorer: 0.5).weight == 0
 
@@ -112,9 +112,9 @@ def rng() -> np.random.Generator:
 def test_what_is_out_of_range_is_refused(knn: ItemKNN) -> None:
     with pytest.raises(ValueError, match="expected weight >= 0, got -1"):
         WithNeighbours(ByItem(), knn, -1.0)
-    for recency in (0.0, 1.1):
-        with pytest.raises(ValueError, match="expected 0 < recency <= 1, got"):
-            WithNeighbours(ByItem(), knn, 1.0, recency)
+    for decay in (0.0, 1.1):
+        with pytest.raises(ValueError, match="expected 0 < decay <= 1, got"):
+            WithNeighbours(ByItem(), knn, 1.0, decay)
 
 
 def test_solid_with_neighbours_is_saved_whole(world: tuple[Dataset, SyntheticTruth], tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_neighbours_come_back_as_they_were_in_narrow_types(knn: ItemKNN, tmp_pat
     assert (arrays["indices"].dtype, arrays["indptr"].dtype) == (np.uint16, np.int32)
     assert oct((tmp_path / "n.safetensors").stat().st_mode & 0o777) == oct(0o666 & ~umask())
     loaded = WithNeighbours.load(tmp_path / "n.safetensors", OfFour())
-    assert (loaded.weight, loaded.recency) == (2.0, 0.5)
+    assert (loaded.weight, loaded.decay) == (2.0, 0.5)
     np.testing.assert_array_equal(loaded.knn.similarity.toarray(), knn.similarity.toarray())
     WithNeighbours(OfFour(), knn, 0.0).save(tmp_path / "none.safetensors")
     assert len(load_file(tmp_path / "none.safetensors")["data"]) == 0, "a weight of 0 needs no similarities"
@@ -198,7 +198,7 @@ def test_similarities_that_point_elsewhere_are_refused_before_they_are_followed(
     WithNeighbours(OfFour(), knn, 2.0).save(file)
     arrays = load_file(file)
     assert WithNeighbours.load(file, OfFour()).weight == 2
-    save_file({**arrays, **changes}, file, metadata={"neighbours": '{"weight": 2, "recency": 1}'})
+    save_file({**arrays, **changes}, file, metadata={"neighbours": '{"weight": 2, "decay": 1}'})
     with pytest.raises(ValueError, match=f"load: expected neighbours in .*{sentence}"):
         WithNeighbours.load(file, OfFour())
 
@@ -206,9 +206,9 @@ def test_similarities_that_point_elsewhere_are_refused_before_they_are_followed(
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ('{"weight": 1, "floor": 0.1, "recency": 1}', "'floor'"),
-        ('{"weight": NaN, "recency": 1}', "expected weight >= 0, got nan"),
-        ('{"weight": 1, "recency": 1e9}', "expected 0 < recency <= 1"),
+        ('{"weight": 1, "floor": 0.1, "decay": 1}', "'floor'"),
+        ('{"weight": NaN, "decay": 1}', "expected weight >= 0, got nan"),
+        ('{"weight": 1, "decay": 1e9}', "expected 0 < decay <= 1"),
         ("[1, 2]", "settings"),
         pytest.param("[" * 100_000, "recursion", id="deep"),
     ],

@@ -1,4 +1,4 @@
-"""What a scorer is asked is checked before its tables are read: an id or a position past their end reads elsewhere."""
+"""Checks of what a scorer is asked, made before its tables are read, as an id past their end would read elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ def check_sequences(sequences: Tensor, num_items: int, length: int | None = None
 
     Raises:
         TypeError: no tensor, or one of another dtype.
-        ValueError: another shape, or an id out of range (on a GPU, where reading would wait, the lookup says it).
+        ValueError: another shape, or an id out of range (on a GPU the lookup refuses it, as reading it here would wait
+            for the device).
     """
     expect_tensor("encode", "sequences", sequences)
     if sequences.dim() != 2 or sequences.shape[1] < 1 or (length is not None and sequences.shape[1] > length):

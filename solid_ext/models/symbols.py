@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from solid_ext.nn.lookup import Lookup
-from solid_ext.nn.padding import recency, valid_mask
+from solid_ext.nn.padding import ages, valid_mask
 from solid_ext.ops._arguments import expect_ids
 from solid_ext.ops.gru import Backend
 from solid_ext.ops.nearest_code import segment_sum
@@ -86,7 +86,7 @@ class SymbolEmbedding(nn.Module):
             weights = (self.table.weight, self.position.weight, self.linear.weight, self.linear.bias)
             return _Symbols.apply(sequences, *weights)
         mask = valid_mask(sequences)
-        embedded = self.table(sequences) + self.position(recency(mask))
+        embedded = self.table(sequences) + self.position(ages(mask))
         return self.linear(embedded).tanh() * mask.unsqueeze(2)
 
 
@@ -121,7 +121,7 @@ class _Symbols(torch.autograd.Function):
         mask, symbols = valid_mask(sequences), sequences.flatten()
         valid = mask.flatten()
         before = torch.ops.aten.tanh_backward(dh, h).flatten(0, 1)
-        of_age = segment_sum(before, recency(mask).flatten(), valid, len(position))
+        of_age = segment_sum(before, ages(mask).flatten(), valid, len(position))
         if len(table) <= len(symbols):
             of_symbol = segment_sum(before, symbols, valid, len(table))
             dweight = of_symbol.T @ table

@@ -1,6 +1,19 @@
-"""Layers for any torch model: the codebook, and linear layers whose weights are generated for every sequence."""
+"""Layers for any torch model: the codebook, dynamic layers, and what sequence models are made of."""
 
 from solid_ext.nn.codebook import Codebook, CodebookOutput
 from solid_ext.nn.dynamic import DynamicLinear, DynamicMLP
+from solid_ext.nn.last_state import LastState
+from solid_ext.nn.lookup import Lookup
+from solid_ext.nn.low_rank import LowRankMLP
+from solid_ext.nn.transformer import TransformerBlock
 
-__all__ = ["Codebook", "CodebookOutput", "DynamicLinear", "DynamicMLP"]
+__all__ = [
+    "Codebook",
+    "CodebookOutput",
+    "DynamicLinear",
+    "DynamicMLP",
+    "LastState",
+    "Lookup",
+    "LowRankMLP",
+    "TransformerBlock",
+]

@@ -19,8 +19,11 @@ LOW_32_BITS = 0xFFFFFFFF
 class CodebookOutput(NamedTuple):
     """What a `Codebook` returns.
 
-    quantized [.., D] in x's dtype, zero where masked; index [..] int64, 0 where masked; loss [] float32: see
-    `Codebook`; counts [K] int64: how many valid positions of this call chose each code.
+    Attributes:
+        quantized: [.., D] in x's dtype, the chosen entries; zero where masked.
+        index: [..] int64, which entries they are; 0 where masked.
+        loss: [] float32, see `Codebook`.
+        counts: [K] int64, how many valid positions of this call chose each entry.
     """
 
     quantized: Tensor
@@ -30,12 +33,12 @@ class CodebookOutput(NamedTuple):
 
     @property
     def perplexity(self) -> Tensor:
-        """`exp(-sum_k p_k log p_k)` of the codes' shares p in this call, [] float32; 0 without any."""
+        """`exp(-sum_k p_k log p_k)` of the entries' shares p in this call, [] float32; 0 without any."""
         return perplexity(self.counts)
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    """`exp(-sum_k p_k log p_k)` with `p = counts / sum counts`, [] float32; 0 when all counts are zero."""
+    """`exp(-sum_k p_k log p_k)` with the shares `p = counts / sum counts`, [] float32; 0 when all counts are zero."""
     total = counts.sum()
     share = counts / total.clamp(min=1)
     return torch.special.entr(share).sum().exp() * (total > 0)
@@ -44,30 +47,40 @@ def perplexity(counts: Tensor) -> Tensor:
 class Codebook(nn.Module):
     """Replaces every vector by the nearest of `num_codes` entries: `q = weight[argmin_k ||x - weight_k||^2]`.
 
+    The loss is `commitment * mean (x - sg(q))^2`, plus `mean (sg(x) - q)^2` for the update "gradient"; the mean is over
+    the elements of the valid positions, and 0 without any.
+
     Args:
-        num_codes: K >= 1. dim: D >= 1.
+        num_codes: K >= 1, the number of entries.
+        dim: D >= 1.
         gradient: what reaches x from q: "straight_through", "none" or "rotation" (see `nearest_code`).
-        update: how the entries learn. "frozen": not at all. "ema": in training mode each call moves the
-            entries in use to a running mean of the vectors that chose them. "gradient": `weight` is a
-            Parameter that gets the gradient of q and of the loss.
-        decay: of the running means: `n <- decay n + (1 - decay) count`, `s <- decay s + (1 - decay) sum`,
-            entry `s / n`; an entry starts as `n = 1, s = entry`, and stays where it is while unused.
-        revive_after: an entry that no vector chose in this many training calls in a row becomes a vector of
-            the batch, picked by a hash of `seed` and the number of calls: the same on every device and after
-            a resume; 0: never.
-        metric: "l2", or "cosine": vectors and entries are compared, and returned, as unit vectors.
-        commitment: weight of the pull of x towards its entry.
-        with_loss: False leaves the loss out (it is 0), and keeps nothing for it.
-        backend: "native" or "reference".
+        update: how the entries learn. "frozen": not at all. "ema": in training mode each call moves the entries in use
+            to a running mean of the vectors that chose them. "gradient": `weight` is a Parameter that gets the
+            gradient of q and of the loss.
+        decay: of the running means, `n <- decay n + (1 - decay) count` and `s <- decay s + (1 - decay) sum`, whose
+            entry is `s / n`. An entry starts with `n = 1` and `s = entry`, and stays where it is while unused.
+        revive_after: an entry that no vector chose in this many training calls in a row becomes a vector of the batch,
+            picked by a hash of `seed` and the number of calls, so that it is the same on every device and after a
+            resume; 0 for never.
+        metric: "l2", or "cosine", by which vectors and entries are compared, and returned, as unit vectors.
+        commitment: the weight of the pull of x towards its entry.
+        with_loss: whether the loss is computed; without it, it is 0 and nothing is kept for it.
+        backend: "native" (the kernel) or "reference" (plain torch).
         seed: of the choice of revived entries.
 
-    Loss: `commitment * mean (x - sg(q))^2`, plus `mean (sg(x) - q)^2` for "gradient"; mean over the elements
-    of the valid positions, 0 without any.
+    Attributes:
+        weight: [K, D], the entries; a Parameter for the update "gradient", else a buffer.
+        usage: [K] int64, how often training chose each entry so far.
+        ema_counts: [K], n of the update "ema".
+        ema_sums: [K, D], s of the update "ema".
+        idle: [K] int64, for revival: training calls since each entry was last chosen.
+        calls: [] int64, for revival: training calls so far.
 
-    State: weight [K, D] (Parameter for "gradient", else buffer); usage [K] int64, how often training chose
-    each code so far; for "ema" ema_counts [K] and ema_sums [K, D]; for revival idle [K] and calls [] int64.
+    Raises:
+        ValueError: a size or an option out of range; in a call, a tensor that does not fit.
+        TypeError: an argument of another type.
 
-    Errors: ValueError or TypeError for sizes and options out of range, and for tensors that do not fit.
+    Gradient: as in `nearest_code`.
 
     Source: docs/method.md#module-4-semantic-codebook; van den Oord et al. 2017, "Neural Discrete Representation
     Learning", appendix A.1.
@@ -141,7 +154,12 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def initialise(self, weights: Tensor) -> None:
-        """Copies the given entries [K, D], say a trained embedding table, and forgets all statistics."""
+        """Copies the given entries [K, D], such as a trained embedding table, and forgets all statistics.
+
+        Raises:
+            ValueError: another shape, an integer dtype, or numbers that are not finite.
+            TypeError: no tensor.
+        """
         expect_tensor("Codebook.initialise", "weights", weights)
         if weights.shape != self.weight.shape:
             raise ValueError(
@@ -155,7 +173,7 @@ class Codebook(nn.Module):
     def _start(self, weights: Tensor) -> None:
         self.weight.copy_(weights)
         self.usage.zero_()
-        if self.update == "ema":  # an entry starts as the mean of one vector: itself
+        if self.update == "ema":  # an entry starts as the mean of one vector, itself
             self.ema_counts.fill_(1)
             self.ema_sums.copy_(weights)
         if self.revive_after:
@@ -163,7 +181,17 @@ class Codebook(nn.Module):
             self.calls.zero_()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> CodebookOutput:
-        """Looks x [.., D] up; positions where mask [..] bool is False give zeros and take no part."""
+        """Looks the vectors up.
+
+        Args:
+            x: [.., D], in a dtype that `nearest_code` takes.
+            mask: [..] bool or None; a position where it is False gives zeros and teaches the entries nothing.
+
+        Returns:
+            See `CodebookOutput`.
+
+        Raises: as `nearest_code`.
+        """
         expect_tensor("Codebook", "x", x)
         if x.dim() < 1 or x.shape[-1] != self.dim:
             raise ValueError(f"Codebook: expected x [.., D={self.dim}], got {list(x.shape)}")
@@ -203,7 +231,7 @@ class Codebook(nn.Module):
             self._revive(x.reshape(-1, self.dim), mask, counts)
 
     def _revive(self, rows: Tensor, mask: Tensor | None, counts: Tensor) -> None:
-        """Gives each entry that was idle for too long a valid row of its own, without a synchronisation."""
+        """Gives each entry that was idle for too long a valid row of its own, without waiting for the device."""
         if rows.shape[0] == 0:
             return
         self.idle.copy_(torch.where(counts > 0, 0, self.idle + 1))
@@ -214,7 +242,7 @@ class Codebook(nn.Module):
         rank_of_row = valid.cumsum(0)
         num_valid = rank_of_row[-1]
         dead &= num_valid > 0
-        # The j-th of J dead entries takes a row of the j-th of J equal stretches: distinct if rows suffice.
+        # The j-th of J dead entries takes a row of the j-th of J equal stretches: different rows, if there are enough.
         order = dead.cumsum(0)
         place = (order - 1 + self._uniform(order)) / order[-1].clamp(min=1)
         wanted = (place * num_valid).to(torch.int64).clamp(min=0).minimum((num_valid - 1).clamp(min=0))
@@ -231,7 +259,7 @@ class Codebook(nn.Module):
         self.calls.add_(1)
 
     def _uniform(self, counter: Tensor) -> Tensor:
-        """Numbers in [0, 1): seed, number of calls and counter mixed (constants: C. Wellons' lowbias32)."""
+        """Numbers in [0, 1), mixed of seed, number of calls and counter (the constants are C. Wellons' lowbias32's)."""
         state = (counter + self.calls * 0x9E3779B9 + self.seed * 0x85EBCA6B) & LOW_32_BITS
         state = ((state ^ (state >> 16)) * 0x7FEB352D) & LOW_32_BITS
         state = ((state ^ (state >> 15)) * 0x846CA68B) & LOW_32_BITS

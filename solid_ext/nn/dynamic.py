@@ -1,4 +1,4 @@
-"""Layers without weights of their own: every sequence brings a code, from which its weights are generated."""
+"""Dynamic layers: every sequence brings a condition, from which the weights of its layer are generated."""
 
 from __future__ import annotations
 
@@ -15,30 +15,40 @@ from solid_ext.ops.dynamic_linear import Activation, Backend, dynamic_linear, dy
 
 Branches = Literal["both", "item", "semantic"]
 
-# Share of a generated weight's starting variance that depends on the sequence; the offset, equal for all
+# The share of a generated weight's starting variance that depends on the sequence. The offset, equal for all
 # sequences, has the rest, so that training starts near an ordinary layer.
 GENERATED_SHARE = 0.25
 
 
 class DynamicLinear(nn.Module):
-    """A linear layer whose weights are generated for every sequence, from a trunk and a bounded correction.
+    """A linear layer whose weights are generated for every sequence, as a trunk and a bounded correction.
 
-    `y = act(x W + b)` with `[W; b] = (z_c A_c + a_c) + clip(z_v A_v + a_v, -delta, delta)`. The semantic
-    branch (z_c) is the trunk; the item branch (z_v) corrects it. Parameters, of the branches that the layer has:
-    `semantic_map`, `item_map` (A) [D + 1, k, O] and `semantic_offset`, `item_offset` (a) [D + 1, O]; row D
-    generates the bias b.
+    `y = act(x W + b)` with `[W; b] = (z_c A_c + a_c) + clip(z_v A_v + a_v, -delta, delta)`. The semantic branch, with
+    the condition z_c, is the trunk; the item branch, with z_v, corrects it.
 
-    At the start, for z of unit scale, trunk weights have standard deviation 1 / sqrt(3 D), that of `nn.Linear`
-    (three quarters of the variance from the uniform offset). The item branch starts with offset 0 and a standard
-    deviation of min(delta, 1 / sqrt(3 D)) / 2, inside the clip, where its gradient lives; alone and unbounded
-    it starts as a trunk.
+    At the start, for z of unit scale, the trunk's weights have the standard deviation 1 / sqrt(3 D) of `nn.Linear`,
+    three quarters of their variance being the uniform offset's. The item branch starts with offset 0 and a standard
+    deviation of min(delta, 1 / sqrt(3 D)) / 2, so that its weights lie inside the clip, where there is a gradient; a
+    layer that has this branch alone, without a bound, starts as a trunk.
 
     Args:
-        in_features: D. out_features: O. code_dim: k.
-        delta: bound of the item branch, > 0; infinity for none.
-        branches: "both", "item" or "semantic": which branches the layer has.
+        in_features: D.
+        out_features: O.
+        code_dim: k, the dimension of the conditions.
+        delta: the bound of the item branch, > 0; infinity for none.
+        branches: which branches the layer has, "both", "item" or "semantic".
         activation: "none" or "tanh".
-        backend: "native" (kernel) or "reference" (plain torch); the parameters are the same.
+        backend: "native" (the kernel) or "reference" (plain torch); the parameters are the same.
+
+    Attributes:
+        semantic_map: A_c [D + 1, k, O], whose row D generates the bias; None without the branch.
+        semantic_offset: a_c [D + 1, O]; None without the branch.
+        item_map: A_v [D + 1, k, O]; None without the branch.
+        item_offset: a_v [D + 1, O]; None without the branch.
+
+    Raises:
+        ValueError: a size or an option out of range.
+        TypeError: an argument of another type.
 
     Source: docs/method.md#module-3-semantic-metacode.
     """
@@ -98,16 +108,19 @@ class DynamicLinear(nn.Module):
         """Apply the layer.
 
         Args:
-            x: [B, D] or [B, T, D]. z_item, z_semantic: [B, k]; None switches a branch off.
+            x: [B, D] or [B, T, D].
+            z_item: z_v [B, k]; None switches the item branch off.
+            z_semantic: z_c [B, k]; None switches the semantic branch off.
 
         Returns:
-            [B, O] or [B, T, O].
+            [B, O] or [B, T, O], in x's dtype.
 
-        Errors: ValueError or TypeError for tensors that do not fit, z of a branch that the layer lacks, or None for
-        both.
+        Raises:
+            ValueError: a tensor that does not fit, a condition of a branch that the layer lacks, or None for both.
+            TypeError: a dtype that does not fit.
         """
         check_input("DynamicLinear", x, self.in_features)
-        check_codes("DynamicLinear", self.branches, self.code_dim, z_item, z_semantic)
+        check_conditions("DynamicLinear", self.branches, self.code_dim, z_item, z_semantic)
         return dynamic_linear(
             x,
             z_item,
@@ -131,9 +144,16 @@ class DynamicLinear(nn.Module):
 class DynamicMLP(nn.Module):
     """A stack of `DynamicLinear` layers in one call, tanh between them and none after the last.
 
+    Every weight of the layers is generated, as in the paper. `LowRankMLP` generates a small core of each layer instead.
+
     Args:
-        sizes: (D_0, D_1, .., D_P), so P = len(sizes) - 1 layers.
-        code_dim: k, shared by all layers. delta, branches, backend: as in `DynamicLinear`.
+        sizes: (D_0, D_1, .., D_P), of P = len(sizes) - 1 layers.
+        code_dim: k, the dimension of the conditions, which all layers share.
+        delta: the bound of the item branch, as in `DynamicLinear`.
+        branches: as in `DynamicLinear`.
+        backend: as in `DynamicLinear`.
+
+    Raises: as `DynamicLinear`.
 
     Source: docs/kernels/dynamic_mlp.md#contract.
     """
@@ -174,16 +194,16 @@ class DynamicMLP(nn.Module):
 
         Args:
             x: [B, D_0] or [B, T, D_0].
-            z_item, z_semantic: [B, k]; None switches a branch off (stage 1 trains the semantic branch alone).
+            z_item: z_v [B, k]; None switches the item branch off.
+            z_semantic: z_c [B, k]; None switches the semantic branch off.
 
         Returns:
-            [B, D_P] or [B, T, D_P].
+            [B, D_P] or [B, T, D_P], in x's dtype.
 
-        Errors: ValueError or TypeError for tensors that do not fit, z of a branch that the layers lack, or None for
-        both.
+        Raises: as `DynamicLinear`.
         """
         check_input("DynamicMLP", x, self.sizes[0])
-        check_codes("DynamicMLP", self.branches, self.code_dim, z_item, z_semantic)
+        check_conditions("DynamicMLP", self.branches, self.code_dim, z_item, z_semantic)
         return dynamic_mlp(
             x,
             z_item,
@@ -197,7 +217,7 @@ class DynamicMLP(nn.Module):
         )
 
     def _parameters_of(self, name: str) -> list[Tensor]:
-        # From the modules' dictionaries where it lies there: attribute access takes 8 us more per call.
+        # Read from the modules' dictionaries where it lies there: attribute access takes 8 us more a call.
         found: list[Tensor] = []
         for layer in vars(self)["_modules"]["layers"]._modules.values():
             parameter = layer._parameters.get(name)
@@ -222,21 +242,36 @@ def _check_options(name: str, delta: float, branches: str, backend: str) -> None
 
 
 def layer_sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
-    """The sizes (D_0, .., D_P) of P >= 1 layers as ints, or a ValueError or TypeError."""
+    """The sizes (D_0, .., D_P) of P >= 1 layers as ints.
+
+    Raises:
+        ValueError: fewer than two sizes, or one below 1.
+        TypeError: a size that is no whole number.
+    """
     if not isinstance(sizes, Sequence) or isinstance(sizes, str) or len(sizes) < 2:
         raise ValueError(f"{name}: expected at least two sizes (D_0, .., D_P), got {sizes!r}")
     return tuple(size(name, f"sizes[{at}]", value) for at, value in enumerate(sizes))
 
 
 def check_input(name: str, x: Tensor, inputs: int) -> None:
-    """ValueError or TypeError unless x is [B, inputs] or [B, T, inputs]."""
+    """Refuse what is not [B, inputs] or [B, T, inputs].
+
+    Raises:
+        ValueError: another shape.
+        TypeError: no tensor.
+    """
     expect_tensor(name, "x", x)
     if x.dim() not in (2, 3) or x.shape[-1] != inputs:
         raise ValueError(f"{name}: expected x [B, D={inputs}] or [B, T, D={inputs}], got {list(x.shape)}")
 
 
-def check_codes(name: str, branches: str, codes: int, z_item: Tensor | None, z_semantic: Tensor | None) -> None:
-    """ValueError or TypeError unless the codes of these branches, and of at least one, are [B, codes]."""
+def check_conditions(name: str, branches: str, code_dim: int, z_item: Tensor | None, z_semantic: Tensor | None) -> None:
+    """Refuse conditions that are not [B, code_dim], those of a branch that the layer lacks, and None for both.
+
+    Raises:
+        ValueError: another shape, a branch that the layer lacks, or no condition.
+        TypeError: no tensor.
+    """
     if z_item is None and z_semantic is None:
         raise ValueError(f"{name}: expected z_item or z_semantic, got None for both")
     for branch, other, z in (("item", "semantic", z_item), ("semantic", "item", z_semantic)):
@@ -245,5 +280,5 @@ def check_codes(name: str, branches: str, codes: int, z_item: Tensor | None, z_s
         expect_tensor(name, f"z_{branch}", z)
         if branches == other:
             raise ValueError(f"{name}: expected z_{branch} None (branches={other!r}), got {list(z.shape)}")
-        if z.dim() != 2 or z.shape[1] != codes:
-            raise ValueError(f"{name}: expected z_{branch} [B, k={codes}], got {list(z.shape)}")
+        if z.dim() != 2 or z.shape[1] != code_dim:
+            raise ValueError(f"{name}: expected z_{branch} [B, k={code_dim}], got {list(z.shape)}")

@@ -8,12 +8,13 @@ from solid_ext.ops.gru import Backend, gru_last_state
 
 
 class LastState(nn.Module):
-    """State of a GRU at the last valid position: it steps over valid positions and stays at padding.
+    """The state of a GRU at the last valid position; a position where the mask is False leaves it as it is.
 
     Shapes: x [B, L, d], mask [B, L] bool -> [B, d]; zeros for a sequence that is all padding.
 
     Args:
-        dim: d. backend: "native" (the kernel of `gru_last_state`) or "reference" (a cell call a position).
+        dim: d, of inputs and state alike.
+        backend: "native" (the kernel of `gru_last_state`) or "reference" (one step of the cell a position).
     """
 
     def __init__(self, dim: int, backend: Backend = "native") -> None:

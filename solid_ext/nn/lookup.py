@@ -14,12 +14,19 @@ from solid_ext.ops.nearest_code import segment_sum
 
 
 class Lookup(nn.Embedding):
-    """`nn.Embedding` whose gradient is a segment sum: rows in their order, bitwise equal for any number of threads.
+    """`nn.Embedding` whose gradient is summed row by row in their order, bitwise equal for any number of threads.
 
-    Shapes: index [...] int64 -> [..., d]; `padding_idx` rows get no gradient.
+    Shapes: index [...] int64 -> [..., d]; the row `padding_idx` gets no gradient.
 
     Args:
-        backend: "native" or "reference", `nn.Embedding`'s own gradient.
+        num: the number of rows.
+        dim: d.
+        padding_idx: the row of padding; None for none.
+        backend: "native" (a segment sum) or "reference" (`nn.Embedding`'s own gradient).
+
+    Raises:
+        ValueError: in a call, an index that the table has no row for.
+        TypeError: in a call, an index of another dtype.
     """
 
     def __init__(self, num: int, dim: int, *, padding_idx: int | None = None, backend: Backend = "native") -> None:

@@ -1,4 +1,4 @@
-"""Right-padded sequences: which positions hold a symbol, how old each one is, and the state at the last of them."""
+"""Right-padded sequences: which positions hold a symbol, of what age each one is, and the state at the last one."""
 
 from __future__ import annotations
 
@@ -11,22 +11,30 @@ def valid_mask(sequences: Tensor) -> Tensor:
     return sequences > 0
 
 
-def recency(mask: Tensor) -> Tensor:
-    """Age of each position: 0 for the most recent valid one, counting up to the oldest; 0 on padding.
+def ages(mask: Tensor) -> Tensor:
+    """The age of each position: 0 for the most recent valid one, counting up to the oldest; 0 on padding.
 
     Args:
         mask: [B, L] bool, sequences right-padded.
 
     Returns:
-        [B, L] int64. Positions are counted from the end, so that "the last item" has one embedding whatever the
-        length of the history.
+        [B, L] int64. Positions are counted from the end, so that the last item has one age whatever the length of the
+        history.
     """
     length = mask.sum(1, keepdim=True)
     return (length - 1 - torch.arange(mask.shape[1], device=mask.device)).clamp(min=0)
 
 
 def last_valid(states: Tensor, mask: Tensor) -> Tensor:
-    """State at the last valid position: [B, L, d], [B, L] -> [B, d]; zeros for a sequence that is all padding."""
+    """The state at the last valid position.
+
+    Args:
+        states: [B, L, d].
+        mask: [B, L] bool, sequences right-padded.
+
+    Returns:
+        [B, d]; zeros for a sequence that is all padding.
+    """
     length = mask.sum(1)
     last = (length - 1).clamp(min=0)
     state = states.gather(1, last[:, None, None].expand(-1, 1, states.shape[2])).squeeze(1)

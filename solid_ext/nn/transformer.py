@@ -1,4 +1,4 @@
-"""A transformer block that computes the states that are asked for, and no others."""
+"""A transformer block that computes only the states that are asked for."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from torch.nn import functional as F
 
 
 class TransformerBlock(nn.Module):
-    """Pre-normalised causal self-attention and a feed-forward layer of width 4 d, each with a residual.
+    """Pre-normalised self-attention and a feed-forward layer of width 4 d, each added to what it reads.
 
     Only the states of `queries` are computed: the last block of a SASRec is asked for one position a sequence.
 
-    Shapes: queries [B, Q, d], states [B, L, d], allowed [B, 1 or L, L] bool (True where a query
-    may look) -> [B, Q, d].
+    Shapes: queries [B, Q, d], states [B, L, d], allowed [B, 1 or Q, L] bool (True where a query may look)
+    -> [B, Q, d].
+
+    Args:
+        dim: d.
+        heads: the number of attention heads, a divisor of d.
+        dropout: of what attention and the feed-forward layer add.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
@@ -43,8 +48,11 @@ class TransformerBlock(nn.Module):
         return attended.transpose(1, 2).flatten(2)
 
     def _attend_one(self, query: Tensor, normed: Tensor, allowed: Tensor) -> Tensor:
-        """The same for one query a sequence, without keys and values: their projections are applied to the query and
-        to the weighted mean. The keys' bias adds the same to every score and drops out."""
+        """The same for one query a sequence, without computing keys and values of all positions.
+
+        Their projections are applied to the query and to the weighted mean of the states instead. The keys' bias would
+        add the same number to every score, so that the softmax does not depend on it.
+        """
         width = query.shape[2] // self.heads
         key, value = self.key_value.weight.unflatten(0, (2, self.heads, width))  # [heads, width, d]
         query = query.view(-1, self.heads, width).transpose(0, 1) * width**-0.5

@@ -1,4 +1,4 @@
-"""What an operation may be given: one sentence for whatever else comes, before work starts."""
+"""Checks of what an operation is given, each of which refuses it by one sentence before work starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from solid_ext.ops._library import unobserved
 
 
 def expect_tensor(call: str, name: str, value: Any) -> None:
-    """TypeError unless value is a tensor, ValueError unless it is dense."""
+    """Refuse what is no dense tensor.
+
+    Raises:
+        TypeError: no tensor.
+        ValueError: a sparse or nested one.
+    """
     if not isinstance(value, Tensor):
         hint = "; torch.from_numpy makes one of it" if type(value).__module__ == "numpy" else ""
         raise TypeError(f"{call}: expected {name} a tensor, got {type(value).__name__}{hint}")
@@ -23,7 +28,15 @@ def expect_tensor(call: str, name: str, value: Any) -> None:
 
 
 def expect_like(call: str, name: str, value: Any, shape: Sequence[Any], like: Tensor, text: str = "") -> None:
-    """A dense tensor of this shape, and of the dtype and on the device of `like`; `text` spells the shape."""
+    """Refuse what is no dense tensor of this shape, and of the dtype and on the device of `like`.
+
+    Args:
+        text: how the sentence spells the shape; the numbers alone where it is empty.
+
+    Raises:
+        TypeError: no tensor, or one of another dtype.
+        ValueError: another shape, layout or device.
+    """
     expect_tensor(call, name, value)
     if tuple(value.shape) != tuple(shape):
         raise ValueError(f"{call}: expected {name} {text or list(shape)}, got {list(value.shape)}")
@@ -33,13 +46,20 @@ def expect_like(call: str, name: str, value: Any, shape: Sequence[Any], like: Te
 
 
 def expect_device(call: str, name: str, value: Tensor, like: Tensor) -> None:
-    """ValueError unless both lie on one device."""
+    """Refuse a tensor on another device than `like`.
+
+    Raises:
+        ValueError: another device.
+    """
     if value.device != like.device:
         raise ValueError(f"{call}: expected {name} on {like.device}, got {value.device}")
 
 
 def expect_mask(call: str, mask: Any, shape: Sequence[Any], like: Tensor, text: str = "") -> None:
-    """A dense bool tensor of this shape, on the device of `like`."""
+    """Refuse what is no dense bool tensor of this shape on the device of `like`.
+
+    Raises: as `expect_like`.
+    """
     expect_tensor(call, "mask", mask)
     if mask.dtype != torch.bool:
         raise TypeError(f"{call}: expected mask of torch.bool, got {mask.dtype}")
@@ -49,10 +69,14 @@ def expect_mask(call: str, mask: Any, shape: Sequence[Any], like: Tensor, text: 
 
 
 def expect_ids(name: str, ids: Any, rows: int, what: str = "ids") -> None:
-    """An int64 tensor of numbers 0 .. rows - 1.
+    """Refuse what is no dense int64 tensor of numbers 0 .. rows - 1.
 
-    The numbers are read where that costs nothing but the reading: on a GPU, and while something traces, it is left to
-    the lookups themselves.
+    The numbers are read only on the CPU, and only where nothing traces: elsewhere reading them would mean waiting for
+    the device, and the lookups refuse them themselves.
+
+    Raises:
+        TypeError: no tensor, or one of another dtype.
+        ValueError: a number out of range.
     """
     expect_tensor(name, what, ids)
     if ids.dtype != torch.int64:
@@ -65,7 +89,12 @@ def expect_ids(name: str, ids: Any, rows: int, what: str = "ids") -> None:
 
 
 def size(call: str, name: str, value: Any, least: int = 1) -> int:
-    """The value as an int; ValueError or TypeError unless it is a whole number >= least."""
+    """The value as an int.
+
+    Raises:
+        TypeError: no whole number.
+        ValueError: one below `least`.
+    """
     if isinstance(value, bool | Tensor) or not hasattr(value, "__index__"):
         raise TypeError(f"{call}: expected {name} a whole number, got {value!r}")
     number = operator.index(value)
@@ -75,6 +104,10 @@ def size(call: str, name: str, value: Any, least: int = 1) -> int:
 
 
 def expect_number(call: str, name: str, value: Any) -> None:
-    """TypeError unless value is a real number; a tensor is none, for its gradient would be lost."""
+    """Refuse what is no real number; a tensor is none, for its gradient would be lost.
+
+    Raises:
+        TypeError: no real number.
+    """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{call}: expected {name} a number, got {value!r}")

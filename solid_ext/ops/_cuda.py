@@ -1,4 +1,4 @@
-"""Calling a CUDA kernel: on the tensor's device and its current stream, or not at all, with a sentence."""
+"""Calling a CUDA kernel, on the tensor's device and its current stream."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64
 
 
 def query(question: str, *arguments: int) -> Any:
-    """Calls a binding that runs nothing on a device, say one that sizes a workspace."""
+    """Calls a binding that runs nothing on a device, such as one that says how large a workspace has to be.
+
+    Raises:
+        RuntimeError: the module was built without CUDA kernels.
+    """
     return _binding(question)(*arguments)
 
 
@@ -22,7 +26,8 @@ def call(kernel: str, near: Tensor, *arguments: int | float) -> Any:
 
     Addresses and sizes have been checked and everything allocated before; nothing here synchronises.
 
-    Raises: RuntimeError if the module was built without CUDA kernels, or with what the CUDA runtime says of the launch.
+    Raises:
+        RuntimeError: the module was built without CUDA kernels, or what the CUDA runtime says of the launch.
     """
     function = _binding(kernel)
     with torch.cuda.device(near.device):
@@ -30,7 +35,7 @@ def call(kernel: str, near: Tensor, *arguments: int | float) -> Any:
 
 
 def address(tensor: Tensor | None) -> int:
-    """Where the tensor's first element lies; 0 for None."""
+    """The address of the tensor's first element; 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()
 
 

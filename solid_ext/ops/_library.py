@@ -26,7 +26,9 @@ def define_operator(
         check: refuses, by a sentence, arguments that `cpu` or `cuda` would read or write out of bounds. The operator is
             in reach of everyone as `torch.ops.solid_ext.<name>`, so that it cannot rely on the checks of the function
             that usually calls it.
-        cpu: what it does on the CPU. cuda: on a GPU, or None. fake: its output shapes and dtypes.
+        cpu: what it does on the CPU.
+        cuda: what it does on a GPU; None where it has no kernel there.
+        fake: what returns tensors of its outputs' shapes and dtypes, without their values.
         vmap: its batching rule `(info, in_dims, *arguments) -> (outputs, out_dims)`, or None.
     """
     name = schema.partition("(")[0]
@@ -56,10 +58,12 @@ _modes_active = getattr(torch._C, "_len_torch_dispatch_stack", None)
 def unobserved(*tensors: torch.Tensor | None) -> bool:
     """True when a kernel may be called without the dispatcher, which costs 4 microseconds a call.
 
-    Nothing may be looking on: no tracing or compiling, no transform such as vmap, no dispatch mode, no profiler, no
-    tensor subclass, no other device. Nor may a tensor be other than its memory says, as a lazy negation or a tensor of
-    zeros without memory is; all tensors whose address is taken must be given. A torch that does not answer these
-    questions gets the dispatcher.
+    Nothing may be observing the call: no tracing or compiling, no transform such as vmap, no dispatch mode, no
+    profiler, no tensor subclass, no other device. Nor may a tensor be other than its memory says, as a lazy negation or
+    a tensor of zeros without memory is. A torch that cannot be asked these questions gets the dispatcher.
+
+    Args:
+        tensors: all tensors whose address the kernel is given; None is passed over.
     """
     if _transforms_active is None or _modes_active is None or torch.compiler.is_compiling():
         return False

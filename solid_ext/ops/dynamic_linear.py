@@ -1,4 +1,4 @@
-"""Layers with weights generated per sequence and never written out: checks, allocation, autograd."""
+"""Dynamic layers, whose generated weights are never written to memory: checks, allocation, autograd."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Backend = Literal["native", "reference"]
 # The kernel's number for each dtype of x. bfloat16 is read and written as it is, float16 is converted to float32.
 KERNEL_TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 0}
 
-LANES = 16  # sequences that the kernel takes at once in float32 with the widest vectors
+LANES = 16  # sequences that the kernel computes at once in float32 with the widest vectors
 
 
 def dynamic_linear(
@@ -42,29 +42,33 @@ def dynamic_linear(
     `y = act(x W + b)` with `[W; b] = (z_c A_c + a_c) + clip(z_v A_v + a_v, -delta, delta)`.
 
     Args:
-        x: [B, D] or [B, T, D] float32, float64, bfloat16 or float16; all tensors share dtype and device.
-        z_item, z_semantic: [B, k], the code of each sequence; None switches that branch off (one must be on).
-        item_map, semantic_map (A): [D + 1, k, O]; row i < D generates W[i, :], row D the bias.
-        item_offset, semantic_offset (a): [D + 1, O]. Those of a branch that is off are not read.
-        delta: bound of the item branch, >= 0; infinity for none.
+        x: [B, D] or [B, T, D] float32, float64, bfloat16 or float16; all tensors share its dtype and device.
+        z_item: z_v [B, k], the condition of the item branch, one a sequence; None switches the branch off.
+        z_semantic: z_c [B, k], the condition of the semantic branch; None switches it off. One branch must be on.
+        item_map: A_v [D + 1, k, O]; row i < D generates W[i, :], row D the bias. Not read when its branch is off.
+        item_offset: a_v [D + 1, O], likewise.
+        semantic_map: A_c [D + 1, k, O], likewise.
+        semantic_offset: a_c [D + 1, O], likewise.
+        delta: the bound of the item branch, >= 0; infinity for none.
         activation: "none" or "tanh".
-        backend: "native" (kernel) or "reference" (plain torch).
+        backend: "native" (the kernel) or "reference" (plain torch).
 
     Returns:
-        [B, O] or [B, T, O], dtype of x.
+        [B, O] or [B, T, O], in x's dtype.
 
-    Errors:
-        ValueError or TypeError for a shape, dtype or option that does not fit; NotImplementedError for the native
-        backend inside a transform of `torch.func` (fold the mapped dimension into B).
+    Raises:
+        ValueError: a shape or an option that does not fit.
+        TypeError: a dtype that does not fit.
+        NotImplementedError: the native backend inside a transform of `torch.func` (fold the mapped dimension into B).
 
-    Gradient: to x, both z and all four parameters, once; through the clip where |w| <= delta (closed interval).
-    Under autocast x and z are taken in the dtype of the maps.
+    Gradient: to x, both z and all four parameters, of first order only; through the clip where |w| <= delta (closed
+    interval). Under autocast x and z are taken in the dtype of the maps.
 
-    Not finite: forward NaN and infinity go where the formula takes them, in every back end alike: the clip takes
-    infinity to the bound and leaves a NaN, and nothing crosses to another sequence. A clipped or NaN weight passes no
-    gradient, whatever x is (with an infinite delta nothing is clipped, and a NaN passes it on). Back ends agree on
-    which gradients are finite, not on whether another one is NaN or infinite; nor, as with any rounding, on where sums
-    of large numbers overflow.
+    Not finite: in the forward pass NaN and infinity go where the formula takes them, in both back ends alike. The clip
+    takes infinity to the bound and leaves a NaN, and nothing crosses to another sequence. A clipped or NaN weight
+    passes no gradient, whatever x is; with an infinite delta nothing is clipped, and a NaN passes its gradient on. The
+    back ends agree on which gradients are finite. They need not agree on whether one that is not is NaN or infinite,
+    nor, as with any rounding, on where sums of large numbers overflow.
 
     Source: docs/kernels/dynamic_mlp.md#contract; the layer is Module 3 of the paper.
     """
@@ -100,15 +104,22 @@ def dynamic_mlp(
     """P layers of `dynamic_linear` in one call, tanh between them and none after the last.
 
     Args:
-        x: [B, D_0] or [B, T, D_0]. z_item, z_semantic: [B, k] or None, shared by all layers.
-        maps, offsets: one per layer l: [D_l + 1, k, D_{l+1}] and [D_l + 1, D_{l+1}], as in `dynamic_linear`.
-        delta: bound of the item branch, >= 0; infinity for none.
-        backend: "native" (kernel) or "reference" (plain torch).
+        x: [B, D_0] or [B, T, D_0].
+        z_item: [B, k] or None, shared by all layers.
+        z_semantic: [B, k] or None, shared by all layers.
+        item_maps: for each layer l = 0 .. P - 1 its map [D_l + 1, k, D_{l+1}], as in `dynamic_linear`.
+        item_offsets: for each layer its offset [D_l + 1, D_{l+1}].
+        semantic_maps: the maps of the semantic branch, of the same shapes.
+        semantic_offsets: its offsets.
+        delta: the bound of the item branch, >= 0; infinity for none.
+        backend: "native" (the kernel) or "reference" (plain torch).
 
     Returns:
-        [B, D_P] or [B, T, D_P], dtype of x.
+        [B, D_P] or [B, T, D_P], in x's dtype.
 
-    Errors, gradient, autocast: as in `dynamic_linear`.
+    Raises: as `dynamic_linear`.
+
+    Gradient: as in `dynamic_linear`; autocast and values that are not finite are treated as there.
 
     Source: docs/kernels/dynamic_mlp.md#contract.
     """
@@ -170,9 +181,6 @@ def _in_dtype_of(maps: Sequence[Tensor], *tensors: Tensor | None) -> list[Any]:
     return [t.to(dtype) if isinstance(t, Tensor) else t for t in tensors]
 
 
-# ---- Checks --------------------------------------------------------------------------------------------------------
-
-
 def _check(
     name: str,
     x: Tensor,
@@ -184,7 +192,7 @@ def _check(
     semantic_offsets: Sequence[Tensor],
     delta: float,
 ) -> None:
-    """Refuse what does not fit together."""
+    """Refuse shapes, dtypes and devices that do not fit together."""
     expect_number(name, "delta", delta)
     if not delta >= 0:
         raise ValueError(f"{name}: expected delta >= 0, got {delta}")
@@ -218,14 +226,14 @@ def _check_branch(
         raise ValueError(
             f"{name}: expected a map and an offset per layer of the {branch} branch, got {len(maps)} and {len(offsets)}"
         )
-    codes = z.shape[1]
+    code_dim = z.shape[1]
     for generator_map, offset in zip(maps, offsets, strict=True):
         expect_tensor(name, f"{branch} map", generator_map)
         expect_tensor(name, f"{branch} offset", offset)
         shape = generator_map.shape
-        if len(shape) != 3 or shape[0] != inputs + 1 or shape[1] != codes or shape[2] == 0:
+        if len(shape) != 3 or shape[0] != inputs + 1 or shape[1] != code_dim or shape[2] == 0:
             raise ValueError(
-                f"{name}: expected {branch} map [D + 1={inputs + 1}, k={codes}, O >= 1], got {list(shape)}"
+                f"{name}: expected {branch} map [D + 1={inputs + 1}, k={code_dim}, O >= 1], got {list(shape)}"
             )
         if offset.shape != (inputs + 1, shape[2]):
             raise ValueError(
@@ -249,7 +257,7 @@ def _check_forward(
     tanh_last: bool = False,
     keep: bool = False,
 ) -> None:
-    """What the operator is given by whoever calls it: maps, then offsets, of the item and the semantic branch."""
+    """Refuse parameters that are not the maps and then the offsets of the item branch, and then of the semantic one."""
     tables = 2 * ((z_item is not None) + (z_semantic is not None))
     if tables == 0:
         raise ValueError("dynamic_mlp: expected z_item or z_semantic, got None for both")
@@ -291,9 +299,6 @@ def _check_backward(
         raise ValueError(f"dynamic_mlp: expected wanted for {3 + len(parameters)} tensors, got {len(wanted)}")
 
 
-# ---- Autograd ------------------------------------------------------------------------------------------------------
-
-
 def _native(
     name: str,
     x: Tensor,
@@ -316,20 +321,20 @@ def _native(
             if tensor is not None and tensor.requires_grad:
                 parts = _parts(x)
                 y = _DynamicMlp.apply(
-                    *_distinct(_divided(x, parts), _repeated(z_item, parts), _repeated(z_semantic, parts)),
+                    *_without_aliases(_divided(x, parts), _repeated(z_item, parts), _repeated(z_semantic, parts)),
                     delta,
                     tanh_last,
-                    *_distinct(*parameters),
+                    *_without_aliases(*parameters),
                 )
                 return y if parts == 1 else y.unflatten(0, (x.shape[0], parts)).flatten(1, 2)
     if unobserved(x, z_item, z_semantic, *parameters):
         # Without a backward pass, outputs that fill vectors are computed one sequence at a time at full speed.
         if x.dim() == 3 and any(t.shape[-1] % LANES for t in parameters):
             parts = _parts(x)
-            codes = _repeated(z_item, parts), _repeated(z_semantic, parts)
-            y, _ = _launch_forward(_divided(x, parts), *codes, parameters, delta, tanh_last, False)
+            conditions = _repeated(z_item, parts), _repeated(z_semantic, parts)
+            y, _ = _forward_cpu(_divided(x, parts), *conditions, parameters, delta, tanh_last, False)
             return y.unflatten(0, (x.shape[0], parts)).flatten(1, 2)
-        return _launch_forward(x, z_item, z_semantic, parameters, delta, tanh_last, False)[0]
+        return _forward_cpu(x, z_item, z_semantic, parameters, delta, tanh_last, False)[0]
     return forward_operator(x, z_item, z_semantic, parameters, delta, tanh_last, False)[0]
 
 
@@ -347,9 +352,9 @@ def _in_runs(
     tanh_last: bool,
     most: int,
 ) -> Tensor:
-    """More layers than one launch takes: runs of at most `most`, each ending with the tanh between layers.
+    """More layers than one launch takes, in runs of at most `most`, each of which ends with the tanh between layers.
 
-    Between runs activations are rounded to x's dtype, which within a run narrow types are not.
+    Between runs activations are rounded to x's dtype; within a run those of narrow types stay in float32.
     """
     layers = _layers(z_item, z_semantic, parameters)
     tables = [parameters[at : at + layers] for at in range(0, len(parameters), layers)]
@@ -360,9 +365,10 @@ def _in_runs(
 
 
 def _parts(x: Tensor) -> int:
-    """Into how many sequences of fewer targets each sequence is divided, so that few fill the kernel's lanes too.
+    """Into how many sequences of fewer targets each sequence is divided.
 
-    B = 1, T = 1000, forward and backward: 5.1 ms undivided, 1.6 ms in 10 parts.
+    The kernel computes `LANES` sequences at once; a batch of fewer leaves lanes empty unless it is divided. For
+    B = 1 and T = 1000, forward and backward take 5.1 ms undivided and 1.6 ms in 10 parts.
     """
     if x.dim() == 2 or torch.compiler.is_compiling() or x.shape[0] > LANES // 2 or x.shape[1] < LANES:
         return 1
@@ -378,8 +384,8 @@ def _repeated(z: Tensor | None, parts: int) -> Tensor | None:
     return z if z is None or parts == 1 else z.unsqueeze(1).expand(-1, parts, -1).flatten(0, 1)
 
 
-def _distinct(*tensors: Tensor | None) -> Sequence[Any]:
-    """The tensors; under torch.compile, which takes none twice, a view of each that comes again."""
+def _without_aliases(*tensors: Tensor | None) -> Sequence[Any]:
+    """The tensors, each repetition of one replaced by a view under torch.compile, which takes no tensor twice."""
     if not torch.compiler.is_compiling():
         return tensors
     return [
@@ -389,7 +395,7 @@ def _distinct(*tensors: Tensor | None) -> Sequence[Any]:
 
 
 class _DynamicMlp(torch.autograd.Function):
-    """All layers in one call forward and one backward; hidden activations are kept, weights are not."""
+    """All layers in one call forward and one backward; hidden activations are kept, generated weights are not."""
 
     @staticmethod
     def forward(
@@ -401,7 +407,7 @@ class _DynamicMlp(torch.autograd.Function):
         tanh_last: bool,
         *parameters: Tensor,
     ) -> Tensor:
-        run = _launch_forward if unobserved(x, z_item, z_semantic, *parameters) else forward_operator
+        run = _forward_cpu if unobserved(x, z_item, z_semantic, *parameters) else forward_operator
         y, hidden = run(x, z_item, z_semantic, parameters, delta, tanh_last, True)
         ctx.save_for_backward(x, z_item, z_semantic, y if tanh_last else None, hidden, *parameters)
         ctx.delta = delta
@@ -421,9 +427,6 @@ class _DynamicMlp(torch.autograd.Function):
         return dx, dz_item, dz_semantic, None, None, *rest
 
 
-# ---- Operators: allocation -----------------------------------------------------------------------------------------
-
-
 def _sizes(x: Tensor, z_item: Tensor | None, z_semantic: Tensor | None, parameters: Sequence[Tensor]) -> list[int]:
     """D_0 .. D_P; parameters are maps then offsets, of the item branch and then of the semantic branch."""
     layers = len(parameters) // (2 if z_item is None or z_semantic is None else 4)
@@ -431,7 +434,7 @@ def _sizes(x: Tensor, z_item: Tensor | None, z_semantic: Tensor | None, paramete
 
 
 def _empty_hidden(x: Tensor, sizes: Sequence[int], keep: bool) -> Tensor:
-    """Room for h_1 .. h_{P-1}, which the kernel computes in float32 or better and T > 1 always needs."""
+    """Room for h_1 .. h_{P-1} in float32 or wider: kept for the backward, and for x [B, T, D] needed forward too."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if not keep and x.dim() == 2:
         return x.new_empty(0, dtype=dtype)
@@ -444,8 +447,8 @@ def _workspace_bytes(*arguments: Any) -> int:
     return kernels.dynamic_workspace(*arguments)
 
 
-class _Lowered:
-    """Dense inputs of a dtype that the kernel reads, and its arguments."""
+class _KernelCall:
+    """Dense inputs of a dtype that the kernel reads, and the arguments that it is called with."""
 
     def __init__(
         self,
@@ -468,8 +471,8 @@ class _Lowered:
         addresses = [0 if t is None else t.data_ptr() for t in self.inputs]
         self.item_layers = 0 if z_item is None else layers
         self.semantic_layers = 0 if z_semantic is None else layers
-        codes_item = 0 if z_item is None else z_item.shape[1]
-        codes_semantic = 0 if z_semantic is None else z_semantic.shape[1]
+        item_dim = 0 if z_item is None else z_item.shape[1]
+        semantic_dim = 0 if z_semantic is None else z_semantic.shape[1]
         targets = x.shape[1] if x.dim() == 3 else 1
         threads = torch.get_num_threads()
         self.arguments = (
@@ -481,9 +484,9 @@ class _Lowered:
             tanh_last,
             threads,
             addresses[0],
-            codes_item,
+            item_dim,
             addresses[1],
-            codes_semantic,
+            semantic_dim,
             addresses[2],
             *self.divided(addresses[3:]),
         )
@@ -492,8 +495,8 @@ class _Lowered:
             x.shape[0],
             targets,
             tuple(self.sizes),
-            codes_item,
-            codes_semantic,
+            item_dim,
+            semantic_dim,
             threads,
         )
 
@@ -504,12 +507,12 @@ class _Lowered:
         return of_parameters[:a], of_parameters[a : 2 * a], of_parameters[2 * a : b], of_parameters[b:]
 
     def workspace(self, backward: bool) -> Tensor | None:
-        """None: small enough that the compiled side takes it from its stack."""
+        """Memory for the kernel to work in; None where it is small enough to lie on the compiled side's stack."""
         size = _workspace_bytes(*self.shape, backward)
         return None if size <= kernels.STACK_WORKSPACE else torch.empty(size, dtype=torch.uint8)
 
 
-def _launch_forward(
+def _forward_cpu(
     x: Tensor,
     z_item: Tensor | None,
     z_semantic: Tensor | None,
@@ -517,22 +520,18 @@ def _launch_forward(
     delta: float,
     tanh_last: bool,
     keep: bool,
-) -> tuple[Tensor, Tensor | None]:
-    call = _Lowered(x, z_item, z_semantic, parameters, delta, tanh_last)
+) -> tuple[Tensor, Tensor]:
+    """y, and the hidden activations, [0] where neither the backward nor the kernel needs them."""
+    call = _KernelCall(x, z_item, z_semantic, parameters, delta, tanh_last)
     y = torch.empty((*x.shape[:-1], call.sizes[-1]), dtype=call.dtype)
-    hidden = _empty_hidden(x, call.sizes, keep) if keep or x.dim() == 3 else None
-    scratch = call.workspace(False)
-    kernels.dynamic_forward(*call.arguments, y.data_ptr(), _address(hidden), _address(scratch))
+    hidden = _empty_hidden(x, call.sizes, keep)
+    workspace = call.workspace(False)
+    kernels.dynamic_forward(*call.arguments, y.data_ptr(), hidden.data_ptr(), _address(workspace))
     return y if y.dtype == x.dtype else y.to(x.dtype), hidden
 
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
-
-
-def _forward_cpu(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    y, hidden = _launch_forward(x, *arguments)
-    return y, _empty_hidden(x, (), False) if hidden is None else hidden
 
 
 def _forward_fake(
@@ -560,14 +559,14 @@ def _backward_cpu(
     tanh_last: bool,
     wanted: Sequence[bool],
 ) -> list[Tensor]:
-    call = _Lowered(x, z_item, z_semantic, parameters, delta, tanh_last)
+    call = _KernelCall(x, z_item, z_semantic, parameters, delta, tanh_last)
     dy = dy.to(call.dtype).contiguous()
     y = None if y is None else y.to(call.dtype).contiguous()
     gradients = [
         None if t is None or not want else torch.empty_like(t) for t, want in zip(call.inputs, wanted, strict=True)
     ]
     addresses = [_address(t) for t in gradients]
-    scratch = call.workspace(True)
+    workspace = call.workspace(True)
     kernels.dynamic_backward(
         *call.arguments,
         _address(y),
@@ -575,7 +574,7 @@ def _backward_cpu(
         dy.data_ptr(),
         *addresses[:3],
         *call.divided(addresses[3:]),
-        _address(scratch),
+        _address(workspace),
     )
     return [g if g.dtype == x.dtype else g.to(x.dtype) for g in gradients if g is not None]
 

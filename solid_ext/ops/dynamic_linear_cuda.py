@@ -25,7 +25,7 @@ def forward(
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
     """The operator dynamic_mlp_forward: y, and the hidden activations if they are kept."""
-    call = _Call(x, z_item, z_semantic, parameters, delta, tanh_last)
+    call = _KernelCall(x, z_item, z_semantic, parameters, delta, tanh_last)
     y = call.x.new_empty(*x.shape[:-1], call.layer_sizes[-1])
     hidden = call.new_hidden()
     _cuda.call("dynamic_forward_cuda", x, *call.sizes, *call.inputs, address(y), address(hidden))
@@ -48,7 +48,7 @@ def backward(
 
     All sums run in a fixed order: the result is bitwise the same, whatever `torch.use_deterministic_algorithms` says.
     """
-    call = _Call(x, z_item, z_semantic, parameters, delta, tanh_last)
+    call = _KernelCall(x, z_item, z_semantic, parameters, delta, tanh_last)
     dy = dy.contiguous()
     y = None if y is None else y.contiguous()
     workspace = x.new_empty(_cuda.query("dynamic_cuda_workspace", *call.sizes), dtype=torch.uint8)
@@ -70,7 +70,7 @@ def backward(
     return [gradient for gradient in gradients if gradient is not None]
 
 
-class _Call:
+class _KernelCall:
     """Dense inputs and the numbers of a call, in the order in which csrc/dynamic_linear/dynamic_cuda.h reads them."""
 
     def __init__(
@@ -103,14 +103,14 @@ class _Call:
         self.inputs: list[Any] = [address(t) for t in self.dense]
 
     def new_hidden(self) -> Tensor:
-        """Room for h_1 .. h_{P-1}; nothing but the backward reads it where one block does all layers of a sequence."""
+        """Room for h_1 .. h_{P-1}: where one block does all layers of a sequence, only the backward reads it."""
         rows = self.rows[0] * self.rows[1]
         dtype = torch.float64 if self.x.dtype == torch.float64 else torch.float32
         return self.x.new_empty(rows * sum(self.layer_sizes[1:-1]), dtype=dtype)
 
 
 def _may_round_to_tf32() -> bool:
-    """What torch's own float32 matrix products on a GPU may do, whichever of its settings was used."""
+    """Whether torch's own float32 matrix products on a GPU may, by whichever of its two settings."""
     settings: Any = torch.backends.cuda.matmul
     precision = getattr(settings, "fp32_precision", None)  # since torch 2.9; the older name may then raise
     return bool(settings.allow_tf32) if precision is None else precision == "tf32"

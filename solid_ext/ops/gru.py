@@ -1,4 +1,4 @@
-"""The last state of a GRU over masked sequences, its gates never kept: checks, allocation, autograd."""
+"""The last state of a GRU over masked sequences, whose gates are computed again backward: checks, memory, autograd."""
 
 from __future__ import annotations
 
@@ -36,25 +36,28 @@ def gru_last_state(
 
     Args:
         x: [B, L, D] float32, float64, bfloat16 or float16, of any strides; all tensors but the mask share its dtype.
-        mask: [B, L] bool. A position with mask False costs nothing and is not read: right-pad or not.
-        weight_input: [3H, D]. weight_hidden: [3H, H]. bias_input, bias_hidden: [3H]. Gates in the order r, z, n, as in
-            `torch.nn.GRUCell`.
-        backend: "native" (kernel) or "reference" (plain torch).
+        mask: [B, L] bool. A position where it is False costs nothing and is not read, wherever in the sequence it is.
+        weight_input: W_i [3H, D], the rows of the gates r, z, n in this order, as in `torch.nn.GRUCell`.
+        weight_hidden: W_h [3H, H], in the same order.
+        bias_input: b_i [3H].
+        bias_hidden: b_h [3H].
+        backend: "native" (the kernel) or "reference" (plain torch).
 
     Returns:
-        [B, H], dtype of x; zeros for a sequence without a True.
+        [B, H], in x's dtype; zeros for a sequence without a True.
 
-    Errors:
-        ValueError or TypeError for a shape, dtype or option that does not fit; NotImplementedError for the native
-        backend inside a transform of `torch.func` (fold the mapped dimension into B).
+    Raises:
+        ValueError: a shape or an option that does not fit.
+        TypeError: a dtype that does not fit.
+        NotImplementedError: the native backend inside a transform of `torch.func` (fold the mapped dimension into B).
 
-    Gradient: to x and the parameters, once; zero for x where the mask is False. Under autocast x is taken in the dtype
-    of the parameters.
+    Gradient: to x and the parameters, of first order only; zero for x where the mask is False. Under autocast x is
+    taken in the dtype of the parameters.
 
-    Not finite: forward NaN and infinity go where the formula takes them, in every back end alike: a NaN stays in the
-    state of its sequence, infinity saturates the gates, and a position with mask False reaches neither the state nor a
-    gradient. Back ends agree on which gradients are finite, not on whether another one is NaN or infinite; nor, as with
-    any rounding, on where sums of large numbers overflow.
+    Not finite: in the forward pass NaN and infinity go where the formula takes them, in both back ends alike. A NaN
+    stays in the state of its sequence, infinity saturates the gates, and a position where the mask is False reaches
+    neither the state nor a gradient. The back ends agree on which gradients are finite. They need not agree on whether
+    one that is not is NaN or infinite, nor, as with any rounding, on where sums of large numbers overflow.
 
     Source: docs/kernels/gru_last_state.md#contract; the cell is that of Cho et al. 2014 as torch has it.
     """
@@ -80,7 +83,7 @@ def _check(
     bias_input: Tensor,
     bias_hidden: Tensor,
 ) -> None:
-    """Refuse what does not fit together."""
+    """Refuse shapes, dtypes and devices that do not fit together."""
     expect_tensor(name, "x", x)
     if x.dim() != 3 or x.shape[2] == 0:
         raise ValueError(f"{name}: expected x [B, L, D >= 1], got {list(x.shape)}")
@@ -116,9 +119,6 @@ def _check_backward(
         raise ValueError("gru_last_state: expected states contiguous, got other strides")
     if len(wanted) != 5:
         raise ValueError(f"gru_last_state: expected wanted for x and 4 parameters, got {len(wanted)}")
-
-
-# ---- Autograd ------------------------------------------------------------------------------------------------------
 
 
 def _native(name: str, x: Tensor, mask: Tensor, *parameters: Tensor) -> Tensor:
@@ -157,15 +157,12 @@ class _GruLastState(torch.autograd.Function):
         return dx, None, *rest
 
 
-# ---- Operators: allocation -----------------------------------------------------------------------------------------
-
-
 def _kernel_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _empty_states(x: Tensor, units: int, keep: bool) -> Tensor:
-    """Room for the state before each position, [L, B, H]."""
+    """Room for the state before each position, [L, B, H]; [0] unless they are kept for the backward."""
     shape = (x.shape[1], x.shape[0], units) if keep else (0,)
     return x.new_empty(shape, dtype=_kernel_dtype(x))
 
@@ -175,8 +172,8 @@ def _workspace_bytes(*arguments: Any) -> int:
     return kernels.gru_workspace(*arguments)
 
 
-class _Lowered:
-    """Inputs of a dtype and layout that the kernel reads, and its arguments."""
+class _KernelCall:
+    """Inputs of a dtype and layout that the kernel reads, and the arguments that it is called with."""
 
     def __init__(self, x: Tensor, mask: Tensor, parameters: Sequence[Tensor], backward: bool) -> None:
         self.dtype = _kernel_dtype(x)
@@ -200,7 +197,7 @@ class _Lowered:
 
 
 def _forward_cpu(x: Tensor, mask: Tensor, parameters: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
-    call = _Lowered(x, mask, parameters, False)
+    call = _KernelCall(x, mask, parameters, False)
     h = x.new_empty((x.shape[0], call.units), dtype=call.dtype)
     states = _empty_states(x, call.units, keep)
     kernels.gru_forward(*call.arguments, states.data_ptr() if keep else 0, call.workspace.data_ptr(), h.data_ptr())
@@ -215,7 +212,7 @@ def _forward_fake(x: Tensor, mask: Tensor, parameters: Sequence[Tensor], keep: b
 def _backward_cpu(
     dh: Tensor, x: Tensor, mask: Tensor, parameters: Sequence[Tensor], states: Tensor, wanted: Sequence[bool]
 ) -> list[Tensor]:
-    call = _Lowered(x, mask, parameters, True)
+    call = _KernelCall(x, mask, parameters, True)
     dh = dh.to(call.dtype).contiguous()
     gradients = [
         torch.empty(t.shape, dtype=call.dtype) if want else None

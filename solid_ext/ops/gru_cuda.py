@@ -14,7 +14,7 @@ from solid_ext.ops._cuda import ELEMENTS, address
 
 def forward(x: Tensor, mask: Tensor, parameters: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
     """The operator gru_last_state_forward: the last state, and the state before each position if they are kept."""
-    call = _Call(x, mask, parameters)
+    call = _KernelCall(x, mask, parameters)
     batch, length, _ = x.shape
     h = x.new_empty(batch, call.units)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -30,7 +30,7 @@ def backward(
 
     All sums run in a fixed order: the result is bitwise the same, whatever `torch.use_deterministic_algorithms` says.
     """
-    call = _Call(x, mask, parameters)
+    call = _KernelCall(x, mask, parameters)
     dh = dh.contiguous()
     batch, _, inputs = x.shape
     size = _cuda.query("gru_cuda_workspace", ELEMENTS[x.dtype], batch, inputs, call.units)
@@ -48,7 +48,7 @@ def backward(
     return [gradient for gradient in gradients if gradient is not None]
 
 
-class _Call:
+class _KernelCall:
     """Inputs in a layout that the kernel reads, and the numbers of a call in the order of csrc/gru/gru_cuda.h."""
 
     def __init__(self, x: Tensor, mask: Tensor, parameters: Sequence[Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""The nearest codebook entry of every row: checks, allocation, gradients."""
+"""The nearest codebook entry of every row, and sums of rows by entry: checks, allocation, gradients."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ METRICS: tuple[str, ...] = get_args(Metric)
 BACKENDS: tuple[str, ...] = get_args(Backend)
 NARROW_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-
-ROWS_WIDENED = 8192  # of narrow x at a time; packing the codes again for each part costs below a percent
+ROWS_WIDENED = 8192  # of a narrow x at a time; packing the entries again for each part costs less than a percent
 
 
 class NearestCode(NamedTuple):
-    """`index` [..] int64, `quantized` [.., D] as x, `distance` [..] float32 (float64 for float64)."""
+    """`index` [..] int64, `quantized` [.., D] in x's dtype, `distance` [..] float32 (float64 for float64)."""
 
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, as the contract names it
     quantized: Tensor
@@ -34,7 +33,8 @@ class NearestCode(NamedTuple):
 
 
 class NearestCodeStatistics(NamedTuple):
-    """`NearestCode` and what the codes were given: `counts` [K] int64, `sums` [K, D] as distance."""
+    """`NearestCode`, and of each entry `counts` [K] int64, how many rows chose it, and `sums` [K, D], in distance's
+    dtype, the sum of those rows."""
 
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, as the contract names it
     quantized: Tensor
@@ -55,28 +55,29 @@ def nearest_code(
     """The nearest codebook entry of every row: `index = argmin_k ||x - codebook_k||^2`.
 
     Args:
-        x: [.., D] float32, bfloat16, float16 (float64 with a float64 codebook), any strides.
-        codebook: [K, D], K >= 1.
+        x: [.., D] float32, bfloat16 or float16 (float64 with a float64 codebook), of any strides.
+        codebook: [K, D], K >= 1 entries.
         mask: [..] bool or None; where it is False, nothing is looked up.
         gradient: what reaches x from `quantized`: "straight_through" the gradient as it is, "none" nothing,
-            "rotation" the gradient turned and scaled as x is turned and scaled into its code.
-        metric: "cosine" divides the rows of both by their norm first (rows of zeros stay), then "l2".
-        backend: "native" or "reference".
+            "rotation" the gradient turned and scaled as x is turned and scaled into its entry.
+        metric: "l2", or "cosine", which divides the rows of both by their norm first (rows of zeros stay).
+        backend: "native" (the kernel) or "reference" (plain torch).
 
     Returns:
-        index [..] int64: the code whose sum of squared differences from x is least, the lowest one on a tie, wherever
-        rows and codes lie: nothing cancels. 0 where masked. A code whose distance is not below +infinity (NaN,
-        overflow) is never chosen, index 0 when no code is left.
-        quantized [.., D] in x's dtype: `codebook[index]`, zero where masked.
-        distance [..] float32 (float64 for float64): `sum (x - quantized)^2`, measured directly, not by way of
-        the expansion, which cancels; 0 where masked.
+        index: [..] int64, the entry whose sum of squared differences from x is least, the lowest one on a tie. It is
+            found from differences, so that nothing cancels wherever rows and entries lie. 0 where masked. An entry
+            whose distance is not below +infinity (NaN, overflow) is never chosen; the index is 0 when none is left.
+        quantized: [.., D] in x's dtype, `codebook[index]`, zero where masked.
+        distance: [..] float32 (float64 for float64), `sum (x - quantized)^2`, from differences too; 0 where masked.
 
-    Errors: ValueError or TypeError naming the argument, before work starts.
+    Raises:
+        ValueError: a shape, a device or an option that does not fit; said before work starts.
+        TypeError: a dtype that does not fit.
+        NotImplementedError: a codebook for each element of a `vmap`, which folds the batch of x alone.
 
-    Gradient: x from `quantized` as chosen above and from `distance` `2 (x - c)`; codebook by segment sums of
-    the gradient of `quantized` and of `-2 (x - c)`, added in the order of the rows, whatever the number of
-    threads. Masked rows give and get none. Autocast is ignored: what is given is searched in float32
-    (float64). vmap folds the batch of x; one codebook each is refused.
+    Gradient: to x from `quantized` as chosen above, and `2 (x - c)` from `distance`, c being the chosen entry; to the
+    codebook segment sums of the gradient of `quantized` and of `-2 (x - c)`, added in the order of the rows, whatever
+    the number of threads. Masked rows give and get none. Autocast is ignored: the search is in float32 (float64).
 
     Source: docs/kernels/nearest_code.md#contract; rotation: Fifty et al. 2024, "Restructuring Vector Quantization with
     the Rotation Trick", section 4.2.
@@ -93,11 +94,11 @@ def nearest_code_statistics(
     metric: Metric = "l2",
     backend: Backend = "native",
 ) -> NearestCodeStatistics:
-    """`nearest_code` and, in the same call, how many rows chose each code, and their sum.
+    """`nearest_code` and, in the same call, how many rows chose each entry, and the sum of those rows.
 
-    Arguments, errors and gradients as in `nearest_code`; `counts` [K] int64 and `sums` [K, D] (of the
-    normalised rows for "cosine") leave out masked rows and rows whose distance is not finite, are added in
-    the order of the rows and have no gradient.
+    Arguments, errors and gradients are those of `nearest_code`. `counts` [K] int64 and `sums` [K, D] (of the
+    normalised rows for "cosine") leave out masked rows and rows whose distance is not finite. They are added in the
+    order of the rows and have no gradient.
 
     Source: docs/kernels/nearest_code.md#contract.
     """
@@ -115,12 +116,14 @@ def codebook_lookup(
     sums: bool,
     distance_gradient: tuple[float, float],
 ) -> NearestCodeStatistics:
-    """`nearest_code_statistics` for the layer: sums only on request ([0, D] otherwise), weighted gradients.
+    """`nearest_code_statistics` as the layer calls it: with sums on request, and weighted gradients of the distance.
 
     Args:
-        distance_gradient: factors of the gradient of `distance` to x and to the codebook, so that one
-            distance serves two losses with stopped gradients, `beta (x - sg(c))^2 + (sg(x) - c)^2`; with
-            (0, 0) it has none, and less is kept for the backward.
+        x: [.., D], and the arguments up to backend, as in `nearest_code`.
+        sums: whether the sums of rows are wanted; they are [0, D] otherwise.
+        distance_gradient: factors of the gradient of `distance` to x and to the codebook, so that one distance serves
+            two losses with stopped gradients, `beta (x - sg(c))^2 + (sg(x) - c)^2`. With (0, 0) it has no gradient,
+            and less is kept for the backward.
     """
     wanted = "sums" if sums else "counts"
     return NearestCodeStatistics(*_lookup(x, codebook, mask, gradient, metric, backend, wanted, distance_gradient))
@@ -282,30 +285,30 @@ class _NearestCode(torch.autograd.Function):
         pull = None
         if of_distance is not None and any(ctx.distance_gradient):
             pull = (x.to(wide) - quantized.to(wide)) * of_distance.unsqueeze(1)
-        grad_x = grad_codebook = None
+        gradient_x = gradient_codebook = None
         if ctx.needs_input_grad[0]:
             through = None
             if of_quantized is not None and ctx.gradient == "rotation":
                 through = reference.rotate_gradient(of_quantized, x.to(wide), quantized.to(wide))
             elif of_quantized is not None and ctx.gradient == "straight_through":
                 through = of_quantized
-            grad_x = _kept(_plus(through, pull, to_x), mask, x.dtype)
+            gradient_x = _masked(_add_scaled(through, pull, to_x), mask, x.dtype)
         if ctx.needs_input_grad[1]:
-            values = _plus(of_quantized, pull, -to_code)
+            values = _add_scaled(of_quantized, pull, -to_code)
             if values is not None:
                 sums = _sum_by_code(values, index, mask, ctx.codes, ctx.backend)
-                grad_codebook = sums.to(ctx.codebook_dtype)
-        return grad_x, grad_codebook, None, None, None, None, None
+                gradient_codebook = sums.to(ctx.codebook_dtype)
+        return gradient_x, gradient_codebook, None, None, None, None, None
 
 
-def _plus(first: Tensor | None, second: Tensor | None, factor: float) -> Tensor | None:
-    """`first + factor second`, where None is zero."""
+def _add_scaled(first: Tensor | None, second: Tensor | None, factor: float) -> Tensor | None:
+    """`first + factor * second`, where None stands for zeros."""
     if second is None or factor == 0:
         return first
     return second * factor if first is None else torch.add(first, second, alpha=factor)
 
 
-def _kept(gradient: Tensor | None, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def _masked(gradient: Tensor | None, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """The gradient in x's dtype, zero where masked."""
     if gradient is None:
         return None
@@ -318,10 +321,14 @@ def segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) 
     """Sums of the rows of values [N, D] by index [N] int64, where mask [N] bool is set: [codes, D] as values.
 
     Rows are added in their order, in float32 or wider, so that the result is bitwise the same for any number of
-    threads. No gradient.
+    threads.
 
-    Errors: ValueError or TypeError for what does not fit, and on the CPU for an index outside 0 .. codes - 1, masked or
-    not; on a GPU such a row counts nowhere.
+    Raises:
+        ValueError: a shape or device that does not fit; on the CPU an index outside 0 .. codes - 1, masked or not (on a
+            GPU such a row is added to no sum).
+        TypeError: a dtype that does not fit.
+
+    Gradient: none.
     """
     if values.dtype in (torch.bfloat16, torch.float16):
         return _segment_sum_operator(values.float(), index, mask, codes).to(values.dtype)

@@ -1,4 +1,4 @@
-"""The meaning of the operations, in plain torch: what every kernel is held against."""
+"""The meaning of the operations, in plain torch, which every kernel is tested against."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-QUERIES_PER_BLOCK = 4096  # bounds the distance block of `nearest_index` to 4096 x K values
+QUERIES_PER_BLOCK = 4096  # bounds the block of distances in `nearest_index` to 4096 x K values
 
 
 def nearest_index(x: Tensor, codebook: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Index of the nearest code: `argmin_k ||x - codebook_k||`, from differences, the lowest index on a tie.
+    """Index of the nearest entry: `argmin_k ||x - codebook_k||`, from differences, the lowest index on a tie.
 
-    Differences, because the expansion `||x||^2 - 2 <x, c> + ||c||^2` cancels where rows and codes lie far from the
-    origin: its rounding then exceeds the distances.
+    The distance is taken from differences because its expansion `||x||^2 - 2 <x, c> + ||c||^2` cancels where rows and
+    entries lie far from the origin: its rounding then exceeds the distances.
 
     Args:
-        x: [N, D] float. codebook: [K, D], same dtype. mask: [N] bool or None; False rows get index 0.
+        x: [N, D] float.
+        codebook: [K, D], in the same dtype.
+        mask: [N] bool or None; rows where it is False get index 0.
 
     Returns:
-        [N] int64. A code whose distance is not below +infinity (NaN, overflow) is never chosen; index 0 when no code
-        is left: for a row of x with a NaN, or if every code has one.
+        [N] int64. An entry whose distance is not below +infinity (NaN, overflow) is never chosen; the index is 0 when
+        none is left, that is for a row of x with a NaN, or if every entry has one.
 
     Source: docs/kernels/nearest_code.md#contract.
     """
@@ -36,14 +38,17 @@ def nearest_index(x: Tensor, codebook: Tensor, mask: Tensor | None = None) -> Te
 
 
 def segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, num_codes: int) -> tuple[Tensor, Tensor]:
-    """Per code: how many rows chose it, and their sum, added in the order of the rows.
+    """For each entry, how many rows chose it, and the sum of those rows, added in their order.
 
     Args:
-        values: [N, D] float. index: [N] int64 in 0 .. num_codes - 1.
-        mask: [N] bool or None; False rows count for nothing.
+        values: [N, D] float.
+        index: [N] int64 in 0 .. num_codes - 1.
+        mask: [N] bool or None; rows where it is False count for nothing.
+        num_codes: K, the number of entries.
 
     Returns:
-        counts [num_codes] int64, sums [num_codes, D] in the dtype of values.
+        counts: [K] int64.
+        sums: [K, D] in the dtype of values.
 
     Source: docs/kernels/nearest_code.md#contract.
     """
@@ -55,14 +60,16 @@ def segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, num_codes: i
 
 
 def rotate_gradient(gradient: Tensor, x: Tensor, code: Tensor) -> Tensor:
-    """`lambda R^T g` where R turns x's direction into its code's and lambda is the ratio of their lengths.
+    """`lambda R^T g`, where R turns x's direction into its entry's and lambda is the ratio of their lengths.
 
-    With unit vectors `e = x / ||x||`, `f = c / ||c||` and `r = (e + f) / ||e + f||`:
-    `R = I - 2 r r^T + 2 f e^T`. A row of zeros in x has no direction: its gradient passes as it is. Opposite
-    directions have no r: its term drops out.
+    With the entry c and the unit vectors `e = x / ||x||`, `f = c / ||c||` and `r = (e + f) / ||e + f||`, the rotation
+    is `R = I - 2 r r^T + 2 f e^T`. A row of zeros in x has no direction, and its gradient passes as it is. Opposite
+    directions have no r, and its term drops out.
 
     Args:
-        gradient, x, code: [N, D].
+        gradient: g [N, D], of the quantized rows.
+        x: [N, D].
+        code: c [N, D], the entry of each row.
 
     Returns:
         [N, D].
@@ -83,13 +90,16 @@ def rotate_gradient(gradient: Tensor, x: Tensor, code: Tensor) -> Tensor:
 
 
 def dynamic_weight(z: Tensor, generator_map: Tensor, generator_offset: Tensor, delta: float | None = None) -> Tensor:
-    """Generated parameters of one branch: `clip(z A + a, -delta, +delta)`.
+    """The generated parameters of one branch: `clip(z A + a, -delta, +delta)`.
 
     Args:
-        z: [B, k]. generator_map A: [D + 1, k, O]. generator_offset a: [D + 1, O]. delta: the bound, or None.
+        z: [B, k], the condition of each sequence.
+        generator_map: A [D + 1, k, O].
+        generator_offset: a [D + 1, O].
+        delta: the bound; None or infinity for none.
 
     Returns:
-        [B, D + 1, O]; rows 0 .. D - 1 are the weight matrix, row D the bias.
+        [B, D + 1, O]; rows 0 .. D - 1 are the weight matrix, row D is the bias.
 
     Source: docs/method.md#module-3-semantic-metacode.
     """
@@ -112,8 +122,15 @@ def dynamic_linear(
     """`y = act(x W + b)` with `W = W_c + clip(W_v, -delta, delta)` and b alike, written out.
 
     Args:
-        x: [B, D] or [B, T, D]. z_item, z_semantic: [B, k] or None (that branch is absent).
-        maps: [D + 1, k, O], offsets: [D + 1, O], of each branch that is present. activation: "none" or "tanh".
+        x: [B, D] or [B, T, D].
+        z_item: [B, k], or None where the item branch is off.
+        z_semantic: [B, k], or None where the semantic branch is off.
+        item_map: [D + 1, k, O]; not read where the branch is off, nor are the other parameters of that branch.
+        item_offset: [D + 1, O].
+        semantic_map: [D + 1, k, O].
+        semantic_offset: [D + 1, O].
+        delta: the bound of the item branch.
+        activation: "none" or "tanh".
 
     Returns:
         [B, O] or [B, T, O].
@@ -148,7 +165,10 @@ def dynamic_mlp(
     *,
     delta: float,
 ) -> Tensor:
-    """P dynamic layers, tanh between them and none after the last; arguments as in `dynamic_linear`, per layer."""
+    """P dynamic layers, tanh between them and none after the last.
+
+    The arguments are those of `dynamic_linear`, its parameters in lists with one for each layer.
+    """
     layers = max(len(item_maps), len(semantic_maps))
     for layer in range(layers):
         x = dynamic_linear(
@@ -168,10 +188,17 @@ def dynamic_mlp(
 def gru_last_state(
     x: Tensor, mask: Tensor, weight_input: Tensor, weight_hidden: Tensor, bias_input: Tensor, bias_hidden: Tensor
 ) -> Tensor:
-    """The state of a GRU after the last position whose mask is True: `torch.nn.GRUCell`'s step a position, from zeros.
+    """The state of a GRU after the last position whose mask is True.
+
+    From zeros, each such position takes one step of `torch.nn.GRUCell`, whose gates are in the order r, z, n.
 
     Args:
-        x: [B, L, D]. mask: [B, L] bool. weight_input: [3H, D]. weight_hidden: [3H, H]. biases: [3H]. Gates r, z, n.
+        x: [B, L, D].
+        mask: [B, L] bool.
+        weight_input: [3H, D].
+        weight_hidden: [3H, H].
+        bias_input: [3H].
+        bias_hidden: [3H].
 
     Returns:
         [B, H].
@@ -193,7 +220,7 @@ def gru_last_state(
 
 
 def embed_symbols(sequences: Tensor, symbol: Tensor, age: Tensor, looked_up: bool) -> Tensor:
-    """See `solid_ext.ops.symbols.embed_symbols`."""
+    """The formula of `solid_ext.ops.symbols.embed_symbols`, whose arguments these are."""
     mask = sequences > 0
     position = mask.sum(1, keepdim=True) - 1 - torch.arange(sequences.shape[1], device=sequences.device)
     rows = symbol if looked_up else symbol.index_select(0, sequences.flatten())

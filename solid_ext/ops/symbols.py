@@ -1,4 +1,4 @@
-"""The vectors of a sequence's symbols, from rows projected once for each symbol and each age."""
+"""The embedding of a sequence's symbols, from tables that are already projected: checks, allocation, operator."""
 
 from __future__ import annotations
 
@@ -12,19 +12,26 @@ from solid_ext.ops._library import define_operator
 
 
 def embed_symbols(sequences: Tensor, symbol: Tensor, age: Tensor, looked_up: bool) -> Tensor:
-    """`h[b, l] = tanh(symbol[s] + age[a])` for `s = sequences[b, l] > 0`, else 0; no gradient.
+    """`h[b, l] = tanh(symbol[s] + age[a])` where `s = sequences[b, l]` is not 0, and zero at padding.
 
-    `a = max(n_b - 1 - l, 0)` with `n_b` valid positions: 0 for the last one of a right-padded sequence.
+    `a = max(n_b - 1 - l, 0)` is the age of the position, `n_b` being the valid positions of sequence b: 0 for the most
+    recent symbol of a right-padded sequence.
 
     Args:
-        sequences: [B, L] int64, ids 0 .. S - 1, 0 is padding. age: [L or more, D] as symbol.
-        symbol: [S, D] float32, float64, bfloat16 or float16, a row a symbol, or with `looked_up` [B L, D] a row a
-            position.
+        sequences: [B, L] int64, ids 0 .. S - 1, of which 0 is padding.
+        symbol: float32, float64, bfloat16 or float16; the table [S, D] with a row for each symbol, or with `looked_up`
+            the rows [B L, D] that were read from it, one for each position.
+        age: [L or more, D], in the dtype of symbol, a row for each age.
+        looked_up: whether `symbol` has a row for each position.
 
     Returns:
-        [B, L, D] as symbol, computed in float32 or wider.
+        [B, L, D], in the dtype of symbol, computed in float32 or wider.
 
-    Errors: ValueError or TypeError for what does not fit, and on the CPU for an id outside 0 .. S - 1.
+    Raises:
+        ValueError: a shape or device that does not fit; on the CPU an id outside 0 .. S - 1.
+        TypeError: a dtype that does not fit.
+
+    Gradient: none; `solid_ext.models.symbols` has it.
 
     Source: docs/method.md#module-2-semantic-parameter-generation.
     """

@@ -7,7 +7,7 @@ from scipy import sparse
 
 from solid_ext.data.semantics.clusters import normalised
 
-MOST_ITEMS = 65_536  # all pairs of so many take ten seconds; larger catalogues would need an index
+MOST_ITEMS = 65_536  # whose pairs take ten seconds; a larger catalogue would need an index of neighbours
 _ROWS = 2048
 
 
@@ -16,13 +16,14 @@ def content_similarity(features: np.ndarray, *, count: int = 100, power: float =
 
     Args:
         features: f [V + 1, F]; row 0 (padding) and the rows of items without features are zero.
-        count: k of each row; of equal ones at the end of it any. power: above 1 it separates the alike from the same.
+        count: how many items of each row are kept; of those as alike as the last one any.
+        power: the exponent; above 1 it sets items that are nearly the same above those that are merely alike.
 
     Returns:
-        [V + 1, V + 1] float64; no item resembles itself.
+        [V + 1, V + 1] float64, sparse; no item resembles itself.
 
     Raises:
-        ValueError: a count below 1, or more than 65,536 items: the work grows with the square of their number.
+        ValueError: a count below 1, or more than 65,536 items, as the work grows with the square of their number.
 
     Source: docs/method.md#neighbours; Lops et al., Content-based recommender systems, 2011.
     """

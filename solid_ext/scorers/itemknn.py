@@ -1,4 +1,4 @@
-"""Item-based nearest neighbours: what the history's items were seen together with, by the cosine."""
+"""Item-based nearest neighbours: items that the users of the history's items had too, by the cosine."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from solid_ext.data import Dataset
 from solid_ext.models.checks import check_candidates, check_sequences
 from solid_ext.scorers.popularity import counted_interactions
 
-# Pairs of items of one block of the similarity, some 50 bytes each while it is made.
+# Pairs of items in one block of the similarity; each takes some 50 bytes while the block is made.
 _PAIRS_PER_BLOCK = 2_000_000
 
 
 class ItemKNN:
-    """Scores an item by its cosine similarity to the different items of the sequence, summed; a `Scorer`.
+    """Scores an item by the sum of its cosine similarities to the different items of the sequence; a `Scorer`.
 
-    `score(v) = sum over different u in s of S[u, v]`, `S[u, v] = |U_u and U_v| / (sqrt(|U_u| |U_v|) + shrink)`,
-    with `U_v` the users who had item `v` in the counted part, `S[v, v] = 0`, and in each column of `S` the `k`
-    largest kept. Scores are no log odds: a log loss of them says nothing.
+    `score(v) = sum over different u in s of S[u, v]` with `S[u, v] = |U_u and U_v| / (sqrt(|U_u| |U_v|) + shrink)`.
+    `U_v` are the users who had item `v` in the counted part, `S[v, v] = 0`, and in each column of `S` the `k` largest
+    values are kept. Scores are no log odds, so that a log loss of them says nothing.
 
-    Memory: `S` is sparse, at most `k V` entries, and made by blocks; a state holds the scores that are not 0.
-    `k` of 1000 is all neighbours of a small catalogue: on Amazon Scientific 100, a usual default, takes the sampled
-    user-AUC from .674 to .640.
+    Memory: `S` is sparse, has at most `k V` entries and is made by blocks; a state holds the scores that are not 0.
+    With `k = 1000` a small catalogue keeps all neighbours. On Amazon Scientific the usual default of 100 takes the
+    sampled user-AUC from .674 to .640.
 
     Args:
         dataset: the interactions.
@@ -62,7 +62,7 @@ class ItemKNN:
 
     @classmethod
     def of(cls, similarity: sparse.csr_array, length: int) -> ItemKNN:
-        """With a similarity [V + 1, V + 1] that was counted before."""
+        """A scorer with a similarity [V + 1, V + 1] that is already there, for sequences of at most `length` items."""
         made = cls.__new__(cls)
         made.similarity, made.length = similarity, length
         return made
@@ -91,7 +91,7 @@ class ItemKNN:
 
 
 def last_occurrences(sequences: Tensor) -> Tensor:
-    """[B, L] bool: True where a position holds an item, of several equal ones the last."""
+    """[B, L] bool: True where a position holds an item that comes no more after it."""
     ordered, order = sequences.sort(dim=1, stable=True)
     last = ordered > 0
     last[:, :-1] &= ordered[:, :-1] != ordered[:, 1:]
@@ -99,10 +99,10 @@ def last_occurrences(sequences: Tensor) -> Tensor:
 
 
 def _similarity(seen: sparse.csr_array, neighbours: int, shrink: float) -> sparse.csr_array:
-    """S [V + 1, V + 1] of users by items, a block of columns at a time."""
+    """S [V + 1, V + 1], a block of columns at a time, from `seen`, which is 1 where a user had an item."""
     by_item = seen.tocsc()
     norm = np.sqrt(by_item.sum(axis=0))
-    # An item meets as many items as its users had altogether.
+    # An item has pairs with as many items as its users had altogether.
     pairs = np.cumsum(by_item.T @ np.diff(seen.indptr).astype(float))
     block, columns = pairs // _PAIRS_PER_BLOCK, []
     for first in np.unique(block, return_index=True)[1]:
@@ -117,7 +117,7 @@ def _similarity(seen: sparse.csr_array, neighbours: int, shrink: float) -> spars
 
 
 def _largest(matrix: sparse.csc_array, count: int) -> sparse.csc_array:
-    """The `count` largest values of each column; of equal ones the first rows."""
+    """The `count` largest values of each column; among equal ones those of the first rows."""
     matrix.sort_indices()
     column = np.repeat(np.arange(matrix.shape[1]), np.diff(matrix.indptr))
     order = np.lexsort((matrix.indices, -matrix.data, column))

@@ -1,4 +1,4 @@
-"""First-order Markov chain: what came next after the last item, popularity where that is equal."""
+"""First-order Markov chain: what came next after the last item, by popularity where that is equal."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from solid_ext.scorers.popularity import counted_interactions
 class Markov:
     """Scores an item by how often it came right after the sequence's last item; a `Scorer`.
 
-    `P(v | u) = (n_uv + p_v) / (n_u + 1)`, `p_v = (n_v + 1/2) / (N + V/2)`, with `n_uv` steps from `u` to `v` among
-    the `n_u` from `u`, and `n_v` interactions with `v` among the `N` counted; the score is its log odds. As `p_v < 1`,
-    the order is that of the steps, and popularity decides among equals. After padding alone it is popularity.
+    The score is the log odds of `P(v | u) = (n_uv + p_v) / (n_u + 1)` with `p_v = (n_v + 1/2) / (N + V/2)`. Here `n_uv`
+    are the steps from `u` to `v` among the `n_u` steps from `u`, and `n_v` the interactions with `v` among the `N` that
+    are counted. As `p_v < 1`, the order is that of the steps, and popularity decides among equals. After padding alone
+    the order is that of popularity.
 
     Args:
         dataset: the interactions.

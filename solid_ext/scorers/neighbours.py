@@ -1,4 +1,4 @@
-"""A model and the neighbourhood of a history, each right where the other is not: their logits added."""
+"""A model and the neighbourhood of a history, whose logits are added: each knows what the other does not."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from scipy import sparse
 from torch import Tensor
 
 from solid_ext.files import written
-from solid_ext.nn.padding import recency as ages
-from solid_ext.nn.padding import valid_mask
+from solid_ext.nn.padding import ages, valid_mask
 from solid_ext.scorers.itemknn import ItemKNN, last_occurrences
 
 WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-RECENCIES = (0.8, 1.0, 0.6, 0.4)
+DECAYS = (0.8, 1.0, 0.6, 0.4)
 CONTENTS = (0.0, 0.2, 0.4, 0.8)
 ARRAYS = ("data", "indices", "indptr", "shape")
 
@@ -32,28 +31,30 @@ class _State(NamedTuple):
 
 
 class WithNeighbours:
-    """`logit(v) + w s(v) / sqrt(n)`: a model's logit and ItemKNN's score of one history; a `Scorer`.
+    """A model's logit and ItemKNN's score of the same history, added; a `Scorer`.
 
-    `s(v) = sum_j r^age(j) S(j, v)` over the history's different items, `n = sum_j r^age(j)`, the last item being of
-    age 0; S is `ItemKNN`'s. Items that resemble none of the history's keep the model's logit. A network remembers
-    pairs badly, and a neighbourhood knows nothing else.
+    `logit(v) + w s(v) / sqrt(n)`, with `s(v) = sum_j r^age(j) S(j, v)` over the different items j of the history and
+    `n = sum_j r^age(j)`. The last item has age 0, and S is the similarity of `ItemKNN`. Items that resemble none of the
+    history's keep the model's logit. A network remembers pairs of items badly; a neighbourhood knows nothing else.
 
     Args:
-        model: a `Scorer` whose scores are logits. knn: of the training part. weight: w, 0 or more. recency: r in
-            (0, 1]; 1 counts all of the history alike.
+        model: a `Scorer` whose scores are logits.
+        knn: the similarities, counted in the training part.
+        weight: w, 0 or more.
+        decay: r in (0, 1], by which an item counts less than the one after it; 1 counts all of the history alike.
 
     Raises:
-        ValueError: a weight or recency out of range.
+        ValueError: a weight or a decay out of range.
 
     Source: a product of experts, as in Hinton, Training products of experts by minimizing contrastive divergence, 2002.
     """
 
-    def __init__(self, model: Any, knn: ItemKNN, weight: float, recency: float = 1.0) -> None:
+    def __init__(self, model: Any, knn: ItemKNN, weight: float, decay: float = 1.0) -> None:
         if not weight >= 0:
             raise ValueError(f"WithNeighbours: expected weight >= 0, got {weight}")
-        if not 0 < recency <= 1:
-            raise ValueError(f"WithNeighbours: expected 0 < recency <= 1, got {recency}")
-        self.model, self.knn, self.weight, self.recency = model, knn, weight, recency
+        if not 0 < decay <= 1:
+            raise ValueError(f"WithNeighbours: expected 0 < decay <= 1, got {decay}")
+        self.model, self.knn, self.weight, self.decay = model, knn, weight, decay
         self.length = model.length
 
     @property
@@ -61,10 +62,10 @@ class WithNeighbours:
         return torch.device(getattr(self.model, "device", None) or "cpu")
 
     def encode(self, sequences: Tensor) -> _State:
-        """Both states of sequences [B, L] int64."""
+        """The model's state of sequences [B, L] int64, and what is added to its logits."""
         state = self.model.encode(sequences)
         history = sequences.cpu()
-        counted = self.recency ** ages(valid_mask(history)).double() * last_occurrences(history)
+        counted = self.decay ** ages(valid_mask(history)).double() * last_occurrences(history)
         size = counted.sum(1, keepdim=True).clamp(min=1)
         added = self.knn.weighted(history, self.weight * counted / size.sqrt())
         return _State(state, added)
@@ -75,13 +76,15 @@ class WithNeighbours:
         return logits + self.knn.score(state.added, candidates.cpu()).to(logits)
 
     def narrow(self) -> WithNeighbours:
-        """The same with similarities in float32, as a served model has them: on Amazon Scientific not one of 8,442
-        ranks is another."""
+        """The same with similarities in float32, as a served model has them.
+
+        On Amazon Scientific this changes none of the 8,442 ranks.
+        """
         similarity = self.knn.similarity.astype(np.float32)
-        return WithNeighbours(self.model, ItemKNN.of(similarity, self.knn.length), self.weight, self.recency)
+        return WithNeighbours(self.model, ItemKNN.of(similarity, self.knn.length), self.weight, self.decay)
 
     def save(self, path: Path) -> None:
-        """Write similarities, weight and recency as one safetensors file; the model is not in it.
+        """Write similarities, weight and decay, but not the model, as one safetensors file.
 
         Indices are as narrow as V allows, similarities as they are held. A weight of 0 needs no similarities.
 
@@ -96,7 +99,7 @@ class WithNeighbours:
             "indptr": matrix.indptr.astype(np.int32 if matrix.nnz < 2**31 else np.int64),
             "shape": np.array(matrix.shape),
         }
-        described = json.dumps({"weight": self.weight, "recency": self.recency})
+        described = json.dumps({"weight": self.weight, "decay": self.decay})
         with written(path) as partial:
             save_file(arrays, partial, metadata={"neighbours": described})
 
@@ -110,12 +113,12 @@ class WithNeighbours:
         try:
             with safe_open(path, framework="np") as file:
                 described = json.loads((file.metadata() or {})["neighbours"])
-                if not isinstance(described, dict) or set(described) != {"weight", "recency"}:
+                if not isinstance(described, dict) or set(described) != {"weight", "decay"}:
                     raise ValueError(f"settings {described!r:.80}")
-                weight, recency = float(described["weight"]), float(described["recency"])
+                weight, decay = float(described["weight"]), float(described["decay"])
                 data, indices, indptr, shape = (file.get_tensor(name) for name in ARRAYS)
             matrix = _checked_matrix(data, indices, indptr, shape, model.num_items + 1)
-            return WithNeighbours(model, ItemKNN.of(matrix, model.length), weight, recency)
+            return WithNeighbours(model, ItemKNN.of(matrix, model.length), weight, decay)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"load: expected neighbours in {path}, got {error}") from error
 
@@ -123,10 +126,10 @@ class WithNeighbours:
 def _checked_matrix(
     data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: np.ndarray, size: int
 ) -> sparse.csr_array:
-    """The sparse matrix [size, size], of which scipy checks nothing before it follows its indices.
+    """The sparse matrix [size, size]; scipy checks nothing of it, and would follow any index.
 
     Raises:
-        ValueError: what is wrong with it.
+        ValueError: arrays that are no such matrix of finite numbers of 0 or more.
     """
     if shape.tolist() != [size, size]:
         raise ValueError(f"similarities {shape.tolist()!s:.80} for a model of {size - 1} items")
@@ -148,25 +151,33 @@ def _checked_matrix(
 def choose_neighbours(
     model: Any, knn: ItemKNN, validate: Callable[[Any], float], content: sparse.csr_array | None = None
 ) -> WithNeighbours:
-    """Weight, recency and share of content, in turn the best on validation until none changes; ties: the first.
+    """Choose weight, decay and share of content, one after the other, each the best on validation given the others.
+
+    The round begins again until it changes nothing. Among equally good values the first one is chosen.
 
     Args:
-        content: how items resemble each other, see `content_similarity`; the chosen multiple of it is added to the
-            cosines of `knn`. None for none.
+        model: a `Scorer` whose scores are logits.
+        knn: the similarities, counted in the training part.
+        validate: the metric of a scorer on the validation rows, larger being better.
+        content: how much the items' features resemble each other, see `content_similarity`; the chosen multiple of it
+            is added to the cosines of `knn`. None for none.
+
+    Returns:
+        The model with the neighbours that were chosen; a weight of 0 where none made it better.
     """
 
-    @lru_cache(maxsize=1)  # most settings in a row have the same share
+    @lru_cache(maxsize=1)  # most settings that follow each other have the same share
     def mixed(share: float) -> ItemKNN:
         return ItemKNN.of(knn.similarity + content * share, knn.length) if content is not None and share else knn
 
-    def made(weight: float, recency: float, share: float) -> WithNeighbours:
-        return WithNeighbours(model, mixed(share), weight, recency)
+    def made(weight: float, decay: float, share: float) -> WithNeighbours:
+        return WithNeighbours(model, mixed(share), weight, decay)
 
     @cache
     def measured(setting: tuple[float, ...]) -> float:
         return validate(made(*setting))
 
-    choices = (WEIGHTS, RECENCIES, CONTENTS if content is not None else CONTENTS[:1])
+    choices = (WEIGHTS, DECAYS, CONTENTS if content is not None else CONTENTS[:1])
     chosen, before = tuple(values[0] for values in choices), None
     while chosen != before:
         before = chosen

@@ -1,4 +1,4 @@
-"""A model, and popularity for those of whom it knows nothing."""
+"""A model, and popularity for users without a history."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ class _State(NamedTuple):
 
 
 class WithNewcomers:
-    """A model's logits, and the log odds of `Popularity` for an empty sequence; a `Scorer`.
+    """A model's logits, and for an empty sequence the log odds of `Popularity`; a `Scorer`.
 
-    No row that a model is trained on has an empty history, so that its state of one is as random as it was drawn.
+    No row that a model is trained on has an empty history, so that its state of one is as random as its start.
 
     Args:
-        model: a `Scorer`. counts: [V] integers, how often each item was interacted with in the training part.
+        model: a `Scorer`.
+        counts: [V] integers, how often each item was interacted with in the training part.
     """
 
     def __init__(self, model: Any, counts: Tensor) -> None:

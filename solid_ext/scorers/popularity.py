@@ -1,4 +1,4 @@
-"""The baseline that every model has to beat: the same popularity list for everybody."""
+"""The baseline that every model has to beat: the same list of popular items for everybody."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def log_odds(counts: Tensor) -> Tensor:
 class Popularity:
     """Scores an item by how often it was interacted with; a `Scorer` that reads nothing of the sequence.
 
-    `score(v) = log((n_v + 1/2) / (N - n_v + 1/2))` with `n_v` interactions of item `v` among the `N` counted:
-    the smoothed log odds that an interaction is with `v`. It rises with the count and is equal for equal
-    counts, so the ranking is that of the counts, and the log loss is one that can be compared.
+    `score(v) = log((n_v + 1/2) / (N - n_v + 1/2))` with `n_v` interactions of item `v` among the `N` that are counted
+    is the smoothed log odds that an interaction is with `v`. It rises with the count and is equal for equal counts, so
+    that the ranking is that of the counts and the log loss can be compared with a model's.
 
     Which interactions are counted is the caller's explicit choice, and it moves the numbers:
 
-    * `split.train_end`, the training part: the same knowledge as a trained model's parameters, for
-      validation and for test. This is the popularity of the project's tables.
-    * `dataset.offsets[1:] - 1`, everything but each user's last item: under leave-one-out it adds the
-      validation items, which lie in the past of the test items. On Amazon Scientific the sampled user-AUC
-      of the test items rises from .628 to .640, the full-ranking metrics hardly move.
+    * `split.train_end` counts the training part, which is what a trained model's parameters know, for validation and
+      for test. This is the popularity of the project's tables.
+    * `dataset.offsets[1:] - 1` counts everything but each user's last item. Under leave-one-out it adds the validation
+      items, which lie in the past of the test items: on Amazon Scientific the sampled user-AUC of the test items rises
+      from .628 to .640, and the full-ranking metrics hardly move.
 
     Args:
         dataset: the interactions.

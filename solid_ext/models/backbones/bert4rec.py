@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from solid_ext.config import ModelConfig
 from solid_ext.nn.lookup import Lookup
-from solid_ext.nn.padding import recency
+from solid_ext.nn.padding import ages
 from solid_ext.nn.transformer import TransformerBlock
 
 
@@ -35,7 +35,7 @@ class BERT4Rec(nn.Module):
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
         batch, dim = len(embedded), embedded.shape[2]
         token = (self.token + self.position.weight[0]).expand(batch, 1, dim)
-        states = self.dropout(torch.cat([embedded + self.position(recency(mask) + 1), token], dim=1))
+        states = self.dropout(torch.cat([embedded + self.position(ages(mask) + 1), token], dim=1))
         allowed = torch.cat([mask, mask.new_ones(batch, 1)], dim=1).unsqueeze(1)
         for block in self.blocks[:-1]:
             states = block(states, states, allowed.expand(-1, states.shape[1], -1))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from solid_ext.config import ModelConfig
 from solid_ext.nn.lookup import Lookup
-from solid_ext.nn.padding import last_valid, recency
+from solid_ext.nn.padding import ages, last_valid
 from solid_ext.nn.transformer import TransformerBlock
 
 
@@ -30,7 +30,7 @@ class SASRec(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        states = self.dropout(embedded + self.position(recency(mask)))
+        states = self.dropout(embedded + self.position(ages(mask)))
         length = mask.shape[1]
         # The first position is always open, so that a sequence of padding alone attends to something finite.
         open_keys = mask | (torch.arange(length, device=mask.device) == 0)
