@@ -46,9 +46,13 @@ class Grid:
     """What a comparison runs.
 
     Attributes:
-        datasets: fingerprints by name. backbones, methods, seeds: all combinations are run; peers once, without one.
-        preset: a name of PRESETS. fields: of the configuration, by name, over the preset's. The grid sets backbone,
-            seed and threads, and a method its switches, whatever the fields say.
+        datasets: fingerprints by name.
+        backbones: combined with every method but the peers, which have none.
+        methods: of METHODS and PEERS.
+        seeds: a run each.
+        preset: a name of PRESETS.
+        fields: of the configuration, by name, over the preset's. The grid sets backbone, seed and threads, and a method
+            its switches, whatever the fields say.
     """
 
     datasets: dict[str, str]

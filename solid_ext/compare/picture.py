@@ -33,7 +33,9 @@ def draw_comparison(
     """Draw mean and standard deviation over seeds into one PNG, which appears complete or not at all.
 
     Args:
-        results: by dataset. metrics: (protocol, metric), a column of panels each. no_backbone: what stands for none.
+        results: by dataset.
+        metrics: (protocol, metric), a column of panels each.
+        no_backbone: what stands for none.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -21,7 +21,8 @@ def check_types(section: Any) -> None:
     """Refuse a value of another type than its field declares, in this section and in those inside it.
 
     Raises:
-        ValueError: none of a field's choices. TypeError: another type.
+        ValueError: none of a field's choices.
+        TypeError: another type.
     """
     for name, value in vars(section).items():
         if dataclasses.is_dataclass(value):

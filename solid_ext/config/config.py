@@ -33,7 +33,8 @@ class Config:
         """The configuration itself, if every value is in its range.
 
         Raises:
-            ValueError: the first one that is not. TypeError: one of another type.
+            ValueError: the first one that is not.
+            TypeError: one of another type.
         """
         check_types(self)
         check_values(self)
@@ -43,8 +44,8 @@ class Config:
         """A checked copy with fields set by their name alone: `config.replace(dim=64, epochs=5)`.
 
         Raises:
-            ValueError: an unknown field, or a value out of range. TypeError: a value of another type; numbers of numpy
-                are taken as Python's.
+            ValueError: an unknown field, or a value out of range.
+            TypeError: a value of another type; numbers of numpy are taken as Python's.
         """
         known = self.flat()
         for name in fields:

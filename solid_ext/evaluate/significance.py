@@ -26,7 +26,8 @@ def paired_differences(one: NDArray[np.float64], others: Mapping[str, NDArray[np
     on whom both methods agree. It says how far a difference holds over users, and nothing of other seeds.
 
     Args:
-        one: `[U] float64`, a metric of each user. others: the same users of other methods.
+        one: `[U] float64`, a metric of each user.
+        others: the same users of other methods.
 
     Raises:
         ValueError: other shapes, or fewer than 2 users.

@@ -121,7 +121,8 @@ def train_solid(
     `stage2_start` says. A configuration without a semantic trunk has a stage 1 only with `semantic_start`.
 
     Args:
-        semantics: [V + 1] int64 from Module 1. features: [V + 1, F] float32, for `item_features`.
+        semantics: [V + 1] int64 from Module 1.
+        features: [V + 1, F] float32, for `item_features`.
         validate_stage1: the metric of stage 1, where it is another.
         folder: holds a sub-folder a stage; what is there is resumed.
 
