@@ -68,7 +68,7 @@ def test_a_run_holds_everything_it_promises(run: Path) -> None:
     }
     assert Config.from_yaml(run / "config.yaml").flat()["dim"] == 16
     assert (run / "report.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert set(json.loads((run / "metrics.json").read_text())["models"]) == {"popularity", "static", "SOLID"}
+    assert set(json.loads((run / "metrics.json").read_text())["models"]) == {"popularity", "itemknn", "static", "SOLID"}
 
 
 def test_printed_numbers_are_those_of_the_metrics_file(
@@ -83,11 +83,15 @@ def test_printed_numbers_are_those_of_the_metrics_file(
         lines = [line for line in table.splitlines() if re.search(r"\d\.\d{4}", line)]
         found = {re.findall(r"[\w@]+", line)[0]: re.findall(r"\d+\.\d{4}", line) for line in lines}
         assert found == {
-            metric: [f"{models[name][protocol][metric]:.4f}" for name in ("popularity", "static", "SOLID")]
+            metric: [f"{models[name][protocol][metric]:.4f}" for name in ("popularity", "itemknn", "static", "SOLID")]
             for metric in models["SOLID"][protocol]
         }
     for file in ("metrics.json", "report.png", "model"):
         assert str(out / file) in printed.replace("\n", "")
+    told = [entry["in_words"] for entry in json.loads((out / "metrics.json").read_text())["differences"]]
+    assert len(told) == 2 * 3
+    for sentence in told:
+        assert " ".join(sentence.split()) in " ".join(printed.split())
 
 
 def test_evaluate_repeats_the_metrics_of_the_run(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

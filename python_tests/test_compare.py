@@ -19,13 +19,13 @@ from filelock import FileLock
 from solid_ext import Config
 from solid_ext.cli import main
 from solid_ext.compare import PEERS, Grid, make_grid
-from solid_ext.compare.cell import run_cell
+from solid_ext.compare.process import run_planned
 from solid_ext.compare.report import write_report
 from solid_ext.data import Dataset, SyntheticTruth, synthetic_dataset
 from solid_ext.evaluate import hr, mrr, ndcg
 from solid_ext.files import LOCK, write_json
 
-QUICK = "epochs: 3\ndim: 8\nheads: 2\nlength: 5\nbatch_size: 128\ncandidates: 20\n"
+QUICK = "epochs: 3\ndim: 8\nheads: 2\nlength: 5\nbatch_size: 128\neval_negatives: 20\n"
 SHOWN = [
     "sampled user_auc",
     "sampled ndcg@10",
@@ -80,8 +80,8 @@ def test_a_killed_comparison_goes_on_without_repeating_anything(arguments: list[
     whole = tmp_path / "whole"
     grid = Grid.load(tmp_path / "out" / "compare.json")
     dataset = Dataset.load(tmp_path / "world")
-    (static,) = (cell for cell in grid.cells() if cell.method == "static")
-    run_cell(whole, static, dataset)
+    (static,) = (planned for planned in grid.plan() if planned.method == "static")
+    run_planned(whole, static, dataset)
     uninterrupted, resumed = (
         json.loads((folder / "metrics.json").read_text()) for folder in (whole, runs / "sasrec" / "static" / "0")
     )
@@ -122,8 +122,10 @@ def test_runs_share_a_stage1_that_is_the_same(arguments: list[str], tmp_path: Pa
     assert logs["solid"] == logs["solid-no-codebook"] == logs["solid-cold"]
     assert len(set(logs.values())) == 3, "a low-rank generator or none at all trains another stage 1"
     dataset = Dataset.load(tmp_path / "world")
-    (cold,) = (cell for cell in Grid.load(tmp_path / "out" / "compare.json").cells() if cell.method == "solid-cold")
-    run_cell(tmp_path / "alone", cold, dataset)
+    (cold,) = (
+        planned for planned in Grid.load(tmp_path / "out" / "compare.json").plan() if planned.method == "solid-cold"
+    )
+    run_planned(tmp_path / "alone", cold, dataset)
     borrowed, alone = (
         json.loads((folder / "metrics.json").read_text()) for folder in (runs / "solid-cold" / "0", tmp_path / "alone")
     )
@@ -228,31 +230,31 @@ def test_a_folder_of_something_else_is_left_alone(
 def test_a_grid_holds_every_combination_once() -> None:
     datasets = [synthetic_dataset(30, 20, 2, name=name)[0] for name in ("a", "b")]
     grid = make_grid(datasets, ["sasrec", "gru4rec"], ["static", *PEERS, "solid"], [0, 7], "best", {"dim": 16})
-    cells = grid.cells()
-    assert len({cell.name for cell in cells}) == len(cells) == 2 * 2 * (4 + 2 * 2)
-    for cell in cells:
-        train = cell.config.train
-        assert (train.seed, train.threads) == (cell.seed, 1)
-        if cell.method in PEERS:
-            assert cell.backbone == "-"
-            assert cell.config == Config().replace(seed=cell.seed, threads=1)
+    plan = grid.plan()
+    assert len({planned.name for planned in plan}) == len(plan) == 2 * 2 * (4 + 2 * 2)
+    for planned in plan:
+        train = planned.config.train
+        assert (train.seed, train.threads) == (planned.seed, 1)
+        if planned.method in PEERS:
+            assert planned.backbone == "-"
+            assert planned.config == Config().replace(seed=planned.seed, threads=1)
         else:
-            assert (cell.config.model.backbone, cell.config.model.dim, train.loss) == (
-                cell.backbone,
+            assert (planned.config.model.backbone, planned.config.model.dim, train.loss) == (
+                planned.backbone,
                 16,
                 "auto",
             )
-            assert cell.config.model.semantic_trunk == (cell.method == "solid")
+            assert planned.config.model.semantic_trunk == (planned.method == "solid")
 
 
 def test_a_file_cannot_switch_a_method_off_and_din_has_a_loss_it_can_use() -> None:
     fields = {"item_branch": False, "finetune_steps": 5, "backbone": "gru4rec", "seed": 3, "delta": 0.5}
     datasets = [synthetic_dataset(30, 20, 2)[0]]
-    found = make_grid(datasets, ["din"], ["solid", "duet", "finetune"], [0], "best", fields).cells()
+    found = make_grid(datasets, ["din"], ["solid", "duet", "finetune"], [0], "best", fields).plan()
     assert found[0].config.model == Config().replace(backbone="din", delta=0.5).model
-    assert found[1].config.model.delta == np.inf
-    assert {cell.config.resolved(30, 20).train.loss for cell in found} == {"sampled_softmax"}
-    with pytest.raises(ValueError, match="loss: expected bce or sampled_softmax with backbone din"):
+    assert found[1].config.model.item.delta == np.inf
+    assert {planned.config.resolved(30, 20).train.loss for planned in found} == {"sampled_softmax_log_q"}
+    with pytest.raises(ValueError, match="loss: expected bce or a sampled softmax with backbone din"):
         make_grid(datasets, ["din"], ["solid"], [0], "best", {"loss": "full_softmax"})
 
 
@@ -260,27 +262,27 @@ def test_the_report_says_what_the_runs_say(tmp_path: Path) -> None:
     """Runs made up: solid's ranks are one better than static's for every user of seed 0 and equal in seed 1."""
     dataset = synthetic_dataset(40, 20, 2, name="made-up")[0]
     grid = make_grid([dataset], ["sasrec"], ["popularity", "static", "solid"], [0, 1], "paper", {})
-    for cell in grid.cells():
-        folder = tmp_path / "runs" / cell.name
+    for planned in grid.plan():
+        folder = tmp_path / "runs" / planned.name
         folder.mkdir(parents=True)
-        rank = np.arange(40) % 9 + {"popularity": 3, "static": 2}.get(cell.method, 2 - (cell.seed == 0))
+        rank = np.arange(40) % 9 + {"popularity": 3, "static": 2}.get(planned.method, 2 - (planned.seed == 0))
         area = 1 - rank / 20
         users = {"user": np.arange(40), "area": area, "sampled_rank": rank, "full_rank": rank, "new_rank": rank}
         pl.DataFrame(users).write_parquet(folder / "users.parquet")
         values = {"ndcg@10": ndcg(rank, 10), "hr@10": hr(rank, 10), "mrr": mrr(rank)}
         run = {
-            "dataset": cell.dataset,
-            "backbone": cell.backbone,
-            "method": cell.method,
-            "seed": cell.seed,
+            "dataset": planned.dataset,
+            "backbone": planned.backbone,
+            "method": planned.method,
+            "seed": planned.seed,
             "metrics": {
                 "sampled": {"user_auc": area.mean(), **values},
                 "full": values,
                 "full, history excluded": values,
             },
             "stages": [{"stage": "stage2", "epochs": 4, "best_epoch": 2}],
-            "seconds": {"train": 10.0 + cell.seed, "evaluate": 1.0},
-            "rows_per_second": None if cell.method == "popularity" else 1234.5,
+            "seconds": {"train": 10.0 + planned.seed, "evaluate": 1.0},
+            "rows_per_second": None if planned.method == "popularity" else 1234.5,
             "peak_bytes": 5e8,
         }
         write_json(folder / "metrics.json", run)

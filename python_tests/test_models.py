@@ -221,7 +221,7 @@ def test_generated_layers_start_at_the_scale_of_ordinary_ones() -> None:
     torch.manual_seed(0)
     semantics = np.concatenate([[0], np.arange(500) % 50 + 1])
     solid = DynamicRecommender(ModelConfig(), 500, semantics).eval()
-    static = DynamicRecommender(ModelConfig(semantic_trunk=False, item_branch=False), 500, semantics).eval()
+    static = DynamicRecommender(Config().replace(semantic_trunk=False, item_branch=False).model, 500, semantics).eval()
     sequences = torch.randint(1, 501, (256, 10))
     ratio = solid.encode(sequences).std() / static.encode(sequences).std()
     assert 0.4 < ratio < 2.5

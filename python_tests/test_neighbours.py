@@ -15,8 +15,8 @@ from torch import Tensor
 
 from solid_ext import SOLID, load_dataset
 from solid_ext.data import Dataset, SyntheticTruth
+from solid_ext.evaluate import Validation
 from solid_ext.scorers import ItemKNN, WithNeighbours, choose_neighbours, content_similarity
-from solid_ext.solid import Validation
 
 TINY = {"length": 5, "dim": 16, "heads": 2, "codebook_hidden": 16, "epochs": 2, "batch_size": 256, "eval_negatives": 20}
 

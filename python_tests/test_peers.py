@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics.pairwise import cosine_similarity
 
 from solid_ext import Config, load_dataset
-from solid_ext.compare.peers import PEERS, Task, peer_config
+from solid_ext.compare.peers import PEERS, PeerTask, peer_config
 from solid_ext.data import Dataset, SyntheticTruth, gather_sequences, leave_one_out
 from solid_ext.evaluate import evaluate_full, evaluate_sampled
 from solid_ext.models import SASRecSoftmax
@@ -123,7 +123,7 @@ def test_sasrec_softmax_goes_on_where_it_stopped(
     metrics = []
     for epochs, folder in ((1, "a"), (2, "a"), (2, "b")):
         config = peer_config(Config().replace(epochs=epochs, length=5))
-        scorer, (stage,) = PEERS["sasrec-softmax"](Task(config, dataset, split, tmp_path / folder, Silent()))
+        scorer, (stage,) = PEERS["sasrec-softmax"](PeerTask(config, dataset, split, tmp_path / folder, Silent()))
         metrics.append(evaluate_full(scorer, dataset, split.test).values)
     assert len(stage.history) == 2
     assert metrics[1] == metrics[2]
@@ -144,7 +144,7 @@ def test_reproduces_the_rows_measured_elsewhere_on_amazon_scientific(shared_data
         "markov": (0.641, 0.213, 0.328, 0.0561, 0.0827, 0.0605, 0.0837),
     }
     for name, expected in rows.items():
-        scorer, _ = PEERS[name](Task(Config(), dataset, split, Path(), Silent()))
+        scorer, _ = PEERS[name](PeerTask(Config(), dataset, split, Path(), Silent()))
         sampled = evaluate_sampled(scorer, dataset, split.test)
         full = evaluate_full(scorer, dataset, split.test)
         unseen = evaluate_full(scorer, dataset, split.test, exclude_history=True)

@@ -16,8 +16,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from solid_ext.compare.picture import draw_comparison
-from solid_ext.evaluate import draw_report
-from solid_ext.evaluate.report import perplexity
+from solid_ext.run.picture import draw_report, perplexity
 
 METRICS = {
     "popularity": {"sampled": {"user_auc": 0.628, "hr@10": 0.3}, "full": {"ndcg@10": 0.0171}},
@@ -78,7 +77,7 @@ def test_draws_one_picture_with_everything_in_it(tmp_path: Path, drawn: list[Fig
         "stage 1: 0.300 at epoch 2",
         "stage 2: 0.350 at epoch 2",
     ]
-    assert codes.get_title(loc="left") == f"Codes: perplexity {perplexity([40, 10]):.1f} of 4, 2 dead"
+    assert codes.get_title(loc="left") == f"Codebook: perplexity {perplexity([40, 10]):.1f} of 4, 2 dead"
     assert codes.get_yscale() == "log"
     assert [label.get_text() for label in sampled.get_xticklabels()] == ["user-AUC", "HR@10"]
     assert texts(sampled) == ["0.628", "0.300", "0.757", "0.440"]
@@ -126,12 +125,12 @@ def test_a_run_may_lack_a_codebook_validation_or_a_protocol(tmp_path: Path, draw
     assert texts(codes) == ["no codebook"]
     assert texts(sampled) == ["not evaluated"]
     assert texts(full) == ["0.100"]
-    draw_report(tmp_path / "report.png", [], np.zeros(3, int), {}, monitor="sampled NDCG@10")
+    draw_report(tmp_path / "report.png", [], np.zeros(3, int), {}, validation="sampled NDCG@10")
     loss, valid, codes, sampled, full = axes_of(drawn)
     assert texts(loss) == ["no epochs"]
-    assert texts(codes) == ["no code was ever chosen"]
+    assert texts(codes) == ["no entry was ever chosen"]
     assert valid.get_ylabel() == "sampled NDCG@10"
-    assert codes.get_title(loc="left") == "Codes: perplexity 0.0 of 3, 3 dead"
+    assert codes.get_title(loc="left") == "Codebook: perplexity 0.0 of 3, 3 dead"
 
 
 def test_an_epoch_that_diverged_is_never_the_best(tmp_path: Path, drawn: list[Figure]) -> None:
@@ -197,7 +196,7 @@ def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytes
 def test_dollars_in_names_are_no_formulas(tmp_path: Path, drawn: list[Figure]) -> None:
     """`$\\frac$` alone would end in a ParseException after everything was trained."""
     named = {"日本 $x_1$ $\\frac$": METRICS["SOLID"], "popularity": METRICS["popularity"]}
-    draw_report(tmp_path / "report.png", HISTORY, None, named, monitor="$\\frac$")
+    draw_report(tmp_path / "report.png", HISTORY, None, named, validation="$\\frac$")
     dots = SimpleNamespace(backbone="none", method="$\\frac$", seeds={("full", "ndcg@10"): [0.1, 0.2]})
     draw_comparison(tmp_path / "c.png", {"日本 [$\\frac$]": [dots]}, [("full", "ndcg@10")], "none")
     assert drawn[-1].axes[0].get_title() == "日本 [$\\frac$]: full ndcg@10"

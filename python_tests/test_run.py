@@ -21,7 +21,7 @@ from solid_ext.data import SyntheticTruth, synthetic_dataset
 from solid_ext.files import LOCK
 from solid_ext.methods import method_config
 from solid_ext.run import train_run
-from solid_ext.train import load_checkpoint
+from solid_ext.train import Silent, load_checkpoint
 
 TINY = Config().replace(length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, eval_negatives=20)
 QUICK = ["--length", "5", "--dim", "16", "--heads", "2", "--codebook-hidden", "16", "--batch-size", "128"]
@@ -227,11 +227,69 @@ def test_a_finished_run_is_extended(
 
 def test_a_row_has_the_name_of_its_method(world: tuple[Dataset, SyntheticTruth], tmp_path: Path) -> None:
     duet = train_run(tmp_path / "duet", method_config(TINY, "duet"), world[0], method="duet")
-    assert list(duet.metrics["models"]) == ["popularity", "static", "duet"]
+    assert list(duet.metrics["models"]) == ["popularity", "itemknn", "static", "duet"]
     assert json.loads((tmp_path / "duet" / "run.json").read_text())["method"] == "duet"
     static = train_run(tmp_path / "static", method_config(TINY, "static"), world[0], method="static")
-    assert list(static.metrics["models"]) == ["popularity", "static"]
+    assert list(static.metrics["models"]) == ["popularity", "itemknn", "static"]
     assert [stage["stage"] for stage in static.metrics["stages"]] == ["stage2"], "one training, not two"
+    assert [stage["stage"] for stage in duet.metrics["stages"]] == ["static", "stage2"]
+    assert duet.metrics["models"]["static"] == static.metrics["models"]["static"], "a rival is the method itself"
+
+
+@pytest.mark.parametrize("method", ["finetune", "static-semantic-start"])
+def test_a_static_method_with_something_to_it_is_compared_with_the_one_without(
+    method: str, world: tuple[Dataset, SyntheticTruth], tmp_path: Path
+) -> None:
+    run = train_run(tmp_path / "run", method_config(TINY, method), world[0], method=method)
+    assert list(run.metrics["models"]) == ["popularity", "itemknn", "static", method]
+    rival = load_checkpoint(tmp_path / "run" / "static" / "stage2" / "best.safetensors")[1]["config"]
+    assert (rival["finetune_steps"], rival["semantic_start"]) == (0, False)
+
+
+def test_a_run_stopped_in_its_rival_goes_on_there(world: tuple[Dataset, SyntheticTruth], tmp_path: Path) -> None:
+    class StopInRival(Silent):
+        def epoch(self, epoch: Any, best: Any) -> None:
+            if (epoch.stage, epoch.epoch) == ("static", 1):
+                raise Stopped
+
+    config = TINY.replace(epochs=2)
+    with pytest.raises(Stopped):
+        train_run(tmp_path / "cut", config, world[0], reporter=StopInRival())
+    assert (tmp_path / "cut" / "static" / "stage2" / "last.safetensors").exists()
+    resumed = train_run(tmp_path / "cut", config, world[0], resume=True)
+    whole = train_run(tmp_path / "whole", config, world[0])
+    assert resumed.metrics["models"] == whole.metrics["models"]
+    assert [(stage["stage"], stage["epochs"]) for stage in resumed.metrics["stages"]] == [
+        ("static", 2),
+        ("stage1", 2),
+        ("stage2", 2),
+    ]
+
+
+def test_a_run_says_which_differences_its_users_show(world: tuple[Dataset, SyntheticTruth], tmp_path: Path) -> None:
+    run = train_run(tmp_path / "run", TINY.replace(epochs=8), world[0], baseline=False)
+    found = {(entry["protocol"], entry["other"]): entry for entry in run.metrics["differences"]}
+    assert set(found) == {(protocol, other) for protocol in ("full", "sampled") for other in ("popularity", "itemknn")}
+    for (protocol, other), entry in found.items():
+        ours, theirs = (run.metrics["models"][name][protocol]["ndcg@10"] for name in ("SOLID", other))
+        assert entry["mean"] == pytest.approx(ours - theirs, abs=1e-9), "a row a user"
+        assert entry["low"] < entry["mean"] < entry["high"]
+        assert entry["users"] == world[0].num_users
+        assert ("no difference that" in entry["in_words"]) == (entry["p"] >= 0.05)
+    beaten = found["sampled", "popularity"]
+    assert beaten["mean"] > 0.05
+    assert beaten["in_words"].startswith(f"SOLID over popularity, sampled ndcg@10: +{beaten['mean']:.4f} (95 % +")
+
+
+def test_a_rival_is_named_in_its_own_right_on_the_way(world: tuple[Dataset, SyntheticTruth], tmp_path: Path) -> None:
+    begun: list[str] = []
+
+    class Listening(Silent):
+        def begin(self, stage: str, steps: int, epochs: int) -> None:
+            begun.append(stage)
+
+    train_run(tmp_path / "run", TINY, world[0], reporter=Listening())
+    assert begun == ["stage1", "stage2", "static"]
 
 
 def test_a_picture_that_fails_loses_no_number(
@@ -240,7 +298,7 @@ def test_a_picture_that_fails_loses_no_number(
     def fail(*_: object, **__: object) -> None:
         raise OSError("no font")
 
-    monkeypatch.setattr("solid_ext.run.draw_report", fail)
+    monkeypatch.setattr("solid_ext.run.training.draw_report", fail)
     with pytest.raises(OSError, match="no font"):
         train_run(tmp_path / "run", TINY, world[0], baseline=False)
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["models"]["SOLID"]

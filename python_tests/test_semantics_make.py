@@ -144,21 +144,20 @@ def test_wrong_features_are_said_before_anything_is_trained(
     sentence: str,
 ) -> None:
     _short(tmp_path / "short.npy")
-    for trainer in ("train_static", "train_solid"):
-        monkeypatch.setattr(f"solid_ext.solid.{trainer}", lambda *_, **__: pytest.fail("a model was trained"))
+    monkeypatch.setattr("solid_ext.solid.train_solid", lambda *_, **__: pytest.fail("a model was trained"))
     fields = {name: str(tmp_path / value) if isinstance(value, str) else value for name, value in fields.items()}
     with pytest.raises(ValueError, match=sentence):
-        SOLID(semantics=source, eval_negatives=5, **fields).fit(world[0], baseline=True)
+        SOLID(semantics=source, eval_negatives=5, **fields).fit(world[0])
 
 
 @pytest.mark.parametrize("source", ["text", "id+text", "id+text+image"])
 def test_text_sources_without_text_are_said_before_anything_is_trained(
     monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    monkeypatch.setattr("solid_ext.solid.train_static", lambda *_, **__: pytest.fail("a model was trained"))
+    monkeypatch.setattr("solid_ext.solid.train_solid", lambda *_, **__: pytest.fail("a model was trained"))
     bare = load_dataset((np.repeat(np.arange(9), 5), np.arange(45) % 15))
     with pytest.raises(ValueError, match="text_features: expected items with a title or categories, got none"):
-        SOLID(semantics=source, eval_negatives=5).fit(bare, baseline=True)
+        SOLID(semantics=source, eval_negatives=5).fit(bare)
 
 
 @pytest.mark.parametrize(

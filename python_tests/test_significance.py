@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from solid_ext.evaluate import holm, paired_differences
+from solid_ext.evaluate import Difference, holm, in_words, paired_differences
 
 
 def test_holm_on_a_worked_example() -> None:
@@ -36,3 +36,18 @@ def test_paired_differences_know_noise_from_a_gain() -> None:
     assert np.mean(np.array(null) < 0.05) < 0.08
     with pytest.raises(ValueError, match=r"paired_differences: expected \[U >= 2\]"):
         paired_differences(ours, {"short": ours[1:]})
+
+
+def test_a_difference_in_words_says_which_way_it_goes_or_that_there_is_none() -> None:
+    gain, loss = Difference(0.004, 0.0011, 0.0069, 0.01), Difference(-0.004, -0.0069, -0.0011, 0.01)
+    noise = Difference(0.001, -0.001, 0.003, 0.05)
+    say = ("SOLID", "static", "full ndcg@10")
+    assert (
+        in_words(*say, gain, 690) == "SOLID over static, full ndcg@10: +0.0040 (95 % +0.0011 to +0.0069 over 690 users)"
+    )
+    assert in_words(*say, loss, 9924) == (
+        "SOLID below static, full ndcg@10: -0.0040 (95 % -0.0069 to -0.0011 over 9,924 users)"
+    )
+    assert in_words(*say, noise, 943) == (
+        "SOLID over static, full ndcg@10: no difference that 943 users show (95 % -0.0010 to +0.0030)"
+    )

@@ -378,7 +378,7 @@ def test_neighbours_are_chosen_on_a_bounded_number_of_rows(
         asked.append(len(rows))
         return evaluate_full(scorer, dataset, rows, **options)
 
-    monkeypatch.setattr("solid_ext.solid.evaluate_full", evaluate)
+    monkeypatch.setattr("solid_ext.evaluate.validation.evaluate_full", evaluate)
     solid = SOLID(TINY).fit(world[0])
     assert solid.neighbours is not None
     assert set(asked) == {50, world[0].num_users}

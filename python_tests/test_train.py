@@ -15,9 +15,9 @@ from solid_ext import SOLID, Config, Dataset
 from solid_ext.config import PAPER
 from solid_ext.data import SyntheticTruth, gather_sequences, leave_one_out, synthetic_dataset
 from solid_ext.evaluate import evaluate_full
+from solid_ext.methods import method_config
 from solid_ext.models import SemanticRecommender
 from solid_ext.train import Epoch, Stage, Step, build_model, train_solid, train_stage
-from solid_ext.train.algorithm import static_model
 from solid_ext.train.checkpoint import load_checkpoint, save_checkpoint
 from solid_ext.train.progress import write_log
 from solid_ext.train.stage import Trainable
@@ -67,7 +67,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(
 ) -> None:
     dataset, truth = world
     split = leave_one_out(dataset)
-    config = SMALL.replace(update=update, dropout=0.2)
+    config = SMALL.replace(codebook_update=update, dropout=0.2)
 
     def train(folder: Path | None, epochs: int) -> dict[str, torch.Tensor]:
         settings = config.replace(epochs=epochs, patience=99)
@@ -144,9 +144,10 @@ def test_the_generator_start_carries_the_factors_of_a_low_rank_generator(world: 
         torch.testing.assert_close(second[f"adaptive.{name}"], expected, rtol=0, atol=1e-7, msg=name)
 
 
-def test_the_static_baseline_is_not_finetuned() -> None:
-    config = SMALL.replace(semantic_trunk=False, item_branch=False, finetune_steps=3)
-    assert static_model(config.model).finetune_steps == 0
+def test_the_static_method_is_not_finetuned_and_has_no_stage_1() -> None:
+    config = SMALL.replace(semantic_trunk=False, item_branch=False, finetune_steps=3, semantic_start=True)
+    static = method_config(config, "static")
+    assert (static.model.finetune_steps, static.train.semantic_start) == (0, False)
 
 
 def test_the_control_gives_a_static_model_the_same_start(world: tuple[Dataset, SyntheticTruth]) -> None:
@@ -440,9 +441,8 @@ def test_a_loss_far_above_that_of_guessing_is_no_end_of_a_training(
 
 
 def test_a_trained_model_is_left_in_eval_mode(world: tuple[Dataset, SyntheticTruth]) -> None:
-    solid = SOLID(SMALL.replace(epochs=1, eval_negatives=20)).fit(world[0], baseline=True)
-    for scorer in (solid.model, solid.training.static):
-        assert not any(module.training for module in scorer.modules())  # type: ignore[union-attr]
+    solid = SOLID(SMALL.replace(epochs=1, eval_negatives=20)).fit(world[0])
+    assert not any(module.training for module in solid.model.modules())  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("fields", [{"length": 65_536, "dim": 65_536}, {"blocks": 1000, "dim": 16_384}])

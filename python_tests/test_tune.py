@@ -20,13 +20,13 @@ def test_a_search_goes_on_as_if_it_had_not_stopped(
     world: tuple[Dataset, SyntheticTruth], tmp_path: Path, one_thread: None
 ) -> None:
     search = make_search(["learning_rate", "dropout"], "static", "gru4rec", "best", FIELDS, 3)
-    told: dict[str, list[Trial]] = {"once": [], "twice": []}
-    tune(tmp_path / "twice", search, world[0], trials=1, told=told["twice"].append)
-    best = tune(tmp_path / "twice", search, world[0], trials=3, told=told["twice"].append)
-    assert tune(tmp_path / "once", search, world[0], trials=3, told=told["once"].append) == best
-    assert told["once"] == told["twice"]
-    assert len({trial.values["learning_rate"] for trial in told["once"]}) == 3
-    assert best == max(told["once"], key=lambda trial: trial.metric)
+    trials: dict[str, list[Trial]] = {"once": [], "twice": []}
+    tune(tmp_path / "twice", search, world[0], trials=1, on_finished=trials["twice"].append)
+    best = tune(tmp_path / "twice", search, world[0], trials=3, on_finished=trials["twice"].append)
+    assert tune(tmp_path / "once", search, world[0], trials=3, on_finished=trials["once"].append) == best
+    assert trials["once"] == trials["twice"]
+    assert len({trial.values["learning_rate"] for trial in trials["once"]}) == 3
+    assert best == max(trials["once"], key=lambda trial: trial.metric)
     found = Config.from_yaml(tmp_path / "once" / "best.yaml")
     assert found == search.config.replace(**best.values, seed=0)
     command = parse(["train", "--dataset", "x", "--out", "y", "--config", str(tmp_path / "once" / "best.yaml")])
@@ -40,7 +40,7 @@ def test_a_search_goes_on_as_if_it_had_not_stopped(
 def test_a_trial_that_was_killed_goes_on(
     world: tuple[Dataset, SyntheticTruth], tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed after training and before its result was told: the stage is not trained again, the values are the same."""
+    """Killed after training and before its result was kept: the stage is not trained again, the values are the same."""
     search = make_search(["learning_rate"], "static", "gru4rec", "best", FIELDS, 0)
     whole = tune(tmp_path / "whole", search, world[0], trials=1)
     with monkeypatch.context() as patch:

@@ -178,7 +178,7 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Train:
-    """Run Algorithm 1 on a dataset, evaluate it beside the static backbone and popularity, keep everything.
+    """Run Algorithm 1 on a dataset, evaluate it beside popularity, ItemKNN and the static method, keep everything.
 
     Example: solid-ext train --dataset data/ratings --out runs/first --loss full_softmax --dim 64
 
@@ -202,7 +202,7 @@ class Train:
     overwrite: bool = False
     """Replace the run in --out."""
     baseline: bool = True
-    """Also train the static backbone, to compare with."""
+    """Also train the static method, to compare with."""
     settings: Settings = field(default_factory=Config)
 
     def run(self) -> None:
@@ -237,6 +237,9 @@ class Train:
         show_semantics(run.metrics["semantics"])
         show_examples(example_users(run.solid, dataset, count=5, k=5))
         show_metrics(run.metrics["models"], run.metrics["split"]["test_rows"])
+        console.print("\nin ndcg@10, over users", style="bold")
+        for difference in run.metrics["differences"]:
+            console.print(f"  {difference['in_words']}")
         times = ", ".join(f"{stage['stage']} {stage['seconds']:.0f} s" for stage in run.metrics["stages"])
         console.print(f"\ntrained in {run.metrics['seconds']['train']:.0f} s ({times})")
         for name in ("metrics.json", "report.png", "model"):
@@ -288,12 +291,12 @@ class Recommend:
 
     def run(self) -> None:
         solid = load_run(self.run_folder)
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             found = solid.recommend(
                 [self.history], self.k, exclude_history=not self.keep_history, unknown=self.unknown
             )[0]
-        for warning in told:
+        for warning in caught:
             complain(f"note: {warning.message}")
         if self.json:
             write_json([entry._asdict() for entry in found], indent=None)
@@ -334,7 +337,7 @@ class Compare:
     """Processes at a time, one thread each; 0 for one a processor."""
 
     def run(self) -> None:
-        from solid_ext.compare import Cell, compare, make_grid
+        from solid_ext.compare import PlannedRun, compare, make_grid
 
         seeds = separated(self.seeds)
         if not all(seed.isdecimal() for seed in seeds):
@@ -349,10 +352,10 @@ class Compare:
             read_fields(self.config),
         )
 
-        def told(place: int, count: int, cell: Cell, problem: str | None) -> None:
-            console.print(f"{place}/{count} {cell.name}" + ("" if problem is None else f" failed: {problem}"))
+        def finished(place: int, count: int, planned: PlannedRun, problem: str | None) -> None:
+            console.print(f"{place}/{count} {planned.name}" + ("" if problem is None else f" failed: {problem}"))
 
-        compare(self.out, grid, datasets, jobs=self.jobs, told=told)
+        compare(self.out, grid, datasets, jobs=self.jobs, on_finished=finished)
         show_comparison(self.out / "runs.csv")
         for file in ("report.md", "report.png", "runs.csv", "costs.csv"):
             console.print(f"  {self.out / file}")
@@ -393,11 +396,11 @@ class Tune:
             separated(self.fields), self.method, self.backbone, self.preset, read_fields(self.config), self.seed
         )
 
-        def told(trial: Trial) -> None:
+        def finished(trial: Trial) -> None:
             values = ", ".join(f"{name} {value:.4g}" for name, value in trial.values.items())
             console.print(f"{trial.number + 1}/{self.trials} {trial.metric:.4f}  {values}")
 
-        best = tune(self.out, search, open_dataset(self.dataset), trials=self.trials, told=told)
+        best = tune(self.out, search, open_dataset(self.dataset), trials=self.trials, on_finished=finished)
         console.print(f"best: {best.metric:.4f}, trial {best.number + 1}\n  {self.out / 'best.yaml'}")
 
 

@@ -18,11 +18,11 @@ class Method:
     description: str
 
 
-_STATIC = {"semantic_trunk": False, "item_branch": False}
+_STATIC = {"semantic_trunk": False, "item_branch": False, "semantic_start": False, "finetune_steps": 0}
 _ITEM_ALONE = {"semantic_trunk": False, "use_codebook": False, "delta": math.inf, "low_rank": False}
 
 METHODS: dict[str, Method] = {
-    "static": Method(_STATIC, "an MLP in place of the generated layers"),
+    "static": Method(_STATIC, "an MLP in place of the dynamic layers"),
     "static-semantic-start": Method(
         {**_STATIC, "semantic_start": True}, "static, started from SOLID's stage 1: the control for Algorithm 1"
     ),

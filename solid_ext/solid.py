@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from solid_ext._native import build_info
 from solid_ext.config import Config
@@ -21,14 +20,12 @@ from solid_ext.data import (
     Dataset,
     Semantics,
     Split,
-    check_semantics,
     gather_sequences,
-    global_time,
-    leave_one_out,
     load_dataset,
     make_semantics,
+    make_split,
 )
-from solid_ext.evaluate import Scorer, evaluate_full, evaluate_sampled, sampled_candidates
+from solid_ext.evaluate import Scorer, Validation, both_protocols
 from solid_ext.evaluate.scorer import inference
 from solid_ext.files import (
     MANIFEST,
@@ -51,19 +48,17 @@ from solid_ext.train import (
     ProgressBar,
     Reporter,
     Stage,
+    check_training,
     load_checkpoint,
     restore_model,
     save_checkpoint,
     train_solid,
-    train_static,
 )
-from solid_ext.train.algorithm import check_memory
 
 FORMAT = "solid_ext model"
 FORMAT_VERSION = 2
 WEIGHTS, CONFIG, ITEMS, NEIGHBOURS = "model.safetensors", "config.yaml", "items.parquet", "neighbours.safetensors"
 NEIGHBOUR_ROWS = 5_000  # of the validation, on which the neighbours' settings are chosen
-VALIDATION_SEED = 1_000_003  # the test rows' negatives are drawn from the plain seed, so the two never coincide
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,6 @@ class Training:
     dataset: Dataset
     split: Split
     semantics: Semantics
-    static: Scorer | None  # the static backbone, where one was trained, with neighbours where the model has them
     stages: list[Stage]  # one log a stage, in order
 
 
@@ -115,7 +109,7 @@ class SOLID:
         self,
         data: Any,
         *,
-        baseline: bool = False,
+        semantics: Semantics | None = None,
         folder: str | Path | None = None,
         reporter: Reporter | None = None,
     ) -> SOLID:
@@ -123,7 +117,7 @@ class SOLID:
 
         Args:
             data: a `Dataset`, or whatever `load_dataset` takes (a path, a frame, arrays).
-            baseline: also train the static backbone, as `self.training.static`.
+            semantics: of the items, where they have been made before; None makes them as the configuration says.
             folder: where each stage keeps its checkpoints and log; a folder with those is resumed, if they are of this
                 configuration (more epochs or patience are allowed) and dataset.
             reporter: told of every step and epoch; None shows a progress bar where stderr is a terminal, and nothing
@@ -138,47 +132,35 @@ class SOLID:
         """
         if reporter is None and sys.stderr.isatty():
             with ProgressBar(Console(stderr=True), self.config.train.validation_metric) as bar:
-                return self.fit(data, baseline=baseline, folder=folder, reporter=bar)
+                return self.fit(data, semantics=semantics, folder=folder, reporter=bar)
         dataset = data if isinstance(data, Dataset) else load_dataset(data)
         config = self.config.resolved(dataset.num_users, dataset.num_items)
         folder = None if folder is None else Path(folder)
-        check_fit(config, dataset)
+        check_training(config, dataset)
         with nullcontext() if folder is None else owned(folder, "fit"):
-            self._fit(config, dataset, baseline, folder, reporter)
+            self._fit(config, dataset, semantics, folder, reporter)
         return self
 
     def _fit(
-        self, config: Config, dataset: Dataset, baseline: bool, folder: Path | None, reporter: Reporter | None
+        self,
+        config: Config,
+        dataset: Dataset,
+        semantics: Semantics | None,
+        folder: Path | None,
+        reporter: Reporter | None,
     ) -> None:
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
-        split = make_split(config, dataset)
+        split = make_split(config.evaluate.split, dataset)
         validate = Validation(config, dataset, split)
-        stages: list[Stage] = []
-        static: list[DynamicRecommender] = []  # none or one
-
-        def trained_static(features: Tensor | None) -> None:
-            model, stage = train_static(
-                config,
-                dataset,
-                split,
-                validate,
-                features=features,
-                folder=None if folder is None else folder / "static",
-                reporter=reporter,
-            )
-            static.append(model)
-            stages.append(stage)
-
-        semantics = make_semantics(config.semantics, dataset, seed=config.train.seed, train_end=split.train_end)
+        if semantics is None:
+            semantics = make_semantics(config.semantics, dataset, seed=config.train.seed, train_end=split.train_end)
         features = None if semantics.features is None else torch.from_numpy(semantics.features)
-        if baseline:
-            trained_static(features)
         # Items of a semantic tie in stage 1, and in full ranking each tie counts as ranked above: that tells nothing.
         sampled = config
         if config.train.validation_protocol == "full":
             sampled = config.replace(validation=f"sampled:{config.train.validation_metric}")
-        self.model, both = train_solid(
+        self.model, stages = train_solid(
             config,
             dataset,
             split,
@@ -189,17 +171,16 @@ class SOLID:
             folder=folder,
             reporter=reporter,
         )
-        self.neighbours, baselines = None, list[Scorer](static)
-        if config.model.neighbours:
-            validate = Validation(config, dataset, split, most=NEIGHBOUR_ROWS)  # of many settings
+        self.neighbours = None
+        if config.model.item.neighbours:
+            validate = Validation(config, dataset, split, most=NEIGHBOUR_ROWS)
             knn = ItemKNN(dataset, split.train_end, self.model.length)
             content = None
             if semantics.features is not None and dataset.num_items <= MOST_ITEMS:
                 content = content_similarity(semantics.features)
             self.neighbours = choose_neighbours(fine_tuned(self.model), knn, validate, content).narrow()
-            baselines = [choose_neighbours(model, knn, validate, content).narrow() for model in static]
-        self.catalogue, self.fingerprint = counted(dataset, split), dataset.fingerprint
-        self._training = Training(dataset, split, semantics, next(iter(baselines), None), stages + both)
+        self.catalogue, self.fingerprint = _counted(dataset, split), dataset.fingerprint
+        self._training = Training(dataset, split, semantics, stages)
 
     def evaluate(self, data: Any = None) -> dict[str, dict[str, float]]:
         """Metrics on the test rows, by the sampled protocol and by full ranking.
@@ -217,12 +198,8 @@ class SOLID:
     def evaluate_scorer(self, scorer: Scorer, data: Any = None) -> dict[str, dict[str, float]]:
         """The same metrics, on the same rows and negatives, of any other scorer."""
         dataset, split = self._data(data)
-        config = self.config
-        sampled = evaluate_sampled(
-            scorer, dataset, split.test, negatives=config.evaluate.eval_negatives, seed=config.train.seed
-        )
-        full = evaluate_full(scorer, dataset, split.test, exclude_history=config.evaluate.exclude_history)
-        return {"sampled": sampled.values, "full": full.values}
+        found = both_protocols(self.config, scorer, dataset, split.test)
+        return {protocol: metrics.values for protocol, metrics in found.items()}
 
     def recommend(
         self,
@@ -241,7 +218,7 @@ class SOLID:
         """How often each codebook entry is looked up over the test sequences: [C] int64; None without a codebook."""
         model = self._fitted()
         dataset, split = self._data(data)
-        if not (model.config.item_branch and model.config.use_codebook):
+        if not (model.config.item.item_branch and model.config.item.codebook.use_codebook):
             return None
         usage = torch.zeros(model.num_semantics, dtype=torch.int64)
         rows = np.arange(len(split.test.users))
@@ -313,7 +290,7 @@ class SOLID:
                 f"got {manifest.get('format')!r}, version {manifest.get('format_version')!r}"
             )
         solid = SOLID(Config.from_yaml(folder / CONFIG))
-        wanted = {WEIGHTS, CONFIG, ITEMS} | ({NEIGHBOURS} if solid.config.model.neighbours else set())
+        wanted = {WEIGHTS, CONFIG, ITEMS} | ({NEIGHBOURS} if solid.config.model.item.neighbours else set())
         if wanted - manifest["files"].keys():
             absent = min(wanted - manifest["files"].keys())
             raise ValueError(f"load: expected {absent} among the files of {folder / MANIFEST}, got none")
@@ -328,7 +305,7 @@ class SOLID:
             )
         on_cpu = solid.config.replace(device="cpu", cuda_graph=False)
         solid.model = restore_model(on_cpu, ids.len(), tensors, folder / WEIGHTS)
-        if solid.config.model.neighbours:
+        if solid.config.model.item.neighbours:
             solid.neighbours = WithNeighbours.load(folder / NEIGHBOURS, fine_tuned(solid.model))
         return solid
 
@@ -351,68 +328,13 @@ class SOLID:
                 f"evaluate: expected the dataset the model was fitted on ({str(self.fingerprint)[:12]}), "
                 f"got {dataset.name} ({dataset.fingerprint[:12]})"
             )
-        return dataset, make_split(self.config, dataset)
-
-
-class Validation:
-    """The monitored metric of a model on the validation rows, against the same negatives every time.
-
-    With `most`, on so many of them, spread evenly.
-    """
-
-    def __init__(self, config: Config, dataset: Dataset, split: Split, most: int | None = None) -> None:
-        self.config, self.dataset, self.rows = config, dataset, split.valid
-        if most is not None and len(self.rows) > most:
-            self.rows = self.rows.take(np.linspace(0, len(self.rows) - 1, most).astype(np.int64))
-        self.candidates = None
-        if config.train.validation_protocol == "sampled":
-            self.candidates = sampled_candidates(
-                dataset, self.rows, negatives=config.evaluate.eval_negatives, seed=config.train.seed + VALIDATION_SEED
-            )
-
-    def __call__(self, model: Scorer) -> float:
-        if self.candidates is None:
-            exclude = self.config.evaluate.exclude_history
-            metrics = evaluate_full(model, self.dataset, self.rows, exclude_history=exclude)
-        else:
-            metrics = evaluate_sampled(model, self.dataset, self.rows, candidates=self.candidates)
-        return metrics.values[self.config.train.validation_metric]
-
-
-def check_fit(config: Config, dataset: Dataset) -> None:
-    """Refuse what cannot be trained, before any work and before any folder is touched.
-
-    Raises:
-        ValueError: no such device or backbone, a network larger than the memory, data that cannot be split as asked,
-            features that are not there.
-    """
-    check_device(config.train.device)
-    check_backbone(config.model.backbone)
-    check_memory(config, dataset.num_items)
-    make_split(config, dataset)
-    check_semantics(config.semantics, dataset)
+        return dataset, make_split(self.config.evaluate.split, dataset)
 
 
 def _foreign(folder: Path) -> str | None:
     return foreign_to(folder, MANIFEST, FORMAT)
 
 
-def check_device(device: str) -> None:
-    """Refuse a device that torch does not see.
-
-    Raises:
-        ValueError: no such device.
-    """
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device != "cpu" and (torch.device(device).index or 0) >= count:
-        raise ValueError(f"device: expected cpu or one of the {count} CUDA devices that torch sees, got {device}")
-
-
-def counted(dataset: Dataset, split: Split) -> Catalogue:
+def _counted(dataset: Dataset, split: Split) -> Catalogue:
     """The dataset's catalogue with the counts of the training part, which newcomers are recommended by."""
     return replace(dataset.catalogue, counts=Popularity.of_split(dataset, split).counts.numpy()[1:])
-
-
-def make_split(config: Config, dataset: Dataset) -> Split:
-    """The split that the configuration names."""
-    return {"leave_one_out": leave_one_out, "global_time": global_time}[config.evaluate.split](dataset)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from solid_ext.compare.grid import base_config
-from solid_ext.config import OLD_NAMES, PRESETS, Config, nearest
+from solid_ext.config import PRESETS, Config, unknown_field
 from solid_ext.data import Dataset
 from solid_ext.files import LOCK, owned, read_json, write_json, write_text
 from solid_ext.methods import METHODS, method_config
@@ -78,8 +78,7 @@ def make_search(
         raise ValueError("fields: expected at least one, got none")
     for name in names:
         if name not in SPACE:
-            hint = f", which is {OLD_NAMES[name]}" if name in OLD_NAMES else nearest(name, SPACE)
-            raise ValueError(f"fields: expected some of {', '.join(SPACE)}, got {name!r}{hint}")
+            raise ValueError(f"fields: {unknown_field(name, SPACE)}")
         if list(names).count(name) > 1:
             raise ValueError(f"fields: expected different ones, got {name!r} twice")
     if method not in METHODS:
@@ -93,7 +92,7 @@ def make_search(
 
 
 def tune(
-    out: Path, search: Search, dataset: Dataset, *, trials: int = 20, told: Callable[[Trial], None] | None = None
+    out: Path, search: Search, dataset: Dataset, *, trials: int = 20, on_finished: Callable[[Trial], None] | None = None
 ) -> Trial:
     """Try values by Optuna's TPE until there are `trials` finished ones, and write `best.yaml`.
 
@@ -103,7 +102,7 @@ def tune(
 
     Args:
         out: `search.json`, `journal.log`, `best.yaml` (the fields that differ from the configuration's defaults).
-        told: called after each trial.
+        on_finished: called after each trial.
 
     Raises:
         ValueError: no Optuna, no trials asked for, or `out` is no folder of this very search.
@@ -139,8 +138,8 @@ def tune(
             metric = _train(out / "trials" / str(number), search.config.replace(**asked.params), dataset)
             study.tell(asked, metric)
             shutil.rmtree(out / "trials" / str(number))
-            if told is not None:
-                told(Trial(number, asked.params, metric))
+            if on_finished is not None:
+                on_finished(Trial(number, asked.params, metric))
         finished = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
         best = max(range(len(finished)), key=lambda number: (finished[number].value, -number))
         _write_best(out / "best.yaml", search.config.replace(**finished[best].params))

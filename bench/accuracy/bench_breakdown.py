@@ -21,34 +21,34 @@ from scipy import sparse
 
 from bench.accuracy.bench_robustness import best_model
 from bench.harness import machine
-from solid_ext.compare.cell import DATA, GRID, METRICS, RUNS
-from solid_ext.compare.grid import NO_BACKBONE, Cell, Grid
+from solid_ext.compare.grid import NO_BACKBONE, Grid, PlannedRun
 from solid_ext.compare.peers import PEERS
-from solid_ext.data import Dataset
-from solid_ext.evaluate import Scorer, evaluate_full, evaluate_sampled
+from solid_ext.compare.process import DATA, GRID, METRICS, RUNS
+from solid_ext.data import Dataset, make_split
+from solid_ext.evaluate import Scorer, Validation, evaluate_full, evaluate_sampled
 from solid_ext.models import DynamicRecommender, SASRecSoftmax
 from solid_ext.scorers import ItemKNN, choose_neighbours, content_similarity
-from solid_ext.solid import NEIGHBOUR_ROWS, Validation, make_split
+from solid_ext.solid import NEIGHBOUR_ROWS
 from solid_ext.train import load_checkpoint, load_model
 
 COLUMNS = ("sampled: user_auc", "sampled: ndcg@10", "full: ndcg@10", "full, history excluded: ndcg@10")
 
 
-def best_network(folder: Path, cell: Cell) -> Scorer | None:
+def best_network(folder: Path, planned: PlannedRun) -> Scorer | None:
     """A finished run's network at its best epoch; None for a peer without one."""
-    if cell.method == "sasrec-softmax":
+    if planned.method == "sasrec-softmax":
         path = folder / "sasrec" / "best.safetensors"
         tensors, _ = load_checkpoint(path)
-        model = SASRecSoftmax(len(tensors["item_embedding.weight"]) - 1, cell.config.model.length)
+        model = SASRecSoftmax(len(tensors["item_embedding.weight"]) - 1, planned.config.model.length)
         load_model(model, tensors, path)
         return model.eval()
-    return None if cell.method in PEERS else best_model(folder, cell)
+    return None if planned.method in PEERS else best_model(folder, planned)
 
 
-def measured(scorer: Scorer, cell: Cell, dataset: Dataset) -> list[float]:
+def measured(scorer: Scorer, planned: PlannedRun, dataset: Dataset) -> list[float]:
     """The test metrics in the order of COLUMNS."""
-    rows = make_split(cell.config, dataset).test
-    negatives, seed = cell.config.evaluate.eval_negatives, cell.config.train.seed
+    rows = make_split(planned.config.evaluate.split, dataset).test
+    negatives, seed = planned.config.evaluate.eval_negatives, planned.config.train.seed
     metrics = [
         evaluate_sampled(scorer, dataset, rows, negatives=negatives, seed=seed),
         evaluate_full(scorer, dataset, rows),
@@ -70,27 +70,27 @@ def main() -> None:
     for out in options.runs:
         # By dataset, of the features that its networks hold; the peer, which has none, comes last.
         contents: dict[str, sparse.csr_array] = {}
-        for cell in sorted(Grid.load(out / GRID).cells(), key=lambda cell: cell.method in PEERS):
-            folder = out / RUNS / cell.name
-            wanted = cell.method in options.methods.split(",") and (folder / METRICS).exists()
-            network = best_network(folder, cell) if wanted else None
+        for planned in sorted(Grid.load(out / GRID).plan(), key=lambda planned: planned.method in PEERS):
+            folder = out / RUNS / planned.name
+            wanted = planned.method in options.methods.split(",") and (folder / METRICS).exists()
+            network = best_network(folder, planned) if wanted else None
             if network is None:
                 continue
-            dataset = Dataset.load(out / DATA / cell.dataset)
-            split = make_split(cell.config, dataset)
+            dataset = Dataset.load(out / DATA / planned.dataset)
+            split = make_split(planned.config.evaluate.split, dataset)
 
-            config = cell.config.resolved(dataset.num_users, dataset.num_items)
+            config = planned.config.resolved(dataset.num_users, dataset.num_items)
             validate = Validation(config, dataset, split, most=NEIGHBOUR_ROWS)
             known = network.item_embedding.features if isinstance(network, DynamicRecommender) else None
-            if known is not None and cell.dataset not in contents:
-                contents[cell.dataset] = content_similarity(known.numpy())
+            if known is not None and planned.dataset not in contents:
+                contents[planned.dataset] = content_similarity(known.numpy())
             knn = ItemKNN(dataset, split.train_end, network.length)
-            both = choose_neighbours(network, knn, validate, contents.get(cell.dataset))
-            name = cell.method if cell.backbone == NO_BACKBONE else f"{cell.backbone} {cell.method}"
-            into = results.setdefault(cell.dataset, {})
+            both = choose_neighbours(network, knn, validate, contents.get(planned.dataset))
+            name = planned.method if planned.backbone == NO_BACKBONE else f"{planned.backbone} {planned.method}"
+            into = results.setdefault(planned.dataset, {})
             for label, scorer in ((name, network), (f"{name} + neighbours", both)):
-                into.setdefault(label, []).append(measured(scorer, cell, dataset))
-                sys.stdout.write(f"{cell.dataset} {label} seed {cell.seed}: {np.round(into[label][-1], 4)}\n")
+                into.setdefault(label, []).append(measured(scorer, planned, dataset))
+                sys.stdout.write(f"{planned.dataset} {label} seed {planned.seed}: {np.round(into[label][-1], 4)}\n")
                 sys.stdout.flush()
     described = {"machine": machine(), "columns": COLUMNS, "seconds": round(time.perf_counter() - start)}
     summary = {

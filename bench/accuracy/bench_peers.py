@@ -15,8 +15,8 @@ from bench.harness import RESULTS, machine
 from solid_ext import Config, load_dataset
 from solid_ext.compare import PEERS
 from solid_ext.compare.peers import Task, peer_config
+from solid_ext.data import make_split
 from solid_ext.evaluate import evaluate_full, evaluate_sampled
-from solid_ext.solid import make_split
 from solid_ext.train import Silent
 
 # Of other programs: own scripts for the first three, RecBole 1.2.1 (d = 64, 2 layers, dropout .5, L = 10) for SASRec.
@@ -54,7 +54,7 @@ def main() -> None:
         rows = []
         for seed in range(options.seeds if name == "sasrec-softmax" else 1):
             config = peer_config(Config().replace(seed=seed, threads=1, patience=20))
-            split = make_split(config, dataset)
+            split = make_split(config.evaluate.split, dataset)
             with tempfile.TemporaryDirectory() as folder:
                 scorer, _ = build(Task(config, dataset, split, Path(folder), Silent()))
             found = [

@@ -22,12 +22,11 @@ import torch
 from torch import Tensor
 
 from bench.harness import RESULTS, machine
-from solid_ext.compare.cell import DATA, GRID, METRICS, RUNS
-from solid_ext.compare.grid import Cell, Grid
-from solid_ext.data import Dataset
+from solid_ext.compare.grid import Grid, PlannedRun
+from solid_ext.compare.process import DATA, GRID, METRICS, RUNS
+from solid_ext.data import Dataset, make_split
 from solid_ext.evaluate import Metrics, evaluate_sampled, ndcg_per_row
 from solid_ext.models import DynamicRecommender
-from solid_ext.solid import make_split
 from solid_ext.train import load_checkpoint, restore_model
 
 METRIC = ("user_auc", "ndcg@10")
@@ -58,16 +57,18 @@ class Disturbed:
         return self.model.score(state, candidates)
 
 
-def best_model(folder: Path, cell: Cell) -> DynamicRecommender:
+def best_model(folder: Path, planned: PlannedRun) -> DynamicRecommender:
     """The network of a finished run at its best epoch."""
     path = folder / "stage2" / "best.safetensors"
     tensors, _ = load_checkpoint(path)
-    return restore_model(cell.config, len(tensors["semantics"]) - 1, tensors, path)
+    return restore_model(planned.config, len(tensors["semantics"]) - 1, tensors, path)
 
 
-def measure(model: DynamicRecommender, cell: Cell, dataset: Dataset) -> dict[str, dict[str, list[float | None]]]:
+def measure(
+    model: DynamicRecommender, planned: PlannedRun, dataset: Dataset
+) -> dict[str, dict[str, list[float | None]]]:
     """Curves by name: metric -> a value a point, None where there are no users."""
-    rows = make_split(cell.config, dataset).test
+    rows = make_split(planned.config.evaluate.split, dataset).test
 
     # One draw of negatives whatever the seed of the training, so that seeds differ by their models alone.
     @cache
@@ -126,14 +127,14 @@ def main() -> None:
     start = time.perf_counter()
     summary: dict[str, dict[str, dict[str, list[list[float | None]]]]] = {}
     for out in options.runs:
-        for cell in Grid.load(out / GRID).cells():
-            folder = out / RUNS / cell.name
-            wanted = cell.backbone == options.backbone and cell.method in options.methods.split(",")
+        for planned in Grid.load(out / GRID).plan():
+            folder = out / RUNS / planned.name
+            wanted = planned.backbone == options.backbone and planned.method in options.methods.split(",")
             if not wanted or not (folder / METRICS).exists():
                 continue
-            dataset = Dataset.load(out / DATA / cell.dataset)
-            found = measure(best_model(folder, cell), cell, dataset)
-            into = summary.setdefault(cell.dataset, {}).setdefault(cell.method, {})
+            dataset = Dataset.load(out / DATA / planned.dataset)
+            found = measure(best_model(folder, planned), planned, dataset)
+            into = summary.setdefault(planned.dataset, {}).setdefault(planned.method, {})
             for curve, metrics in found.items():
                 for metric, values in metrics.items():
                     into.setdefault(f"{curve}: {metric}", []).append(values)

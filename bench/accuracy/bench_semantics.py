@@ -26,13 +26,12 @@ from safetensors.numpy import save_file
 
 from bench.accuracy.bench_scientific import finish
 from bench.harness import machine
-from solid_ext import Config, Dataset, load_dataset
+from solid_ext import SOLID, Config, Dataset, load_dataset
 from solid_ext.config import PAPER, SemanticsConfig
-from solid_ext.data import leave_one_out, make_semantics, text_features
+from solid_ext.data import make_semantics, text_features
 from solid_ext.data.semantics.category import item_categories
 from solid_ext.data.semantics.quality import agreement
-from solid_ext.evaluate import evaluate_sampled
-from solid_ext.train import train_static
+from solid_ext.methods import method_config
 
 DATASETS = ("amazon_scientific", "amazon_office_2014", "movielens_100k")
 ENCODERS = ("tfidf", "minilm")
@@ -82,20 +81,15 @@ def text_semantics(dataset: Dataset, cache: Cache) -> list[dict[str, Any]]:
             path, seconds = cache.get(name, lambda i=items, e=encoder: text_features(i, encoder=e, seed=0))
             for count in (0, -1):
                 config = SemanticsConfig(semantics="text", text_features=str(path), num_semantics=count)
-                told = {"encoder": encoder, "text": words, "count": "searched" if count else "a tenth"}
-                rows.append({**told, "encode_seconds": seconds, **cluster(config, dataset)})
+                what = {"encoder": encoder, "text": words, "count": "searched" if count else "a tenth"}
+                rows.append({**what, "encode_seconds": seconds, **cluster(config, dataset)})
     return rows
 
 
 def static_embedding(dataset: Dataset) -> np.ndarray:
     """The item embeddings of a static model, trained to convergence at Table 2's settings."""
-    split = leave_one_out(dataset)
-    model, _ = train_static(
-        Config().replace(**PAPER),
-        dataset,
-        split,
-        lambda scorer: evaluate_sampled(scorer, dataset, split.valid, negatives=99, seed=1).values["ndcg@10"],
-    )
+    model = SOLID(method_config(Config().replace(**PAPER), "static")).fit(dataset).model
+    assert model is not None
     return model.item_embedding.weight.detach().numpy()
 
 

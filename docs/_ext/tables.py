@@ -1,4 +1,4 @@
-"""Tables of measured numbers, written into the pages from the files of `bench/results/`.
+"""Tables of measured numbers, written into the pages from the files of `bench/results/` and the tests' limits.
 
 A page holds `<!-- table: KIND ARGUMENTS -->`, the table, `<!-- /table -->`. This program writes the tables again;
 a test fails where a page says something else than its file:
@@ -183,6 +183,12 @@ def throughput(file: str) -> list[list[str]]:
     return rows
 
 
+def registers(*names: str) -> list[list[str]]:
+    """The registers that tests allow a CUDA kernel, most over the architectures."""
+    limits = json.loads((ROOT / "python_tests" / "cuda_limits.json").read_text(encoding="utf-8"))["registers"]
+    return [["kernel", "registers"], *([f"`{name}`", str(limits[name])] for name in names)]
+
+
 KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "runs": runs,
     "across": across,
@@ -191,6 +197,7 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "ratios": ratios,
     "memory": memory,
     "throughput": throughput,
+    "registers": registers,
 }
 
 

@@ -10,18 +10,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from solid_ext.compare.cell import DATA, GRID, METRICS, RUNS
-from solid_ext.compare.grid import Cell, Grid
+from solid_ext.compare.grid import Grid, PlannedRun
+from solid_ext.compare.process import DATA, GRID, METRICS, RUNS
 from solid_ext.compare.report import write_report
-from solid_ext.data import Dataset, semantics_from_categories
+from solid_ext.data import Dataset, make_split, semantics_from_categories
 from solid_ext.data.semantics import semantics_source
 from solid_ext.files import LOCK, owned
-from solid_ext.solid import make_split
 
-Told = Callable[[int, int, Cell, str | None], None]
+OnFinished = Callable[[int, int, PlannedRun, str | None], None]
 
 
-def compare(out: Path, grid: Grid, datasets: Sequence[Dataset], *, jobs: int = 0, told: Told | None = None) -> None:
+def compare(
+    out: Path, grid: Grid, datasets: Sequence[Dataset], *, jobs: int = 0, on_finished: OnFinished | None = None
+) -> None:
     """Run what is not finished yet, and write `runs.csv`, `costs.csv`, `report.md` and `report.png`.
 
     The same call again goes on where the last one stopped, however it stopped: a finished run is a folder with
@@ -32,7 +33,8 @@ def compare(out: Path, grid: Grid, datasets: Sequence[Dataset], *, jobs: int = 0
         out: `compare.json` (the grid), `data/` (the datasets as they were), `runs/`, and what is written at the end.
         datasets: those that the grid was made of.
         jobs: processes at a time, each with one thread; 0 for one a processor.
-        told: called for each finished run with its place, the number of runs, the run and what went wrong (or None).
+        on_finished: called for each finished run with its place, the number of runs, the run and what went wrong (or
+            None).
 
     Raises:
         ValueError: before any run, `out` is a folder of something else or a dataset cannot be used as the runs ask;
@@ -40,25 +42,25 @@ def compare(out: Path, grid: Grid, datasets: Sequence[Dataset], *, jobs: int = 0
     """
     if jobs < 0:
         raise ValueError(f"jobs: expected 0 or more, got {jobs}")
-    cells = grid.cells()
+    plan = grid.plan()
     for dataset in datasets:
-        check_dataset(dataset, [cell for cell in cells if cell.dataset == dataset.name])
+        check_dataset(dataset, [planned for planned in plan if planned.dataset == dataset.name])
     with _opened(out, grid):
         for dataset in datasets:
             if not (out / DATA / dataset.name).exists():
                 dataset.save(out / DATA / dataset.name)
         failed = {}
-        for place, (cell, problem) in enumerate(_run_all(out, cells, jobs or _processors()), 1):
+        for place, (planned, problem) in enumerate(_run_all(out, plan, jobs or _processors()), 1):
             if problem is not None:
-                failed[cell.name] = problem
-            if told is not None:
-                told(place, len(cells), cell, problem)
-        if len(failed) < len(cells):
+                failed[planned.name] = problem
+            if on_finished is not None:
+                on_finished(place, len(plan), planned, problem)
+        if len(failed) < len(plan):
             write_report(out, grid)
     if failed:
         name, problem = next(iter(failed.items()))
         raise ValueError(
-            f"compare: expected {len(cells)} runs to finish, got {len(failed)} that failed ({name}: {problem})"
+            f"compare: expected {len(plan)} runs to finish, got {len(failed)} that failed ({name}: {problem})"
         )
 
 
@@ -67,15 +69,17 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def check_dataset(dataset: Dataset, cells: list[Cell]) -> None:
+def check_dataset(dataset: Dataset, plan: list[PlannedRun]) -> None:
     """Refuse a dataset that cannot be split, or has not the semantics, as one of its runs asks.
 
     Raises:
         ValueError: with the dataset's name.
     """
     try:
-        for config in {(cell.config.evaluate, cell.config.semantics): cell.config for cell in cells}.values():
-            make_split(config, dataset)
+        for config in {
+            (planned.config.evaluate, planned.config.semantics): planned.config for planned in plan
+        }.values():
+            make_split(config.evaluate.split, dataset)
             if semantics_source(config.semantics, dataset) == "category":
                 semantics_from_categories(
                     dataset, level=config.semantics.category_level, min_items=config.semantics.category_min_items
@@ -125,12 +129,12 @@ def _short(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _run_all(out: Path, cells: list[Cell], jobs: int) -> Iterator[tuple[Cell, str | None]]:
+def _run_all(out: Path, plan: list[PlannedRun], jobs: int) -> Iterator[tuple[PlannedRun, str | None]]:
     """Each run as it finishes, those that had finished before first, with what went wrong (None: nothing)."""
     todo = []
-    for number, cell in enumerate(cells):
-        if (out / RUNS / cell.name / METRICS).exists():
-            yield cell, None
+    for number, planned in enumerate(plan):
+        if (out / RUNS / planned.name / METRICS).exists():
+            yield planned, None
         else:
             todo.append(number)
     running: dict[int, subprocess.Popen[bytes]] = {}
@@ -138,12 +142,12 @@ def _run_all(out: Path, cells: list[Cell], jobs: int) -> Iterator[tuple[Cell, st
         while todo or running:
             while todo and len(running) < jobs:
                 number = todo.pop(0)
-                running[number] = _start(out, number, _log(out, cells[number]))
+                running[number] = _start(out, number, _log(out, plan[number]))
             ended = [number for number, process in running.items() if process.poll() is not None]
             for number in ended:
                 with running.pop(number) as process:  # closes the pipe
                     code = process.wait()
-                yield cells[number], _problem(code, _log(out, cells[number]))
+                yield plan[number], _problem(code, _log(out, plan[number]))
             if not ended:
                 time.sleep(0.05)
     finally:
@@ -152,8 +156,8 @@ def _run_all(out: Path, cells: list[Cell], jobs: int) -> Iterator[tuple[Cell, st
                 process.kill()
 
 
-def _log(out: Path, cell: Cell) -> Path:
-    folder = out / RUNS / cell.name
+def _log(out: Path, planned: PlannedRun) -> Path:
+    folder = out / RUNS / planned.name
     return folder.with_name(folder.name + ".log")
 
 
@@ -161,7 +165,7 @@ def _start(out: Path, number: int, log: Path) -> subprocess.Popen[bytes]:
     """A process for one run; the pipe to it closes with this process, and then it ends as well."""
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
-    command = [sys.executable, "-m", "solid_ext.compare.cell", str(out), str(number)]
+    command = [sys.executable, "-m", "solid_ext.compare.process", str(out), str(number)]
     with log.open("wb") as written:
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=written, stderr=written, env=environment)
 

@@ -25,7 +25,7 @@ _OF_THE_GRID = {"backbone", "seed", "threads"} | {
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlannedRun:
     """One run of a grid; `backbone` is "-" for a peer."""
 
     dataset: str
@@ -46,9 +46,13 @@ class Grid:
     """What a comparison runs.
 
     Attributes:
-        datasets: fingerprints by name. backbones, methods, seeds: all combinations are run; peers once, without one.
-        preset: a name of PRESETS. fields: of the configuration, by name, over the preset's. The grid sets backbone,
-            seed and threads, and a method its switches, whatever the fields say.
+        datasets: fingerprints by name.
+        backbones: combined with every method but the peers, which have none.
+        methods: of METHODS and PEERS.
+        seeds: a run each.
+        preset: a name of PRESETS.
+        fields: of the configuration, by name, over the preset's. The grid sets backbone, seed and threads, and a method
+            its switches, whatever the fields say.
     """
 
     datasets: dict[str, str]
@@ -58,7 +62,7 @@ class Grid:
     preset: str
     fields: dict[str, Any]
 
-    def cells(self) -> list[Cell]:
+    def plan(self) -> list[PlannedRun]:
         """Every run, a dataset and a seed after the other, so that early results compare all methods.
 
         Raises:
@@ -66,18 +70,18 @@ class Grid:
         """
         peers = [method for method in self.methods if method in PEERS]
         others = [method for method in self.methods if method not in PEERS]
-        cells = []
+        plan = []
         for dataset in self.datasets:
             for seed in self.seeds:
                 own = {"seed": seed, "threads": 1}
                 for peer in peers:
                     config = peer_config(base_config(self.preset, "sasrec", self.fields).replace(**own))
-                    cells.append(Cell(dataset, NO_BACKBONE, peer, seed, config))
+                    plan.append(PlannedRun(dataset, NO_BACKBONE, peer, seed, config))
                 for backbone in self.backbones:
                     base = base_config(self.preset, backbone, self.fields).replace(**own)
                     for method in others:
-                        cells.append(Cell(dataset, backbone, method, seed, method_config(base, method)))
-        return cells
+                        plan.append(PlannedRun(dataset, backbone, method, seed, method_config(base, method)))
+        return plan
 
     def save(self, path: Path) -> None:
         """Write the grid as JSON."""
@@ -136,7 +140,7 @@ def make_grid(
         preset,
         dict(fields),
     )
-    grid.cells()
+    grid.plan()
     return grid
 
 

@@ -16,7 +16,7 @@ from solid_ext.train import Reporter, Stage, train_stage
 from solid_ext.train.algorithm import seeded
 
 
-class Task(NamedTuple):
+class PeerTask(NamedTuple):
     """What a peer is built from."""
 
     config: Config
@@ -26,25 +26,25 @@ class Task(NamedTuple):
     reporter: Reporter
 
 
-Built = tuple[Scorer, list[Stage]]
+PeerResult = tuple[Scorer, list[Stage]]
 
 
-def popularity(task: Task) -> Built:
+def popularity(task: PeerTask) -> PeerResult:
     """The counts of the training part."""
     return Popularity.of_split(task.dataset, task.split), []
 
 
-def markov(task: Task) -> Built:
+def markov(task: PeerTask) -> PeerResult:
     """The steps of the training part."""
     return Markov(task.dataset, task.split.train_end), []
 
 
-def itemknn(task: Task) -> Built:
+def itemknn(task: PeerTask) -> PeerResult:
     """Cosines of the training part, summed over all of a user's history."""
     return ItemKNN(task.dataset, task.split.train_end), []
 
 
-def sasrec_softmax(task: Task) -> Built:
+def sasrec_softmax(task: PeerTask) -> PeerResult:
     """SASRec at its usual size, its epoch chosen by full ranking of the validation items."""
     config, dataset, split = task.config, task.dataset, task.split
     with seeded(config):
@@ -63,7 +63,7 @@ def sasrec_softmax(task: Task) -> Built:
     return model, [stage]
 
 
-PEERS: dict[str, Callable[[Task], Built]] = {
+PEERS: dict[str, Callable[[PeerTask], PeerResult]] = {
     "popularity": popularity,
     "markov": markov,
     "itemknn": itemknn,

@@ -28,34 +28,36 @@ class Dots(Protocol):
 
 
 def draw_comparison(
-    path: Path, lines: Mapping[str, Sequence[Dots]], metrics: Sequence[tuple[str, str]], no_backbone: str
+    path: Path, results: Mapping[str, Sequence[Dots]], metrics: Sequence[tuple[str, str]], no_backbone: str
 ) -> None:
     """Draw mean and standard deviation over seeds into one PNG, which appears complete or not at all.
 
     Args:
-        lines: by dataset. metrics: (protocol, metric), a column of panels each. no_backbone: what stands for none.
+        results: by dataset.
+        metrics: (protocol, metric), a column of panels each.
+        no_backbone: what stands for none.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    methods = {dataset: list(dict.fromkeys(line.method for line in found)) for dataset, found in lines.items()}
+    methods = {dataset: list(dict.fromkeys(result.method for result in found)) for dataset, found in results.items()}
     heights = [0.9 + 0.34 * len(names) for names in methods.values()]
     figure = Figure(figsize=(4.2 * len(metrics) + 1, sum(heights) + 0.8), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(len(lines), len(metrics), squeeze=False, height_ratios=heights, sharey="row")
-    backbones = list(dict.fromkeys(line.backbone for found in lines.values() for line in found))
+    panels = figure.subplots(len(results), len(metrics), squeeze=False, height_ratios=heights, sharey="row")
+    backbones = list(dict.fromkeys(result.backbone for found in results.values() for result in found))
     looks = dict(zip((name for name in backbones if name != no_backbone), _LOOKS * len(backbones), strict=False))
     handles = {}
-    for row, (dataset, found) in zip(panels, lines.items(), strict=True):
+    for row, (dataset, found) in zip(panels, results.items(), strict=True):
         for axis, metric in zip(row, metrics, strict=True):
-            for line in found:
-                colour, marker = looks.get(line.backbone, _PEER)
-                place = list(looks).index(line.backbone) if line.backbone in looks else (len(looks) - 1) / 2
+            for result in found:
+                colour, marker = looks.get(result.backbone, _PEER)
+                place = list(looks).index(result.backbone) if result.backbone in looks else (len(looks) - 1) / 2
                 offset = 0.5 * ((place + 0.5) / max(len(looks), 1) - 0.5)
-                values = line.seeds[metric]
-                handles[line.backbone] = axis.errorbar(
+                values = result.seeds[metric]
+                handles[result.backbone] = axis.errorbar(
                     np.mean(values),
-                    methods[dataset].index(line.method) + offset,
+                    methods[dataset].index(result.method) + offset,
                     xerr=np.std(values, ddof=1) if len(values) > 1 else None,
                     color=colour, marker=marker, markersize=6, capsize=3, linestyle="none",
                 )  # fmt: skip

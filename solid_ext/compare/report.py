@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from solid_ext.compare.cell import METRICS, RUNS, USERS
-from solid_ext.compare.grid import NO_BACKBONE, Cell, Grid
+from solid_ext.compare.grid import NO_BACKBONE, Grid, PlannedRun
 from solid_ext.compare.picture import draw_comparison
+from solid_ext.compare.process import METRICS, RUNS, USERS
 from solid_ext.evaluate import hr_per_row, mean_per_user, mrr_per_row, ndcg_per_row
 from solid_ext.evaluate.significance import Difference, paired_differences
 from solid_ext.files import read_json, write_text
@@ -33,7 +33,7 @@ SHOWN: dict[tuple[str, str], Callable[[pl.DataFrame], FloatArray]] = {
 TESTED = (("sampled", "user_auc"), ("sampled", "ndcg@10"), ("full", "ndcg@10"))
 
 
-class Line(NamedTuple):
+class MethodResult(NamedTuple):
     """All seeds of one backbone and method on one dataset."""
 
     backbone: str
@@ -48,15 +48,18 @@ class Line(NamedTuple):
 
 def write_report(out: Path, grid: Grid) -> None:
     """Read the finished runs of `grid` in `out` and write the four files, each whole or not at all."""
-    cells = [cell for cell in grid.cells() if (out / RUNS / cell.name / METRICS).exists()]
-    runs = [read_json(out / RUNS / cell.name / METRICS, "compare") for cell in cells]
+    plan = [planned for planned in grid.plan() if (out / RUNS / planned.name / METRICS).exists()]
+    runs = [read_json(out / RUNS / planned.name / METRICS, "compare") for planned in plan]
     write_text(out / "runs.csv", _runs_table(runs).write_csv())
     write_text(out / "costs.csv", _costs_table(runs).write_csv())
-    lines = {dataset: read_lines(out, [cell for cell in cells if cell.dataset == dataset]) for dataset in grid.datasets}
-    lines = {dataset: found for dataset, found in lines.items() if found}
-    missing = [cell.name for cell in grid.cells() if cell not in cells]
-    write_text(out / "report.md", _markdown(grid, lines, _costs_table(runs), missing))
-    draw_comparison(out / "report.png", lines, TESTED, NO_BACKBONE)
+    results = {
+        dataset: read_results(out, [planned for planned in plan if planned.dataset == dataset])
+        for dataset in grid.datasets
+    }
+    results = {dataset: found for dataset, found in results.items() if found}
+    missing = [planned.name for planned in grid.plan() if planned not in plan]
+    write_text(out / "report.md", _markdown(grid, results, _costs_table(runs), missing))
+    draw_comparison(out / "report.png", results, TESTED, NO_BACKBONE)
 
 
 def _runs_table(runs: list[dict[str, Any]]) -> pl.DataFrame:
@@ -91,12 +94,12 @@ def _who(run: dict[str, Any]) -> dict[str, Any]:
     return {name: run[name] for name in ("dataset", "backbone", "method", "seed")}
 
 
-def read_lines(out: Path, cells: list[Cell]) -> list[Line]:
+def read_results(out: Path, plan: list[PlannedRun]) -> list[MethodResult]:
     """The finished runs of one dataset, seeds brought together, in the grid's order."""
     grouped: dict[tuple[str, str], list[Path]] = {}
-    for cell in cells:
-        grouped.setdefault((cell.backbone, cell.method), []).append(out / RUNS / cell.name)
-    lines = []
+    for planned in plan:
+        grouped.setdefault((planned.backbone, planned.method), []).append(out / RUNS / planned.name)
+    results = []
     for (backbone, method), folders in grouped.items():
         metrics = [read_json(folder / METRICS, "compare")["metrics"] for folder in folders]
         tables = [pl.read_parquet(folder / USERS, glob=False) for folder in folders]
@@ -105,29 +108,31 @@ def read_lines(out: Path, cells: list[Cell]) -> list[Line]:
             name: np.mean([mean_per_user(of_row(table), table["user"].to_numpy())[1] for table in tables], axis=0)
             for name, of_row in SHOWN.items()
         }
-        lines.append(Line(backbone, method, seeds, users))
-    return lines
+        results.append(MethodResult(backbone, method, seeds, users))
+    return results
 
 
-def compare_lines(lines: list[Line]) -> dict[tuple[str, str], dict[tuple[str, str], Difference]]:
+def compare_results(results: list[MethodResult]) -> dict[tuple[str, str], dict[tuple[str, str], Difference]]:
     """SOLID on each backbone against every other method there and every peer.
 
     Returns:
         (backbone, other method) -> metric -> difference. The p-values of a backbone and metric are corrected together.
     """
     found: dict[tuple[str, str], dict[tuple[str, str], Difference]] = {}
-    for ours in lines:
+    for ours in results:
         if ours.method != OURS:
             continue
-        others = [line for line in lines if line is not ours and line.backbone in (ours.backbone, NO_BACKBONE)]
+        others = [
+            result for result in results if result is not ours and result.backbone in (ours.backbone, NO_BACKBONE)
+        ]
         for metric in TESTED:
-            values = {line.method: line.users[metric] for line in others}
+            values = {result.method: result.users[metric] for result in others}
             for other, difference in paired_differences(ours.users[metric], values).items():
                 found.setdefault((ours.backbone, other), {})[metric] = difference
     return found
 
 
-def _markdown(grid: Grid, lines: dict[str, list[Line]], costs: pl.DataFrame, missing: list[str]) -> str:
+def _markdown(grid: Grid, results: dict[str, list[MethodResult]], costs: pl.DataFrame, missing: list[str]) -> str:
     fields = ", ".join(f"{name} {value}" for name, value in grid.fields.items())
     text = [
         "# Comparison",
@@ -142,25 +147,25 @@ def _markdown(grid: Grid, lines: dict[str, list[Line]], costs: pl.DataFrame, mis
     ]
     if missing:
         text += ["", f"**Not finished: {', '.join(missing)}.**"]
-    for dataset, found in lines.items():
+    for dataset, found in results.items():
         text += ["", f"## {dataset}", "", *_metrics_table(found, len(grid.seeds) > 1)]
-        differences = compare_lines(found)
+        differences = compare_results(found)
         if differences:
             text += ["", f"### {OURS} against the others", "", *_differences_table(differences)]
         text += ["", "### Cost", "", *_cost_lines(costs.filter(pl.col("dataset") == dataset))]
     return "\n".join(text) + "\n"
 
 
-def _metrics_table(lines: list[Line], several: bool) -> list[str]:
-    best = {metric: max(np.mean(line.seeds[metric]) for line in lines) for metric in SHOWN}
+def _metrics_table(results: list[MethodResult], several: bool) -> list[str]:
+    best = {metric: max(np.mean(result.seeds[metric]) for result in results) for metric in SHOWN}
     text = [_row("backbone", "method", *(f"{protocol} {metric}" for protocol, metric in SHOWN)), _rule(2, len(SHOWN))]
-    for line in lines:
+    for result in results:
         shown = []
-        for metric, values in line.seeds.items():
+        for metric, values in result.seeds.items():
             mean = np.mean(values)
             number = f"**{mean:.4f}**" if mean == best[metric] else f"{mean:.4f}"
             shown.append(number + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""))
-        text.append(_row(line.backbone, line.method, *shown))
+        text.append(_row(result.backbone, result.method, *shown))
     spread = "; ± is the standard deviation over seeds" if several else "; one seed, so its spread is not known"
     return [*text, "", f"Mean over seeds{spread}. The best of a column is bold."]
 
@@ -203,8 +208,8 @@ def _cost_lines(costs: pl.DataFrame) -> list[str]:
     ]
 
 
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
+def _row(*columns: str) -> str:
+    return f"| {' | '.join(columns)} |"
 
 
 def _rule(names: int, numbers: int) -> str:

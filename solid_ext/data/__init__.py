@@ -20,7 +20,7 @@ from solid_ext.data.semantics import (
 )
 from solid_ext.data.sequences import gather_sequences
 from solid_ext.data.sources import MOVIELENS_100K_LICENCE, movielens_100k
-from solid_ext.data.split import Rows, Split, global_time, leave_one_out
+from solid_ext.data.split import Rows, Split, global_time, leave_one_out, make_split
 from solid_ext.data.synthetic import SyntheticTruth, synthetic_dataset
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "leave_one_out",
     "load_dataset",
     "make_semantics",
+    "make_split",
     "movielens_100k",
     "prepare_raw",
     "read_features",

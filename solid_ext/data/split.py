@@ -185,3 +185,8 @@ def _split(
         "test_rows_of_unseen_items": int((~seen[dataset.items[test.positions]]).sum()),
     }
     return Split(name=name, train=train, valid=valid, test=test, train_end=train_end, report=report)
+
+
+def make_split(name: str, dataset: Dataset) -> Split:
+    """The split of that name: leave_one_out or global_time, as the configuration's `split` has it."""
+    return {"leave_one_out": leave_one_out, "global_time": global_time}[name](dataset)

@@ -1,4 +1,4 @@
-"""Evaluation: what is asked of a model, the metrics, the two protocols and the report."""
+"""Evaluation: what is asked of a model, the metrics, the two protocols, what a difference means."""
 
 from __future__ import annotations
 
@@ -26,24 +26,26 @@ from solid_ext.evaluate.protocols import (
     sampled_candidates,
     sampled_scores,
 )
-from solid_ext.evaluate.report import draw_report
 from solid_ext.evaluate.scorer import Scorer
-from solid_ext.evaluate.significance import Difference, holm, paired_differences
+from solid_ext.evaluate.significance import Difference, holm, in_words, paired_differences
+from solid_ext.evaluate.validation import Validation, both_protocols
 
 __all__ = [
     "Difference",
     "Metrics",
     "Scorer",
+    "Validation",
     "areas_of_first",
     "auc",
     "auc_per_user",
-    "draw_report",
+    "both_protocols",
     "evaluate_full",
     "evaluate_sampled",
     "full_ranks",
     "holm",
     "hr",
     "hr_per_row",
+    "in_words",
     "log_loss",
     "mean_per_user",
     "mrr",

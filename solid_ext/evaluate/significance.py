@@ -26,7 +26,8 @@ def paired_differences(one: NDArray[np.float64], others: Mapping[str, NDArray[np
     on whom both methods agree. It says how far a difference holds over users, and nothing of other seeds.
 
     Args:
-        one: `[U] float64`, a metric of each user. others: the same users of other methods.
+        one: `[U] float64`, a metric of each user.
+        others: the same users of other methods.
 
     Raises:
         ValueError: other shapes, or fewer than 2 users.
@@ -51,6 +52,15 @@ def paired_differences(one: NDArray[np.float64], others: Mapping[str, NDArray[np
     return {
         name: difference._replace(p=float(p)) for (name, difference), p in zip(found.items(), corrected, strict=True)
     }
+
+
+def in_words(one: str, other: str, metric: str, difference: Difference, users: int) -> str:
+    """The difference as a sentence: how large it is, or that so many users show none (p of 0.05 or more)."""
+    interval = f"95 % {difference.low:+.4f} to {difference.high:+.4f}"
+    if difference.p >= 0.05:
+        return f"{one} over {other}, {metric}: no difference that {users:,} users show ({interval})"
+    side = "over" if difference.mean > 0 else "below"
+    return f"{one} {side} {other}, {metric}: {difference.mean:+.4f} ({interval} over {users:,} users)"
 
 
 def holm(p: ArrayLike) -> NDArray[np.float64]:

@@ -46,17 +46,18 @@ class ItemBranch(nn.Module):
         dim = config.dim
         self.embedding = SymbolEmbedding(num_items, config.length, dim, config.backend)
         self.codebook = None
-        if config.use_codebook:
+        entries = config.item.codebook
+        if entries.use_codebook:
             self.codebook = Codebook(
                 num_semantics,
                 dim,
-                gradient=config.codebook_gradient,
-                update=config.codebook_update,
-                revive_after=config.revive_after,
+                gradient=entries.codebook_gradient,
+                update=entries.codebook_update,
+                revive_after=entries.revive_after,
                 with_loss=False,
                 backend=config.backend,
             )
-            self.decoder = CodebookDecoder(dim, config.codebook_hidden, config.backend)
+            self.decoder = CodebookDecoder(dim, entries.codebook_hidden, config.backend)
         self.encoder = ConditionEncoder(dim, config.dynamic_layers, config.backend, config.dropout)
 
     def metacode(self, sequences: Tensor) -> Metacode:

@@ -94,7 +94,7 @@ class DynamicRecommender(nn.Module):
         self.length = config.length
         dim = config.dim
         self.register_buffer("semantics", torch.from_numpy(table.astype(np.int64)))
-        known = features if config.item_features else None
+        known = features if config.item.item_features else None
         self.item_embedding = ItemEmbedding(num_items, dim, known, config.backend)
         self.backbone = make_backbone(config)
         self.target: nn.Module = nn.Identity()
@@ -103,7 +103,7 @@ class DynamicRecommender(nn.Module):
         if config.semantic_trunk:
             self.semantic_embedding = SymbolEmbedding(self.num_semantics, config.length, dim, config.backend)
             self.semantic_encoder = ConditionEncoder(dim, config.dynamic_layers, config.backend, config.dropout)
-        if config.item_branch:
+        if config.item.item_branch:
             self.item = ItemBranch(config, num_items, self.num_semantics)
         self.dynamic = self._dynamic_layers()
         self.gate = nn.Parameter(torch.zeros(())) if config.dynamic_residual else None
@@ -111,21 +111,21 @@ class DynamicRecommender(nn.Module):
     def _dynamic_layers(self) -> nn.Module:
         config, dim = self.config, self.config.dim
         sizes = (dim,) * (config.dynamic_layers + 1)
-        if not (config.semantic_trunk or config.item_branch):
+        if not (config.semantic_trunk or config.item.item_branch):
             steps: list[nn.Module] = []
             for layer in range(config.dynamic_layers):
                 steps += ([nn.Tanh()] if layer else []) + [nn.Linear(dim, dim)]
             return nn.Sequential(*steps)
-        branches: Branches = "both" if config.item_branch else "semantic"
+        branches: Branches = "both" if config.item.item_branch else "semantic"
         if not config.semantic_trunk:
             branches = "item"
         if config.low_rank:
-            return LowRankMLP(sizes, dim, config.rank, config.delta, branches=branches, backend=config.backend)
-        return DynamicMLP(sizes, dim, config.delta, branches=branches, backend=config.backend)
+            return LowRankMLP(sizes, dim, config.rank, config.item.delta, branches=branches, backend=config.backend)
+        return DynamicMLP(sizes, dim, config.item.delta, branches=branches, backend=config.backend)
 
     def initialise_codebook(self, entries: Tensor) -> None:
         """Start the codebook, where there is one, at the semantic embeddings [C, d] (Algorithm 1, between stages)."""
-        if self.config.item_branch and self.item.codebook is not None:
+        if self.config.item.item_branch and self.item.codebook is not None:
             self.item.codebook.initialise(entries)
 
     @property
@@ -161,7 +161,7 @@ class DynamicRecommender(nn.Module):
     def _conditions(self, sequences: Tensor) -> Conditions:
         """What the generators read of the sequences, each part where the configuration has it."""
         mask = valid_mask(sequences)
-        metacode = self.item.metacode(sequences) if self.config.item_branch else None
+        metacode = self.item.metacode(sequences) if self.config.item.item_branch else None
         z_item = z_semantic = auxiliary_loss = None
         if self.config.semantic_trunk:
             embedded = self.semantic_embedding(self.semantics[sequences])

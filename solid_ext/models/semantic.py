@@ -35,7 +35,8 @@ class SemanticRecommender(nn.Module):
         super().__init__()
         table = np.asarray(semantics).astype(np.int64)
         count = int(table.max(initial=1))
-        self.network = DynamicRecommender(replace(config, item_branch=False), count, np.arange(count + 1))
+        without = replace(config, item=replace(config.item, item_branch=False))
+        self.network = DynamicRecommender(without, count, np.arange(count + 1))
         self.register_buffer("semantics", torch.from_numpy(table))
         self.register_buffer(
             "items_of", torch.from_numpy(np.bincount(table, minlength=count + 1)[1:]), persistent=False

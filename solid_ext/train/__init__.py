@@ -1,20 +1,23 @@
 """Training: losses, one stage, both stages, checkpoints and what is reported on the way."""
 
-from solid_ext.train.algorithm import build_model, restore_model, train_solid, train_static
+from solid_ext.train.algorithm import build_model, restore_model, train_solid
 from solid_ext.train.checkpoint import load_checkpoint, load_model, save_checkpoint
-from solid_ext.train.progress import Epoch, ProgressBar, Reporter, Silent, TensorBoard
+from solid_ext.train.checks import check_training
+from solid_ext.train.progress import Epoch, ProgressBar, Renamed, Reporter, Silent, TensorBoard
 from solid_ext.train.stage import Stage, train_stage
 from solid_ext.train.step import Step, make_optimizer
 
 __all__ = [
     "Epoch",
     "ProgressBar",
+    "Renamed",
     "Reporter",
     "Silent",
     "Stage",
     "Step",
     "TensorBoard",
     "build_model",
+    "check_training",
     "load_checkpoint",
     "load_model",
     "make_optimizer",
@@ -22,5 +25,4 @@ __all__ = [
     "save_checkpoint",
     "train_solid",
     "train_stage",
-    "train_static",
 ]

@@ -12,26 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from solid_ext.config import Config, ModelConfig
+from solid_ext.config import Config, ItemConfig, ModelConfig, Stage2Config
 from solid_ext.data import Dataset, Split
 from solid_ext.models import DynamicRecommender, SemanticRecommender, start_from
 from solid_ext.train.checkpoint import check_fit, load_model
 from solid_ext.train.progress import Reporter
 from solid_ext.train.stage import Stage, Trainable, Validate, train_stage
-
-# Fields that stage 1 never reads: those of the item branch, its codebook and their loss.
-_OF_STAGE2_MODEL = (
-    "item_branch",
-    "use_codebook",
-    "codebook_hidden",
-    "delta",
-    "codebook_gradient",
-    "codebook_update",
-    "revive_after",
-    "neighbours",
-    "item_features",
-)
-_OF_STAGE2_TRAINING = ("alignment", "stage2_start")
 
 
 @contextmanager
@@ -104,52 +90,16 @@ def check_memory(config: Config, num_items: int) -> None:
     _check_memory(_shapes(config.model, num_items, np.minimum(np.arange(num_items + 1), 1), None))
 
 
-def is_static(config: Config) -> bool:
-    """Whether the configuration is the static method's, to which the static backbone is nothing to compare."""
-    return config.model == static_model(config.model) and stage1_config(config) is None
-
-
-def static_model(model: ModelConfig) -> ModelConfig:
-    """The static method: an MLP where the others generate weights."""
-    return replace(model, semantic_trunk=False, item_branch=False, finetune_steps=0)
-
-
 def stage1_config(config: Config) -> Config | None:
-    """What stage 1 depends on, all else at its default: equal ones train the same stage 1. None: there is none."""
-    model, train, default = config.model, config.train, Config()
-    if not (model.semantic_trunk or train.semantic_start):
+    """The configuration without the sections that stage 1 does not read: equal ones train the same stage 1.
+
+    Returns:
+        None where there is no stage 1.
+    """
+    if not (config.model.semantic_trunk or config.train.semantic_start):
         return None
-    model = replace(model, **{name: getattr(default.model, name) for name in _OF_STAGE2_MODEL})
-    train = replace(train, **{name: getattr(default.train, name) for name in _OF_STAGE2_TRAINING})
+    model, train = replace(config.model, item=ItemConfig()), replace(config.train, stage2=Stage2Config())
     return replace(config, model=model, train=train)
-
-
-def train_static(
-    config: Config,
-    dataset: Dataset,
-    split: Split,
-    validate: Validate,
-    *,
-    features: Tensor | None = None,
-    folder: Path | None = None,
-    reporter: Reporter | None = None,
-) -> tuple[DynamicRecommender, Stage]:
-    """Train the static backbone that SOLID is compared with."""
-    own = replace(config, model=static_model(config.model))
-    no_semantics = np.minimum(np.arange(dataset.num_items + 1), 1)
-    model = build_model(own, own.model, dataset.num_items, no_semantics, features)
-    stage = train_stage(
-        "static",
-        model,
-        dataset,
-        split,
-        config.train,
-        validate,
-        fields=own.flat(),
-        folder=folder,
-        reporter=reporter,
-    )
-    return model, stage
 
 
 def train_solid(
@@ -171,7 +121,8 @@ def train_solid(
     `stage2_start` says. A configuration without a semantic trunk has a stage 1 only with `semantic_start`.
 
     Args:
-        semantics: [V + 1] int64 from Module 1. features: [V + 1, F] float32, for `item_features`.
+        semantics: [V + 1] int64 from Module 1.
+        features: [V + 1, F] float32, for `item_features`.
         validate_stage1: the metric of stage 1, where it is another.
         folder: holds a sub-folder a stage; what is there is resumed.
 
@@ -200,5 +151,5 @@ def train_solid(
         stage1 = SemanticRecommender(config.model, semantics)
     stage1.to(config.train.device, model.item_embedding.weight.dtype)
     first = train("stage1", stage1, own, validate_stage1 or validate, "stage2")
-    start_from(model, stage1, config.train.stage2_start)
+    start_from(model, stage1, config.train.stage2.stage2_start)
     return model, [first, train("stage2", model, config)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -45,6 +45,25 @@ class Silent:
     def step(self) -> None: ...
     def epoch(self, epoch: Epoch, best: Epoch) -> None: ...
     def end(self, stage: str, best: Epoch) -> None: ...
+
+
+class Renamed:
+    """Passes everything on to another reporter, every stage under one name."""
+
+    def __init__(self, name: str, after: Reporter) -> None:
+        self.name, self.after = name, after
+
+    def begin(self, stage: str, steps: int, epochs: int) -> None:
+        self.after.begin(self.name, steps, epochs)
+
+    def step(self) -> None:
+        self.after.step()
+
+    def epoch(self, epoch: Epoch, best: Epoch) -> None:
+        self.after.epoch(replace(epoch, stage=self.name), replace(best, stage=self.name))
+
+    def end(self, stage: str, best: Epoch) -> None:
+        self.after.end(self.name, replace(best, stage=self.name))
 
 
 class ProgressBar:

@@ -113,7 +113,7 @@ def train_stage(
         number = len(stage.history) + 1
         start = time.perf_counter()
         loss, alignment = _train_epoch(model, step, dataset, split.train, sampler, config, name, number, reporter)
-        _check_progress(name, number, loss, loss - config.alignment * alignment, model, config)
+        _check_progress(name, number, loss, loss - config.stage2.alignment * alignment, model, config)
         valid = validate(model)
         stage.history.append(Epoch(name, number, loss, alignment, valid, time.perf_counter() - start))
         improved = stage.best.epoch == number

@@ -86,7 +86,7 @@ class Step:
                 else:
                     whole = self.config.loss == "sampled_softmax_log_q"
                     prediction = sampled_softmax(logits, self.model.num_items if whole else 0)
-            loss = prediction + self.config.alignment * state.auxiliary_loss
+            loss = prediction + self.config.stage2.alignment * state.auxiliary_loss
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -86,7 +86,8 @@ def search_count(points: np.ndarray, *, seed: int) -> tuple[int, dict[str, float
     clusters as items, where every pair of near duplicates is a cluster.
 
     Args:
-        points: `[n, F] float32`. seed: of the sample and of the initial centres.
+        points: `[n, F] float32`.
+        seed: of the sample and of the initial centres.
 
     Returns:
         The count, and the mean silhouette of every candidate by its count.

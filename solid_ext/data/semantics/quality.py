@@ -54,7 +54,10 @@ def agreement(table: np.ndarray, count: int, categories: pl.Series, seed: int) -
     clusters dealt out at random. Items without a category or in the fallback do not count.
 
     Args:
-        table: `[V + 1] int64`. count: C, the fallback. categories: `[V]` text, null for none. seed: of the deal.
+        table: `[V + 1] int64`.
+        count: C, the fallback.
+        categories: `[V]` text, null for none.
+        seed: of the deal.
 
     Returns:
         {"categories": different ones, "purity", "purity_by_chance", "nmi", "nmi_by_chance"}; {} where fewer than

@@ -1,4 +1,4 @@
-"""One picture of a run: how both stages trained, which codes are in use, and what came of it."""
+"""One picture of a run: how its stages trained, which entries of the codebook are in use, and what came of it."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ def draw_report(
     usage: ArrayLike | None,
     metrics: _Metrics,
     *,
-    monitor: str = "validation metric",
+    validation: str = "validation metric",
     shown: Sequence[str] = HEADLINE,
 ) -> Path:
-    """Draws training curves, code usage and metric bars into one PNG, and returns its path.
+    """Draws training curves, the codebook's use and metric bars into one PNG, and returns its path.
 
     Args:
         path: of the PNG; it appears complete or not at all.
         history: one row per epoch with `stage` ("static", "stage1" or "stage2"), `epoch`, `loss`, `valid`
             (the validation metric, higher is better; None where none was computed) and `seconds`.
-        usage: `[C]`, how often each code of the codebook was chosen; None or `[0]` for a model without one.
+        usage: `[C]`, how often each entry of the codebook was chosen; None or `[0]` for a model without one.
         metrics: model name -> protocol ("sampled", "full") -> metric name -> value, as the protocols give
             them; a model may lack a protocol or a metric.
-        monitor: what `valid` is, for the label of its axis.
+        validation: what `valid` is, for the label of its axis.
         shown: the metric names drawn, in this order; the others stay in the run's metrics file.
 
     Raises:
@@ -90,10 +90,10 @@ def draw_report(
     figure = Figure(figsize=(15, 9), dpi=120, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     (top,), (bottom,) = figure.subfigures(2, 1, squeeze=False)
-    loss, valid, codes = top.subplots(1, 3)
+    loss, valid, entries = top.subplots(1, 3)
     _draw_loss(loss, history)
-    _draw_valid(valid, history, monitor)
-    _draw_usage(codes, count)
+    _draw_valid(valid, history, validation)
+    _draw_usage(entries, count)
     groups = {protocol: _names(metrics, protocol, shown) for protocol in _PROTOCOLS}
     widths = [max(len(names), 1) for names in groups.values()]
     axes = bottom.subplots(1, len(groups), width_ratios=widths)
@@ -109,7 +109,7 @@ def draw_report(
 
 
 def perplexity(usage: ArrayLike) -> float:
-    """Effective number of codes in use, `exp(-sum_c p_c log p_c)` with `p = usage / sum(usage)`; 0 if unused.
+    """Effective number of entries in use, `exp(-sum_c p_c log p_c)` with `p = usage / sum(usage)`; 0 if unused.
 
     Args:
         usage: `[C]`, counts.
@@ -129,8 +129,8 @@ def _draw_loss(axis: Axes, history: Sequence[Mapping[str, Any]]) -> None:
     _finish_curves(axis, bool(history), "no epochs")
 
 
-def _draw_valid(axis: Axes, history: Sequence[Mapping[str, Any]], monitor: str) -> None:
-    _frame(axis, "Validation, best epoch marked", "epoch", monitor)
+def _draw_valid(axis: Axes, history: Sequence[Mapping[str, Any]], validation: str) -> None:
+    _frame(axis, "Validation, best epoch marked", "epoch", validation)
     drawn = False
     for stage, rows in _by_stage(history).items():
         label, colour, marker = _STAGES[stage]
@@ -159,16 +159,16 @@ def _draw_valid(axis: Axes, history: Sequence[Mapping[str, Any]], monitor: str) 
 
 def _draw_usage(axis: Axes, count: NDArray[Any] | None) -> None:
     if count is None:
-        _frame(axis, "Code usage", "code, most used first", "times chosen")
+        _frame(axis, "Codebook", "entry, most used first", "times chosen")
         _empty(axis, "no codebook")
         return
     dead = int(np.count_nonzero(count == 0))
     effective = perplexity(count)
-    title = f"Codes: perplexity {effective:.{1 if effective < 100 else 0}f} of {count.size}, {dead} dead"
-    _frame(axis, title, "code, most used first", "times chosen")
+    title = f"Codebook: perplexity {effective:.{1 if effective < 100 else 0}f} of {count.size}, {dead} dead"
+    _frame(axis, title, "entry, most used first", "times chosen")
     alive = np.sort(count[count > 0])[::-1]
     if alive.size == 0:
-        _empty(axis, "no code was ever chosen")
+        _empty(axis, "no entry was ever chosen")
         return
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 

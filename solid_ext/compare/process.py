@@ -1,4 +1,4 @@
-"""One run of a comparison, in a process of its own: `python -m solid_ext.compare.cell OUT NUMBER`."""
+"""One run of a comparison, in a process of its own: `python -m solid_ext.compare.process OUT NUMBER`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from solid_ext.compare.grid import Cell, Grid
-from solid_ext.compare.peers import PEERS, Task
-from solid_ext.data import Dataset
+from solid_ext.compare.grid import Grid, PlannedRun
+from solid_ext.compare.peers import PEERS, PeerTask
+from solid_ext.data import Dataset, make_split
 from solid_ext.evaluate import evaluate_full, evaluate_sampled
 from solid_ext.files import write_json, written, written_folder
 from solid_ext.run import holds_run, open_run
-from solid_ext.solid import SOLID, make_split
+from solid_ext.solid import SOLID
 from solid_ext.train import Epoch
 from solid_ext.train.algorithm import stage1_config
 
@@ -48,22 +48,24 @@ class Clock:
     def end(self, stage: str, best: Epoch) -> None: ...
 
 
-def run_cell(folder: Path, cell: Cell, dataset: Dataset, others: Mapping[Path, Cell] | None = None) -> None:
+def run_planned(
+    folder: Path, planned: PlannedRun, dataset: Dataset, others: Mapping[Path, PlannedRun] | None = None
+) -> None:
     """Train, measure on the test rows and write `users.parquet` and, last of all, `metrics.json`.
 
     A folder that a stopped run left is resumed from the checkpoints of its stages. One of the finished runs `others`
     whose stage 1 would be the same, bit by bit, lends it.
     """
-    config = cell.config.resolved(dataset.num_users, dataset.num_items)
+    config = planned.config.resolved(dataset.num_users, dataset.num_items)
     resume = holds_run(folder)
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
     open_run(folder, config, dataset, resume=resume, overwrite=False)
-    _borrow_stage1(folder, cell, others or {})
+    _borrow_stage1(folder, planned, others or {})
     torch.set_num_threads(config.train.threads)
-    split, clock, start = make_split(config, dataset), Clock(), time.perf_counter()
-    if cell.method in PEERS:
-        scorer, stages = PEERS[cell.method](Task(config, dataset, split, folder, clock))
+    split, clock, start = make_split(config.evaluate.split, dataset), Clock(), time.perf_counter()
+    if planned.method in PEERS:
+        scorer, stages = PEERS[planned.method](PeerTask(config, dataset, split, folder, clock))
     else:
         solid = SOLID(config).fit(dataset, folder=folder, reporter=clock)
         scorer, stages = solid.scorer, solid.training.stages
@@ -87,10 +89,10 @@ def run_cell(folder: Path, cell: Cell, dataset: Dataset, others: Mapping[Path, C
     write_json(
         folder / METRICS,
         {
-            "dataset": cell.dataset,
-            "backbone": cell.backbone,
-            "method": cell.method,
-            "seed": cell.seed,
+            "dataset": planned.dataset,
+            "backbone": planned.backbone,
+            "method": planned.method,
+            "seed": planned.seed,
             "fingerprint": dataset.fingerprint,
             "metrics": {metrics.protocol: metrics.to_dict() for metrics in (sampled, full, new)},
             "stages": [{"stage": s.name, "epochs": len(s.history), "best_epoch": s.best.epoch} for s in stages],
@@ -114,13 +116,13 @@ def _peak_bytes() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _borrow_stage1(folder: Path, cell: Cell, others: Mapping[Path, Cell]) -> None:
+def _borrow_stage1(folder: Path, planned: PlannedRun, others: Mapping[Path, PlannedRun]) -> None:
     """Copy stage 1 from a run of the same dataset that trained the same one, unless this run has begun its own."""
-    wanted = stage1_config(cell.config)
-    if wanted is None or cell.method in PEERS or (folder / STAGE1).exists():
+    wanted = stage1_config(planned.config)
+    if wanted is None or planned.method in PEERS or (folder / STAGE1).exists():
         return
     for other, theirs in others.items():
-        if (theirs.dataset, stage1_config(theirs.config)) == (cell.dataset, wanted) and theirs.method not in PEERS:
+        if (theirs.dataset, stage1_config(theirs.config)) == (planned.dataset, wanted) and theirs.method not in PEERS:
             with written_folder(folder / STAGE1, "compare", overwrite=False, ours=str) as fresh:
                 shutil.copytree(other / STAGE1, fresh, dirs_exist_ok=True)
             return
@@ -134,14 +136,14 @@ def _end_with_parent() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Run one cell; bad luck ends in one sentence on standard error and exit code 2."""
+    """Run one of the plan; bad luck ends in one sentence on standard error and exit code 2."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     out, number = Path(arguments[0]), int(arguments[1])
-    cells = Grid.load(out / GRID).cells()
-    cell, folders = cells[number], {out / RUNS / each.name: each for each in cells}
+    plan = Grid.load(out / GRID).plan()
+    planned, folders = plan[number], {out / RUNS / each.name: each for each in plan}
     finished = {folder: each for folder, each in folders.items() if (folder / METRICS).exists()}
     try:
-        run_cell(out / RUNS / cell.name, cell, Dataset.load(out / DATA / cell.dataset), finished)
+        run_planned(out / RUNS / planned.name, planned, Dataset.load(out / DATA / planned.dataset), finished)
     except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
         sys.stderr.write(f"{error or type(error).__name__}\n")
         sys.exit(2)

@@ -1,0 +1,145 @@
+"""A run's folder: begun, resumed, replaced, and left as it was by a run that fails before its first epoch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from solid_ext._native import build_info
+from solid_ext.config import Config
+from solid_ext.data import Dataset
+from solid_ext.files import LOCK, read_json, write_json, write_text
+from solid_ext.train.stage import check_resumed
+
+DESCRIPTION = "run.json"
+STAGES, RIVAL = ("stage1", "stage2"), "static"
+BEGUN = {LOCK, "config.yaml", DESCRIPTION}  # what a run has before its first epoch
+WRITTEN = {*BEGUN, *STAGES, RIVAL, "model", "semantics.safetensors", "metrics.json", "report.png", "tensorboard"}
+REPLACED = ".replaced"  # the run that is overwritten, until the new one has an epoch
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether the folder's run can be resumed: its description is there and whole."""
+    try:
+        read_json(folder / DESCRIPTION, "resume")
+    except ValueError:
+        return False
+    return True
+
+
+def open_run(
+    folder: Path, config: Config, dataset: Dataset, *, resume: bool, overwrite: bool, method: str = "solid"
+) -> None:
+    """Make the run's folder and write down what it is about to do; a resumed one may have more epochs or patience.
+
+    `run.json` says it all, with its checksum; `config.yaml` is its configuration for people and for `--config`. A
+    folder in which a run was stopped before it had said so is begun again. What is overwritten lies in `.replaced`.
+
+    Raises:
+        ValueError: the folder exists and neither `resume` nor `overwrite` is set; nothing to resume; the folder
+            is no run, or holds other things too; a resumed run with another configuration or dataset.
+    """
+    check_out(folder, resume=resume, overwrite=overwrite)
+    facts = {"method": method, "dataset": dataset.name, "fingerprint": dataset.fingerprint, "report": dataset.report}
+    described = {**facts, "config": config.flat(), "build": build_info()}
+    if resume:
+        _check_same(folder, described)
+    elif overwrite and folder.exists():
+        _set_aside(folder)
+    write_json(folder / DESCRIPTION, described)
+    write_text(folder / "config.yaml", config.to_yaml())
+
+
+def check_out(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that a run may not use; nothing is made, changed or deleted.
+
+    Raises:
+        ValueError: see `open_run`.
+    """
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ValueError(f"out: expected a folder, got {folder}, which is none")
+    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if resume and DESCRIPTION not in found:
+        begun = LOCK in found
+        raise ValueError(
+            f"resume: expected a run in {folder}, got "
+            + ("one that was stopped before its first epoch: start it again without --resume" if begun else "none")
+        )
+    if resume or not found - {LOCK, REPLACED}:  # a run that was killed before it had described itself has no more
+        return
+    if not overwrite:
+        raise ValueError(
+            f"out: expected a folder that does not exist yet, got {folder} (--resume goes on with it, "
+            "--overwrite replaces it)"
+        )
+    if not found & {DESCRIPTION, LOCK}:
+        raise ValueError(f"overwrite: expected the folder of a run, got {folder}, which has no run.json")
+    others = found - WRITTEN - {REPLACED}
+    if others:
+        raise ValueError(f"overwrite: expected nothing but a run in {folder}, got {min(others)}, which no run wrote")
+
+
+def _check_same(folder: Path, described: dict[str, Any]) -> None:
+    """Refuse to resume a run with another configuration, dataset or method."""
+    try:
+        saved = read_json(folder / DESCRIPTION, "resume")
+    except ValueError as error:
+        raise ValueError(f"{error}; --overwrite starts the run anew") from error
+    if not isinstance(saved.get("config"), dict) or not isinstance(saved.get("fingerprint"), str):
+        raise ValueError(f"resume: expected a run of this version in {folder}, got another one's (train it again)")
+    check_resumed(folder, saved["config"], described["config"])
+    if saved["fingerprint"] != described["fingerprint"]:
+        raise ValueError(
+            f"resume: expected the dataset of {folder} ({saved['fingerprint'][:12]}), "
+            f"got {described['fingerprint'][:12]}"
+        )
+
+
+def _set_aside(folder: Path) -> None:
+    """Move the run in the folder into `.replaced`, from which one that fails before its first epoch is put back.
+
+    What lies there already, of a run that was killed, is of the run before: it stays, and what has its name goes.
+    """
+    aside = folder / REPLACED
+    if not aside.is_dir() and os.path.lexists(aside):
+        aside.unlink()
+    aside.mkdir(exist_ok=True)
+    for path in [path for path in folder.iterdir() if path.name in WRITTEN - {LOCK}]:
+        if os.path.lexists(aside / path.name):
+            _delete(path)
+        else:
+            path.rename(aside / path.name)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+@contextmanager
+def under_way(folder: Path, *, made: bool) -> Iterator[None]:
+    """The run inside; one that fails before its first epoch leaves the folder as if it had not been tried.
+
+    Args:
+        made: the folder was made for the run.
+    """
+    aside = folder / REPLACED
+    try:
+        yield
+    except BaseException:
+        if not any((folder / stage / "last.safetensors").exists() for stage in STAGES):
+            for path in [path for path in folder.iterdir() if path.name in WRITTEN - {LOCK}]:
+                _delete(path)
+            for path in list(aside.iterdir()) if aside.exists() else ():
+                path.rename(folder / path.name)
+            if made:
+                shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,154 @@
+"""A run from its configuration to its numbers: trained, measured beside its rivals, written down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from solid_ext.config import Config
+from solid_ext.data import Dataset
+from solid_ext.evaluate import Scorer, both_protocols
+from solid_ext.files import owned, write_json
+from solid_ext.methods import method_config
+from solid_ext.run.differences import differences
+from solid_ext.run.folder import RIVAL, check_out, open_run, under_way
+from solid_ext.run.picture import draw_report
+from solid_ext.scorers import ItemKNN, Popularity
+from solid_ext.solid import SOLID
+from solid_ext.train import Epoch, Renamed, Reporter, Silent, Stage, TensorBoard, check_training
+from solid_ext.train.algorithm import stage1_config
+
+ITEMKNN_ITEMS = 65_536  # items up to which ItemKNN is measured too: its neighbours are counted in seconds
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a finished run holds; `metrics` is what `metrics.json` says."""
+
+    folder: Path
+    solid: SOLID
+    metrics: dict[str, Any]
+
+
+def train_run(
+    folder: Path,
+    config: Config,
+    dataset: Dataset,
+    *,
+    method: str = "solid",
+    baseline: bool = True,
+    resume: bool = False,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+    begun: Callable[[], None] | None = None,
+) -> Run:
+    """Train, evaluate beside popularity, ItemKNN and the static method, and write everything down.
+
+    Args:
+        method: what the configuration is, for the names in metrics and picture.
+        baseline: also train the static method for the comparison, unless the configuration is that one.
+        begun: called once everything has been checked and the folder is there.
+
+    Returns:
+        The run; its folder holds `config.yaml`, `run.json`, a folder a stage, `static/` with those of the static
+        method, `model/`, `semantics.safetensors`, `metrics.json`, `report.png`.
+
+    Raises:
+        ValueError: what cannot be trained, said before the folder is made or anything in it replaced; a folder in
+            which another process works.
+    """
+    config = config.resolved(dataset.num_users, dataset.num_items)
+    if config.train.tensorboard:
+        reporter = TensorBoard(folder / "tensorboard", reporter or Silent())
+    check_training(config, dataset)
+    check_out(folder, resume=resume, overwrite=overwrite)
+    made = not folder.exists()
+    with owned(folder, "out"):
+        open_run(folder, config, dataset, resume=resume, overwrite=overwrite, method=method)
+        with under_way(folder, made=made):
+            if begun is not None:
+                begun()
+            start = time.perf_counter()
+            solid = SOLID(config).fit(dataset, folder=folder, reporter=reporter)
+            rival, plain = None, method_config(config, "static")
+            if baseline and plain != config:
+                rival = SOLID(plain).fit(
+                    dataset,
+                    semantics=solid.training.semantics,
+                    folder=folder / RIVAL,
+                    reporter=None if reporter is None else Renamed(RIVAL, reporter),
+                )
+            seconds = {"train": time.perf_counter() - start}
+        return _measured(folder, solid, rival, method, seconds)
+
+
+def _measured(folder: Path, solid: SOLID, rival: SOLID | None, method: str, seconds: dict[str, float]) -> Run:
+    """The run of models that have been trained in the folder: measured, and written down, the numbers first."""
+    config, training, start = solid.config, solid.training, time.perf_counter()
+    dataset, split = training.dataset, training.split
+    name = "SOLID" if method == "solid" else method
+    scorers: dict[str, Scorer] = {"popularity": Popularity.of_split(dataset, split)}
+    if dataset.num_items <= ITEMKNN_ITEMS:
+        scorers["itemknn"] = ItemKNN(dataset, split.train_end)
+    if rival is not None:
+        scorers[RIVAL] = rival.scorer
+    scorers[name] = solid.scorer
+    found = {model: both_protocols(config, scorer, dataset, split.test) for model, scorer in scorers.items()}
+    models = {
+        model: {protocol: metrics.values for protocol, metrics in protocols.items()}
+        for model, protocols in found.items()
+    }
+    seconds["evaluate"] = time.perf_counter() - start
+    usage = solid.code_usage()
+    stages = [*([] if rival is None else map(_of_rival, rival.training.stages)), *training.stages]
+    metrics = {
+        "dataset": {
+            "name": dataset.name,
+            "users": dataset.num_users,
+            "items": dataset.num_items,
+            "interactions": dataset.num_interactions,
+        },
+        "method": method,
+        "split": {"name": split.name, **split.report},
+        "semantics": {
+            "source": training.semantics.source,
+            "count": training.semantics.count,
+            **training.semantics.report,
+        },
+        "models": models,
+        "differences": differences(found, name),
+        "stages": [
+            {
+                "stage": stage.name,
+                "epochs": len(stage.history),
+                "best_epoch": stage.best.epoch,
+                f"valid_{config.train.validation_metric}": stage.best.valid,
+                "seconds": sum(epoch.seconds for epoch in stage.history),
+            }
+            for stage in stages
+        ],
+        "codes_used": None if usage is None else int((usage > 0).sum()),
+        "seconds": seconds,
+    }
+    write_json(folder / "metrics.json", metrics)
+    solid.save(folder / "model", overwrite=True)
+    training.semantics.save(folder / "semantics.safetensors")
+    history = [epoch.row() for stage in stages for epoch in stage.history]
+    draw_report(folder / "report.png", history, usage, models, validation=_validation_axis(config))
+    return Run(folder, solid, metrics)
+
+
+def _of_rival(stage: Stage) -> Stage:
+    """The rival's one stage under the rival's name."""
+    epochs: list[Epoch] = [replace(epoch, stage=RIVAL) for epoch in stage.history]
+    return Stage(RIVAL, epochs)
+
+
+def _validation_axis(config: Config) -> str:
+    """What the picture's curves show."""
+    label = f"{config.train.validation_protocol} {config.train.validation_metric}"
+    staged = config.train.validation_protocol == "full" and stage1_config(config) is not None
+    return label + (" (stage 1: sampled)" if staged else "")
