@@ -18,8 +18,8 @@ from solid_ext.models.state import CandidateState, CatalogueLogits, UserState
 class SemanticRecommender(nn.Module):
     """A `DynamicRecommender` that sees the semantic of an item wherever it would see the item.
 
-    Its sequences and its candidates are items; backbone, generator and targets read `sem[item]`, so that the few,
-    dense semantics train what the many, sparse items cannot. Items of one semantic score alike.
+    It is asked about items; backbone, generator and targets read `semantics[item]`, so that the few, dense semantics
+    train what the many, sparse items cannot. Items of one semantic score alike.
 
     Args:
         config: that of stage 2; the item branch is left out.

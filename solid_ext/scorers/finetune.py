@@ -47,12 +47,12 @@ class FineTuned:
         rate: 0 or more.
 
     Raises:
-        ValueError: a model with generated layers; steps or rate below 0.
+        ValueError: a model with dynamic layers; steps or rate below 0.
     """
 
     def __init__(self, model: DynamicRecommender, steps: int, rate: float) -> None:
         if not isinstance(model.dynamic, nn.Sequential):
-            raise ValueError("FineTuned: expected a model with static layers, got one whose layers are generated")
+            raise ValueError("FineTuned: expected a model with static layers, got one with dynamic layers")
         if steps < 0:
             raise ValueError(f"FineTuned: expected steps >= 0, got {steps}")
         if not rate >= 0:

@@ -1,4 +1,4 @@
-"""The backbones by name; one's own is a line more in the table."""
+"""The backbones by name. A backbone of one's own is another line in the table."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ BACKBONES: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "sasrec": SASRec,
     "bert4rec": BERT4Rec,
 }
-"""name -> what makes, from a configuration, a module (embedded [B, L, d], mask [B, L]) -> [B, d]; one with an
-attribute `reads_candidates` is given the candidates' embeddings [B, T, d] too and returns [B, T, d]."""
+"""For each name, what makes a module of a configuration: (embedded [B, L, d], mask [B, L]) -> [B, d]. A module with a
+true attribute `reads_candidates` is also given the candidates' embeddings [B, T, d], and returns [B, T, d]."""
 
 
 def check_backbone(name: str) -> None:

@@ -1,4 +1,4 @@
-"""BERT4Rec: a bidirectional transformer, asked for the item at the end of the sequence."""
+"""BERT4Rec: a bidirectional transformer, which is asked for the item that comes after the sequence."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from solid_ext.nn.transformer import TransformerBlock
 
 
 class BERT4Rec(nn.Module):
-    """The transformer state of a mask token that stands where the next item will.
+    """The transformer's state of a mask token that stands where the next item will be.
 
-    Every position sees every other in both directions. Training asks for the last item alone, as serving does, so that
-    all backbones share rows, negatives and losses; the cloze task of the paper is not used.
+    Every position sees every other, in both directions. Training asks for the last item alone, as serving does, so that
+    all backbones share rows, negatives and losses; the paper's cloze task is not used.
 
     Shapes: embedded [B, L, d], mask [B, L] bool -> [B, d]; zeros for a sequence that is all padding.
 

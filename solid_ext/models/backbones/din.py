@@ -1,4 +1,4 @@
-"""DIN: the user state depends on the candidate, which attends to the history."""
+"""DIN: each candidate attends to the history, so that the user state depends on the candidate."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from solid_ext.config import ModelConfig
 
 
 class DIN(nn.Module):
-    """Deep interest network: `state(v) = W [sum_l a(e_v, h_l) h_l; e_v] + b`, one state a candidate.
+    """Deep interest network: `state(v) = W [sum_l a(e_v, h_l) h_l; e_v] + b`, a state for each candidate.
 
-    The activation unit `a(q, k) = w . prelu(W_q q + W_k k + W_p (q k) + c)` weighs each valid position, without a
-    softmax over positions, as in the paper: the intensity of an interest is kept. Candidates never see each other.
+    The activation unit `a(q, k) = w . prelu(W_q q + W_k k + W_p (q * k) + c) + c'` weighs each valid position. As in
+    the paper there is no softmax over positions, so that the intensity of an interest is kept. Candidates never see
+    each other.
 
     Shapes: embedded [B, L, d], mask [B, L] bool, candidates [B, T, d] -> [B, T, d].
 

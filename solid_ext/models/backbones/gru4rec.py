@@ -9,9 +9,11 @@ from solid_ext.nn.last_state import LastState
 
 
 class GRU4Rec(nn.Module):
-    """GRU over the item embeddings; its state at the last valid position.
+    """The state at the last valid position of a GRU over the item embeddings.
 
-    Shapes: embedded [B, L, d], mask [B, L] bool -> [B, d].
+    Shapes: embedded [B, L, d], mask [B, L] bool -> [B, d]; zeros for a sequence that is all padding.
+
+    Source: Hidasi et al. 2016, "Session-based Recommendations with Recurrent Neural Networks".
     """
 
     def __init__(self, config: ModelConfig) -> None:

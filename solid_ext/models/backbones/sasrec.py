@@ -1,4 +1,4 @@
-"""SASRec: causal self-attention over the item sequence, its last block asked for one state."""
+"""SASRec: causal self-attention over the item sequence, whose last block computes one state."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from solid_ext.nn.transformer import TransformerBlock
 
 
 class SASRec(nn.Module):
-    """Self-attentive sequential recommendation: the transformer state at the last valid position.
+    """Self-attentive sequential recommendation: the transformer's state at the last valid position.
 
-    Positions are counted from the end. All blocks but the last compute every position; the last one computes the
-    only state that is used.
+    Positions are counted from the end. The last block computes the only state that is used, all others compute every
+    position.
 
     Shapes: embedded [B, L, d], mask [B, L] bool -> [B, d]; zeros for a sequence that is all padding.
+
+    Source: Kang and McAuley 2018, "Self-Attentive Sequential Recommendation".
     """
 
     def __init__(self, config: ModelConfig) -> None:
