@@ -181,5 +181,5 @@ def test_what_cannot_be_combined_is_refused_in_a_sentence() -> None:
         make("solid", "sasrecc")
     with pytest.raises(ValueError, match="loss: expected bce or a sampled softmax with backbone din"):
         Config().replace(backbone="din", loss="full_softmax")
-    with pytest.raises(ValueError, match="finetune_steps: expected 0 with generated layers"):
+    with pytest.raises(ValueError, match="finetune_steps: expected 0 with dynamic layers"):
         Config().replace(finetune_steps=1)
