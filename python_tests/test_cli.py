@@ -78,7 +78,8 @@ def test_printed_numbers_are_those_of_the_metrics_file(
     main(["train", "--dataset", str(data), "--out", str(out), "--eval-negatives", "20", *QUICK])
     printed = capsys.readouterr().out
     models = json.loads((out / "metrics.json").read_text())["models"]
-    tables = dict(zip(("sampled", "full"), printed.split("one positive against")[1].split("full ranking"), strict=True))
+    shown = printed.split("one positive against")[1].split("in ndcg@10, over users")[0]
+    tables = dict(zip(("sampled", "full"), shown.split("full ranking"), strict=True))
     for protocol, table in tables.items():
         lines = [line for line in table.splitlines() if re.search(r"\d\.\d{4}", line)]
         found = {re.findall(r"[\w@]+", line)[0]: re.findall(r"\d+\.\d{4}", line) for line in lines}

@@ -77,7 +77,7 @@ def test_draws_one_picture_with_everything_in_it(tmp_path: Path, drawn: list[Fig
         "stage 1: 0.300 at epoch 2",
         "stage 2: 0.350 at epoch 2",
     ]
-    assert codes.get_title(loc="left") == f"Codebook: perplexity {perplexity([40, 10]):.1f} of 4, 2 dead"
+    assert codes.get_title(loc="left") == f"Entries: perplexity {perplexity([40, 10]):.1f} of 4, 2 dead"
     assert codes.get_yscale() == "log"
     assert [label.get_text() for label in sampled.get_xticklabels()] == ["user-AUC", "HR@10"]
     assert texts(sampled) == ["0.628", "0.300", "0.757", "0.440"]
@@ -130,7 +130,7 @@ def test_a_run_may_lack_a_codebook_validation_or_a_protocol(tmp_path: Path, draw
     assert texts(loss) == ["no epochs"]
     assert texts(codes) == ["no entry was ever chosen"]
     assert valid.get_ylabel() == "sampled NDCG@10"
-    assert codes.get_title(loc="left") == "Codebook: perplexity 0.0 of 3, 3 dead"
+    assert codes.get_title(loc="left") == "Entries: perplexity 0.0 of 3, 3 dead"
 
 
 def test_an_epoch_that_diverged_is_never_the_best(tmp_path: Path, drawn: list[Figure]) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from solid_ext import SOLID, Config, Dataset
 from solid_ext.cli import main
 from solid_ext.data import SyntheticTruth, synthetic_dataset
-from solid_ext.files import LOCK
+from solid_ext.files import LOCK, read_json, write_json
 from solid_ext.methods import method_config
 from solid_ext.run import train_run
 from solid_ext.train import Silent, load_checkpoint
@@ -323,3 +323,20 @@ def test_a_flipped_bit_is_not_resumed(file: str, run: Path, world: tuple[Dataset
     (run / file).write_bytes(bytes(content))
     with pytest.raises(ValueError, match=re.escape(Path(file).name)):
         train_run(run, TINY, world[0], resume=True, baseline=False)
+
+
+@pytest.mark.parametrize(("old", "which"), [("adaptive_layers", "has a field adaptive_layers"), (None, "no field dim")])
+def test_a_run_of_another_version_is_not_resumed(
+    old: str | None, which: str, run: Path, world: tuple[Dataset, SyntheticTruth]
+) -> None:
+    described = read_json(run / "run.json", "test")
+    fields = described["config"]
+    if old is None:
+        del fields["dim"]
+    else:
+        fields[old] = fields.pop("dynamic_layers")
+    write_json(run / "run.json", described)
+    before = contents(run)
+    with pytest.raises(ValueError, match=rf"resume: expected a run of this version in .*{which} \(train it again\)"):
+        train_run(run, TINY, world[0], resume=True)
+    assert contents(run) == before

@@ -65,7 +65,7 @@ def test_every_searched_field_exists_and_its_range_is_allowed() -> None:
     ("flags", "sentence"),
     [
         (["--fields", ""], "fields: expected at least one, got none"),
-        (["--fields", "luck"], "fields: expected some of learning_rate, .*, got 'luck'"),
+        (["--fields", "luck"], "fields: expected one of learning_rate, .*, got 'luck'"),
         (["--fields", "delta,delta"], "fields: expected different ones, got 'delta' twice"),
         (["--method", "sliod"], "method: expected one of static, .*, got 'sliod'"),
         (["--preset", "worst"], "preset: expected one of paper, best, got 'worst'"),

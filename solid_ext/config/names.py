@@ -16,7 +16,7 @@ OLD_NAMES = {
     "monitor": "now a part of validation, as in sampled:user_auc",
     "log_q": "now a loss, sampled_softmax_log_q",
     "semantic_levels": "gone: no model read further levels",
-    "id_encoder": "gone: id_features takes the embeddings of a trained model, and none factors co-occurrence",
+    "id_encoder": "gone: id_features takes a trained model's embeddings, and without them co-occurrence is factored",
     "codebook_learns": "gone: the codebook starts from the semantics and is tied to them by alignment",
 }
 """Fields of earlier versions, by name: what became of each."""

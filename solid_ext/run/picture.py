@@ -164,7 +164,7 @@ def _draw_usage(axis: Axes, count: NDArray[Any] | None) -> None:
         return
     dead = int(np.count_nonzero(count == 0))
     effective = perplexity(count)
-    title = f"Codebook: perplexity {effective:.{1 if effective < 100 else 0}f} of {count.size}, {dead} dead"
+    title = f"Entries: perplexity {effective:.{1 if effective < 100 else 0}f} of {count.size}, {dead} dead"
     _frame(axis, title, "entry, most used first", "times chosen")
     alive = np.sort(count[count > 0])[::-1]
     if alive.size == 0:

@@ -134,10 +134,14 @@ def check_resumed(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, An
     """Refuse fields of the configuration that are not those of what is in the folder.
 
     Raises:
-        ValueError: the first field that differs, or has shrunk where it may grow.
+        ValueError: the first field that differs, or has shrunk where it may grow; fields of another version.
     """
-    for name in sorted(saved.keys() | asked.keys()):
-        before, now = saved.get(name), asked.get(name)
+    if saved.keys() != asked.keys():
+        name = min(saved.keys() ^ asked.keys())
+        whose = f"another version's, which has {'a' if name in saved else 'no'} field {name}"
+        raise ValueError(f"resume: expected a run of this version in {folder}, got {whose} (train it again)")
+    for name in sorted(saved):
+        before, now = saved[name], asked[name]
         if name in MAY_DIFFER or before == now:
             continue
         if name not in MAY_GROW or not isinstance(before, int) or not isinstance(now, int):
