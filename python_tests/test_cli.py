@@ -78,7 +78,7 @@ def test_printed_numbers_are_those_of_the_metrics_file(
     main(["train", "--dataset", str(data), "--out", str(out), "--eval-negatives", "20", *QUICK])
     printed = capsys.readouterr().out
     models = json.loads((out / "metrics.json").read_text())["models"]
-    shown = printed.split("one positive against")[1].split("in ndcg@10, over users")[0]
+    shown = printed.split("one positive against")[1].split("ndcg@10 user by user")[0]
     tables = dict(zip(("sampled", "full"), shown.split("full ranking"), strict=True))
     for protocol, table in tables.items():
         lines = [line for line in table.splitlines() if re.search(r"\d\.\d{4}", line)]

@@ -270,8 +270,11 @@ def test_tf32_follows_torch() -> None:
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("delta", [0.1, 0.0, torch.inf])
-def test_what_is_not_finite_goes_the_same_way_as_in_plain_torch(host: Host, delta: float, value: float) -> None:
-    case = make((5, 6, 3), 2, 4, 2)
+@pytest.mark.parametrize("targets", [None, 2])
+def test_what_is_not_finite_goes_the_same_way_as_in_plain_torch(
+    host: Host, targets: int | None, delta: float, value: float
+) -> None:
+    case = make((5, 6, 3), 2, 4, targets)
     for at in range(11):
         tensors = [tensor.clone() for tensor in case.tensors()]
         tensors[at].view(-1)[13 % tensors[at].numel()] = value

@@ -237,7 +237,7 @@ class Train:
         show_semantics(run.metrics["semantics"])
         show_examples(example_users(run.solid, dataset, count=5, k=5))
         show_metrics(run.metrics["models"], run.metrics["split"]["test_rows"])
-        console.print("\nin ndcg@10, over users", style="bold")
+        console.print("\nndcg@10 user by user, the rows of each averaged", style="bold")
         for difference in run.metrics["differences"]:
             console.print(f"  {difference['in_words']}")
         times = ", ".join(f"{stage['stage']} {stage['seconds']:.0f} s" for stage in run.metrics["stages"])

@@ -293,6 +293,7 @@ struct ScreenedSearch {
       const int row =
           (block.warp() * kWarpRows + lane % 16) * (words + 4) + chunk * kChunkWords + lane / 16 * 4;
       const int code = (buffer * kGroup + lane / 16 * 8 + lane % 8) * kChunkStride + lane / 8 % 2 * 4;
+#pragma unroll 2  // the compiler would take four, and registers spill on sm_100
       for (int step = 0; step < steps; ++step) {
         uint32_t rows[2][4];
 #pragma unroll
