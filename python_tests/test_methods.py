@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,14 +168,25 @@ def test_a_finetuned_user_does_not_depend_on_his_batch(backbone: str) -> None:
 
 @pytest.mark.parametrize(("method", "backbone"), [("finetune", "din"), ("apg", "bert4rec"), ("solid-apg", "sasrec")])
 def test_a_method_runs_from_fit_to_recommend(
-    method: str, backbone: str, world: tuple[Dataset, SyntheticTruth], tmp_path: object
+    method: str, backbone: str, world: tuple[Dataset, SyntheticTruth], tmp_path: Path
 ) -> None:
     solid = SOLID(method_config(SMALL.replace(backbone=backbone), method)).fit(world[0])
     values = solid.evaluate()
     assert 0 <= values["full"]["ndcg@10"] <= 1
-    folder = solid.save(f"{tmp_path}/model")
+    folder = solid.save(tmp_path / "model")
     history = [list(world[0].catalogue.raw_items(np.array([1, 2, 3])))]
     assert SOLID.load(folder).recommend(history, 3) == solid.recommend(history, 3)
+
+
+def test_neighbours_are_added_to_the_fine_tuned_model(world: tuple[Dataset, SyntheticTruth], tmp_path: Path) -> None:
+    solid = SOLID(method_config(SMALL.replace(neighbours=True), "finetune")).fit(world[0])
+    loaded = SOLID.load(solid.save(tmp_path / "model"))
+    for one in (solid, loaded):
+        assert one.neighbours is not None
+        assert isinstance(one.neighbours.model, FineTuned)
+        assert one.neighbours.model.model is one.model
+        assert (one.neighbours.model.steps, one.neighbours.model.rate) == (3, 0.1)
+    assert loaded.evaluate(world[0]) == solid.evaluate()
 
 
 def test_what_cannot_be_combined_is_refused_in_a_sentence() -> None:

@@ -119,13 +119,13 @@ def test_stage_2_starts_as_told(world: tuple[Dataset, SyntheticTruth], start: st
 
     same("item.codebook.weight", first["semantic_embedding.table.weight"][1:])
     generator = first if start != "cold" else fresh
-    for name in ("semantic_code.gru.cell.weight_ih", "adaptive.layers.0.semantic_map"):
+    for name in ("semantic_encoder.gru.cell.weight_ih", "dynamic.layers.0.semantic_map"):
         same(name, generator[name])
     backbone = first if start == "warm" else fresh
     same("target.0.weight", backbone["target.0.weight"])
     items = first["item_embedding.weight"][truth.semantics] if start == "warm" else fresh["item_embedding.weight"]
     same("item_embedding.weight", items)
-    same("adaptive.layers.0.item_map", fresh["adaptive.layers.0.item_map"])
+    same("dynamic.layers.0.item_map", fresh["dynamic.layers.0.item_map"])
 
 
 def test_the_generator_start_carries_the_factors_of_a_low_rank_generator(world: tuple[Dataset, SyntheticTruth]) -> None:
@@ -140,8 +140,8 @@ def test_the_generator_start_carries_the_factors_of_a_low_rank_generator(world: 
     train_solid(config, dataset, leave_one_out(dataset), truth.semantics, validate)
     first, second = starts
     for name in ("enter.0.weight", "leave.1.weight", "leave.1.bias", "core.0.semantic_map"):
-        expected = first[f"network.adaptive.{name}"]
-        torch.testing.assert_close(second[f"adaptive.{name}"], expected, rtol=0, atol=1e-7, msg=name)
+        expected = first[f"network.dynamic.{name}"]
+        torch.testing.assert_close(second[f"dynamic.{name}"], expected, rtol=0, atol=1e-7, msg=name)
 
 
 def test_the_static_method_is_not_finetuned_and_has_no_stage_1() -> None:
@@ -166,7 +166,7 @@ def test_the_control_gives_a_static_model_the_same_start(world: tuple[Dataset, S
     first, second = starts[-2:]
     expected = first["network.item_embedding.weight"][torch.from_numpy(truth.semantics)]
     torch.testing.assert_close(second["item_embedding.weight"], expected, rtol=0, atol=1e-7)
-    torch.testing.assert_close(second["adaptive.0.weight"], first["network.adaptive.0.weight"], rtol=0, atol=1e-7)
+    torch.testing.assert_close(second["dynamic.0.weight"], first["network.dynamic.0.weight"], rtol=0, atol=1e-7)
 
 
 def test_stage_1_scores_items_of_one_semantic_alike(world: tuple[Dataset, SyntheticTruth]) -> None:

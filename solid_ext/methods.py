@@ -28,7 +28,7 @@ METHODS: dict[str, Method] = {
     ),
     "finetune": Method(
         {**_STATIC, "finetune_steps": 3},
-        "static, its last layers fine-tuned on each user's history before he is scored; its epoch is chosen without",
+        "static, its last layers fine-tuned on each user's own history when it scores; its epoch is chosen without",
     ),
     "duet": Method(_ITEM_ALONE, "layers generated from the item sequence, unbounded, without codebook"),
     "apg": Method({**_ITEM_ALONE, "low_rank": True}, "a low-rank core generated from the item sequence"),

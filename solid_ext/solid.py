@@ -256,8 +256,8 @@ class SOLID:
 
     @property
     def scorer(self) -> Scorer:
-        """What evaluates and recommends: the model, with its neighbours where the configuration has them, and
-        popularity for empty histories, of which no model is trained on one."""
+        """What evaluates and recommends: the model, fine-tuned and with its neighbours where the configuration says so,
+        and popularity for empty histories, as no model is trained on one."""
         scorer = fine_tuned(self._fitted()) if self.neighbours is None else self.neighbours
         if self.catalogue is None or self.catalogue.counts is None:
             return scorer

@@ -230,15 +230,17 @@ struct DynamicForwardTiles {
               for (int c = 0; c < kColumns; ++c) y[r][c] = 0;
           }
 #pragma unroll
-          for (int n = 0; n < kPair; ++n)
+          for (int n = 0; n < kPair; ++n) {
+            const int row = here.row + phase * kPair + n;
+            if (row > inputs) continue;  // there z may be infinite and the map zero: NaN
 #pragma unroll
             for (int r = 0; r < kRows; ++r) {
-              const float x =
-                  in[(here.row + phase * kPair + n) * shape.pitch + group * kTile + Math::row(lane, r)];
+              const float x = in[row * shape.pitch + group * kTile + Math::row(lane, r)];
 #pragma unroll
               for (int c = 0; c < kColumns; ++c)
                 y[r][c] = fused(x, item_alone ? clipped(w[n][r][c], delta) : w[n][r][c], y[r][c]);
             }
+          }
           if (here.row + shape.rows > inputs) {
             // Phases add up their rows one after the other: the same sum every time.
             for (int turn = 0; turn < shape.phases; ++turn) {
@@ -437,7 +439,7 @@ struct DynamicBackwardTiles {
         const int tile = tile_of(here.step), row = here.row + phase * kPair;
         const int line = here.column * kTile;
         if (clip && here.step < tiles) {
-          generate(w, here.step == 0, here.step + 1 == tiles, tile, tiles, row, line, map, own, delta);
+          generate(w, here.step == 0, here.step + 1 == tiles, tile, tiles, row, line, l, map, own, delta);
         }
         if (!clip || here.step + 1 >= tiles) {
           if (tiles > 1) each_dz(tile, [&](int at, float& value) { value = own_codes[at]; });
@@ -445,7 +447,7 @@ struct DynamicBackwardTiles {
             for (int n = 0; n < kPair; ++n) {
               const int one[1] = {map[n]};
               if (tiles == 1) {
-                mask(w, n, row, line, own, delta);
+                mask(w, n, row, line, l, own, delta);
                 block.sync_warp();
               }
               Math::template multiply<true>(block, masked,
@@ -499,7 +501,7 @@ struct DynamicBackwardTiles {
 
     // The bounded branch's weights of both rows, 32 codes further.
     SOLID_DEVICE void generate(Weights& w, bool begins, bool ends, int tile, int tiles, int row, int line,
-                               const int (&map)[kPair], int own, float delta) {
+                               int l, const int (&map)[kPair], int own, float delta) {
       const int lane = block.lane(), group = block.warp() % args.groups;
       if (begins) {
 #pragma unroll
@@ -515,13 +517,15 @@ struct DynamicBackwardTiles {
       Math::template multiply<false>(block, z, tile * kTile * shape.z_pitch + group * kTile, shape.z_pitch,
                                      stages, map, shape.kRightPitch, w);
       if (ends && tiles > 1) {
-        for (int n = 0; n < kPair; ++n) mask(w, n, row, line, own + n * kTile * shape.own_pitch(), delta);
+        for (int n = 0; n < kPair; ++n) mask(w, n, row, line, l, own + n * kTile * shape.own_pitch(), delta);
         block.sync_warp();
       }
     }
 
-    // dx_i += <g, clip(w)> of row n; x_i m g to the warp's own tile at `to`.
-    SOLID_DEVICE void mask(const Weights& w, int n, int row, int line, int to, float delta) {
+    // dx_i += <g, clip(w)> of row n; x_i m g to the warp's own tile at `to`. Where the layer has no such row
+    // or output both get nothing: a weight there is made of zeros, and zero times infinity is NaN.
+    SOLID_DEVICE void mask(const Weights& w, int n, int row, int line, int l, int to, float delta) {
+      const int64_t outputs = row + n <= args.call.sizes[l] ? args.call.sizes[l + 1] : 0;
       const int lane = block.lane(), group = block.warp() % args.groups;
       float parts[kRows] = {}, xs[kRows];
 #pragma unroll
@@ -529,6 +533,7 @@ struct DynamicBackwardTiles {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
         const int column = Math::template column<false>(lane, c);
+        const bool exists = line + column < outputs;
 #pragma unroll
         for (int run = 0; run < kRows; run += Math::kRun) {
           const auto up = g.template pack<Math::kRun>((line + column) * shape.pitch + group * kTile +
@@ -538,8 +543,8 @@ struct DynamicBackwardTiles {
           for (int j = 0; j < Math::kRun; ++j) {
             const int r = run + j;
             const float weight = n == 0 ? w[0][r][c] : w[1][r][c];
-            parts[r] = fused(up.at[j], clipped(weight, delta), parts[r]);
-            values.at[j] = inside(weight, delta) ? xs[r] * up.at[j] : 0.f;
+            if (exists) parts[r] = fused(up.at[j], clipped(weight, delta), parts[r]);
+            values.at[j] = exists && inside(weight, delta) ? xs[r] * up.at[j] : 0.f;
           }
           masked.template set_pack<Math::kRun>(to + column * shape.own_pitch() + Math::row(lane, run),
                                                values);

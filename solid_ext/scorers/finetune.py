@@ -36,10 +36,10 @@ class Pairs(NamedTuple):
 
 
 class FineTuned:
-    """A static model whose last layers are fine-tuned to each user before he is scored; a `Scorer`.
+    """A static model whose last layers are fine-tuned to each user when it scores; a `Scorer`.
 
     Every user gets copies of the layers' parameters, which take `steps` gradient steps of size `rate` against the mean
-    binary cross-entropy of the pairs of his own history, see `Pairs`. The model is not changed.
+    binary cross-entropy of the pairs of the user's own history, see `Pairs`. The model is not changed.
 
     Args:
         model: one without a semantic trunk and without an item branch.
@@ -126,10 +126,10 @@ def tuned_layers(
     rate: float,
     acting: Callable[[Layers], Layers] = lambda layers: layers,
 ) -> Layers:
-    """The layers of each user after gradient descent on his own valid pairs.
+    """The layers of each user after gradient descent on the user's own valid pairs.
 
-    The loss of user b is the mean over his valid pairs of the binary cross-entropy of `<layers_b(state), target>`.
-    Without a valid pair his layers stay as they are.
+    The loss of user b is the mean over these pairs of the binary cross-entropy of `<layers_b(state), target>`. Without
+    a valid pair the layers stay as they are.
 
     Args:
         layers: linear layers with tanh between.
