@@ -20,8 +20,7 @@ KERNEL_TESTS := $(wildcard python_tests/test_native.py python_tests/test_ops_*.p
 .PHONY: demo compare test test-isa test-cuda bench docs lint sanitize neon
 
 demo: .venv/native $(if $(filter movielens-100k,$(DATASET)),.venv/recbole)
-	$(BIN)/python -m solid_ext.cli train --dataset $(DATASET) --out $(OUT) --overwrite \
-		$(if $(filter movielens-100k,$(DATASET)),--split global_time)
+	$(BIN)/python -m solid_ext.cli train --dataset $(DATASET) --out $(OUT) --overwrite
 
 compare: .venv/native $(if $(findstring movielens-100k,$(DATASETS)),.venv/recbole)
 	$(BIN)/python -m solid_ext.cli compare --datasets $(DATASETS) --backbones $(BACKBONES) --methods $(METHODS) \
