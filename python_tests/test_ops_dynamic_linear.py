@@ -596,7 +596,7 @@ def test_autocast_computes_in_the_dtype_of_the_maps(backend: str) -> None:
         ),
         ({"item_offsets": [torch.zeros(5, 5, device="meta")]}, ValueError, "expected item tensors on x's device cpu"),
         ({"x": torch.zeros(6, 4).to_sparse()}, ValueError, "expected x a dense tensor, got torch.sparse_coo"),
-        ({"z_item": torch.zeros(6, 3).to_sparse()}, ValueError, "expected item tensors dense, got torch.sparse_coo"),
+        ({"z_item": torch.zeros(6, 3).to_sparse()}, ValueError, "expected z_item a dense tensor, got torch.sparse_coo"),
         ({"delta": -1.0}, ValueError, "expected delta >= 0, got -1.0"),
         ({"delta": float("nan")}, ValueError, "expected delta >= 0, got nan"),
         ({"backend": "cuda"}, ValueError, "expected backend 'native' or 'reference', got 'cuda'"),
