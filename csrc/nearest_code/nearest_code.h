@@ -11,7 +11,7 @@
 // fused where the processor can: d(index_i) <= d(nearest) (1 + (2 D + 6) u) with u half an epsilon, wherever
 // rows and codes lie. The search goes by the costs ||c_k||^2 / 2 - <x_i, c_k>, half the work, and compares
 // differences only where the costs' rounding could hide the answer; so results do not depend on which way
-// they were found, nor on a lower-precision pass that may come first (screen.h).
+// they were found, nor on a lower-precision pass that may come first (nearest_code_cpu_screen.h).
 //
 // Ties: equal sums give the lowest index; duplicates of a code tie exactly. NaN: a code whose distance is not
 // below +infinity (NaN, overflow) is never chosen; index 0 when no code is left. Masked rows (mask false):

@@ -226,7 +226,7 @@ SOLID_INLINE bool certain(const Winner<T>& winner, int64_t dim, T norm, T distan
 }  // namespace solid::SOLID_ISA
 
 #if defined(__AVX512BF16__)
-#  include "nearest_code/screen.h"
+#  include "nearest_code/nearest_code_cpu_screen.h"
 #endif
 
 namespace solid::SOLID_ISA {

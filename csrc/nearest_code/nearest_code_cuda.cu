@@ -1,5 +1,5 @@
 #include "cuda/launch.cuh"
-#include "nearest_code/plan.cuh"
+#include "nearest_code/nearest_code_cuda_plan.cuh"
 
 namespace solid {
 

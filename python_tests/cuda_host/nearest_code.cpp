@@ -1,7 +1,7 @@
 // nearest_code and segment_sum on the host policy, with the arguments of their bindings (no device, no
 // stream).
 #include "cuda_host/host.h"
-#include "nearest_code/plan.cuh"
+#include "nearest_code/nearest_code_cuda_plan.cuh"
 
 namespace {
 

@@ -1,8 +1,8 @@
 // Which kernels run, and on how many blocks: the same for a GPU and for the host policy of the tests.
 #pragma once
 
-#include "nearest_code/matrix_screen.cuh"
-#include "nearest_code/search.cuh"
+#include "nearest_code/nearest_code_cuda_screen.cuh"
+#include "nearest_code/nearest_code_cuda_search.cuh"
 #include "nearest_code/segment_sum.cuh"
 
 namespace solid {
