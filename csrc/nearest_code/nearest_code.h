@@ -1,4 +1,4 @@
-// The nearest codebook entry of every row, and sums of rows by code.
+// The nearest codebook entry of every row, with the rows' sums by code (segment_sum.h) on request.
 //
 //   index_i = argmin_k sum_d (x_id - c_kd)^2      lowest k on a tie
 //   quantized_i = c_index_i,  distance_i = sum_d (x_id - quantized_id)^2
@@ -45,19 +45,6 @@ struct NearestCode {
   int threads = 1;
 };
 
-struct SegmentSum {
-  const void* values = nullptr;  // [N, D]
-  int64_t stride = 0;
-  int64_t rows = 0;
-  int64_t dim = 0;
-  const int64_t* index = nullptr;  // [N] in 0 .. codes - 1
-  const bool* mask = nullptr;      // null: every row counts
-  int64_t codes = 0;
-  int64_t* counts = nullptr;  // [K], null: not wanted
-  void* sums = nullptr;       // [K, D], null: not wanted
-  int threads = 1;
-};
-
 // Elements of workspace. Codes are packed in whole cache lines, and again, at half precision, for screening:
 // O(K D), the same for every instruction set.
 inline constexpr int64_t kCodeAlign = 16;
@@ -71,8 +58,6 @@ constexpr int64_t nearest_code_workspace(int64_t codes, int64_t dim, int64_t ele
   namespace level {                                    \
   Status nearest_code_float(const NearestCode& args);  \
   Status nearest_code_double(const NearestCode& args); \
-  Status segment_sum_float(const SegmentSum& args);    \
-  Status segment_sum_double(const SegmentSum& args);   \
   }
 SOLID_FOR_EACH_ISA(SOLID_DECLARE)
 #undef SOLID_DECLARE

@@ -13,8 +13,4 @@ Status nearest_code_cuda(const Stream& stream, const NearestCodeCuda& args) {
   return plan_nearest_code(DeviceLauncher(stream), args);
 }
 
-Status segment_sum_cuda(const Stream& stream, const SegmentSumCuda& args) {
-  return plan_segment_sum(DeviceLauncher(stream), args);
-}
-
 }  // namespace solid
