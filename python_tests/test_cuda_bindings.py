@@ -12,7 +12,7 @@ from torch import Tensor
 
 from solid_ext import build_info
 from solid_ext._native import kernels
-from solid_ext.ops import _cuda, dynamic_linear_cuda, gru_cuda, nearest_code_cuda
+from solid_ext.ops import _cuda, dynamic_linear_cuda, gru_cuda, nearest_code_cuda, segment_sum_cuda
 
 BUILT = build_info()["cuda"] is not None
 
@@ -22,7 +22,7 @@ def nearest_code(rows: int = 10, codes: int = 20) -> object:
 
 
 def segment_sum() -> object:
-    return nearest_code_cuda.segment_sum(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64), None, 5)
+    return segment_sum_cuda.segment_sum(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64), None, 5)
 
 
 def dynamic_mlp() -> object:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from solid_ext import build_info
 from solid_ext.nn import Codebook
-from solid_ext.ops import nearest_code_cuda
+from solid_ext.ops import nearest_code_cuda, segment_sum_cuda
 from solid_ext.ops.nearest_code import GRADIENTS, nearest_code, nearest_code_statistics
 
 pytestmark = [
@@ -218,6 +218,6 @@ def test_for_the_sanitizer_nearest_code(method: str, ordered: bool) -> None:
             x, codebook = normal(131, 37, dtype=dtype).cuda(), normal(133, 37, seed=1, dtype=dtype).cuda()
             mask = (normal(131, seed=2) > -1).cuda()
             index = nearest_code_cuda.run(x, codebook, mask, "sums", method=method)[0]
-            nearest_code_cuda.segment_sum(x, index, mask, 133)
+            segment_sum_cuda.segment_sum(x, index, mask, 133)
     finally:
         torch.use_deterministic_algorithms(False)

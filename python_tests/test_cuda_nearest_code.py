@@ -13,7 +13,7 @@ from torch import Tensor
 
 from solid_ext import build_info
 from solid_ext._native import kernels
-from solid_ext.ops import _cuda, nearest_code_cuda, reference
+from solid_ext.ops import _cuda, nearest_code_cuda, reference, segment_sum_cuda
 from solid_ext.ops.nearest_code import nearest_code_statistics
 
 METHODS = ["exact", "screened"]
@@ -53,6 +53,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, bool], None
     monkeypatch.setattr(_cuda, "call", call)
     monkeypatch.setattr(_cuda, "query", query)
     monkeypatch.setattr(nearest_code_cuda, "address", lambda tensor: tensor)
+    monkeypatch.setattr(segment_sum_cuda, "address", lambda tensor: tensor)
     yield choose
     torch.use_deterministic_algorithms(False)
 
@@ -116,7 +117,7 @@ def test_every_order_of_threads_and_exact_arrays(
     index = found[0]
     for deterministic in (False, True):
         torch.use_deterministic_algorithms(deterministic)
-        sums = nearest_code_cuda.segment_sum(x.nan_to_num(), index, mask, 133)
+        sums = segment_sum_cuda.segment_sum(x.nan_to_num(), index, mask, 133)
         expected = reference.segment_sum(x.nan_to_num(), index, mask, 133)[1]
         torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-5)
 
@@ -230,7 +231,7 @@ def test_deterministic_sums_are_added_in_the_order_of_the_rows(host: Callable[..
     for part, wanted in zip(found[3:], on_the_cpu(x, codebook, mask)[3:], strict=True):
         assert torch.equal(part, wanted)
     index = found[0]
-    sums = nearest_code_cuda.segment_sum(codebook[index], index, mask, 9)
+    sums = segment_sum_cuda.segment_sum(codebook[index], index, mask, 9)
     assert torch.equal(sums[:7], reference.segment_sum(codebook[index], index, mask, 9)[1][:7])
     assert int(sums[7:].count_nonzero()) == 0
 

@@ -14,7 +14,8 @@ from solid_ext import build_info
 from solid_ext._native import kernels
 from solid_ext.ops.dynamic_linear import dynamic_mlp
 from solid_ext.ops.gru import gru_last_state
-from solid_ext.ops.nearest_code import nearest_code, nearest_code_statistics, segment_sum
+from solid_ext.ops.nearest_code import nearest_code, nearest_code_statistics
+from solid_ext.ops.segment_sum import segment_sum
 from solid_ext.ops.symbols import embed_symbols
 
 OPERATORS = torch.ops.solid_ext

@@ -1,6 +1,6 @@
 // segment_sum against the definition, in float64.
 #include "check/check.h"
-#include "nearest_code/nearest_code.h"
+#include "segment_sum/segment_sum.h"
 
 namespace solid::check {
 namespace {

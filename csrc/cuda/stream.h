@@ -16,6 +16,8 @@ struct Stream {
 
 constexpr int64_t kMostBlocks = 0x7fffffff;  // of a grid's first dimension
 
+inline int64_t blocks_of(int64_t count, int64_t each) { return (count + each - 1) / each; }
+
 // kOk, or kLaunchFailed with the error kept for cuda_message (by thread) and cleared in the runtime.
 Status cuda_status(int error);
 

@@ -4,10 +4,9 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
-#include <stdexcept>
 #include <vector>
 
-#include "common/isa.h"
+#include "common/bind.h"
 #include "dynamic_linear/dynamic_linear.h"
 
 namespace py = pybind11;
@@ -15,13 +14,7 @@ namespace py = pybind11;
 namespace solid {
 namespace {
 
-using Address = uintptr_t;
 using Addresses = std::vector<Address>;
-
-template <class Pointer = void*>
-Pointer pointer(Address address) {
-  return reinterpret_cast<Pointer>(address);
-}
 
 const void* const* inputs(const Addresses& list) { return reinterpret_cast<const void* const*>(list.data()); }
 
@@ -39,8 +32,6 @@ DynamicBranch branch(int64_t codes, Address z, const Addresses& maps, const Addr
   return b;
 }
 
-constexpr int64_t kStackWorkspace = 65536;  // a workspace up to this size needs no allocation
-
 DynamicMlp sized(int type, int64_t batch, int64_t targets, const std::vector<int64_t>& sizes, double delta,
                  bool tanh_last, int threads) {
   DynamicMlp mlp;
@@ -55,29 +46,12 @@ DynamicMlp sized(int type, int64_t batch, int64_t targets, const std::vector<int
   return mlp;
 }
 
-template <class Function>
-auto at_level(const Function& function) {
-  switch (isa_in_use()) {
-#define SOLID_CASE(level) \
-  case Isa::level:        \
-    return function(&level::dynamic_workspace, &level::dynamic_forward, &level::dynamic_backward);
-    SOLID_FOR_EACH_ISA(SOLID_CASE)
-#undef SOLID_CASE
-    default:
-      throw std::logic_error("dynamic_mlp: expected an instruction set that was built, got another");
-  }
-}
-
-void check(Status status) {
-  if (status != Status::kOk) throw std::invalid_argument("dynamic_mlp: expected a known dtype, got another");
-}
-
 int64_t workspace(int type, int64_t batch, int64_t targets, const std::vector<int64_t>& sizes,
                   int64_t item_codes, int64_t semantic_codes, int threads, bool backward) {
   DynamicMlp mlp = sized(type, batch, targets, sizes, 0, false, threads);
   mlp.item = branch(item_codes, 0, {}, {});
   mlp.semantic = branch(semantic_codes, 0, {}, {});
-  return at_level([&](auto* bytes, auto*, auto*) { return bytes(mlp, backward); });
+  return SOLID_IN_USE(dynamic_workspace)(mlp, backward);
 }
 
 void forward(int type, int64_t batch, int64_t targets, const std::vector<int64_t>& sizes, double delta,
@@ -94,7 +68,7 @@ void forward(int type, int64_t batch, int64_t targets, const std::vector<int64_t
   alignas(64) char stack[kStackWorkspace];
   mlp.workspace = scratch ? pointer(scratch) : stack;
   py::gil_scoped_release release;
-  check(at_level([&](auto*, auto* run, auto*) { return run(mlp); }));
+  check_status("dynamic_mlp", SOLID_IN_USE(dynamic_forward)(mlp));
 }
 
 void backward(int type, int64_t batch, int64_t targets, const std::vector<int64_t>& sizes, double delta,
@@ -122,7 +96,7 @@ void backward(int type, int64_t batch, int64_t targets, const std::vector<int64_
   alignas(64) char stack[kStackWorkspace];
   mlp.workspace = scratch ? pointer(scratch) : stack;
   py::gil_scoped_release release;
-  check(at_level([&](auto*, auto*, auto* run) { return run(mlp); }));
+  check_status("dynamic_mlp", SOLID_IN_USE(dynamic_backward)(mlp));
 }
 
 }  // namespace

@@ -1,11 +1,11 @@
-// Python's side of dynamic_mlp's CUDA kernels: device, stream and the numbers of dynamic_cuda.h in.
+// Python's side of dynamic_mlp's CUDA kernels: device, stream and the numbers of dynamic_linear_cuda.h in.
 #include "dynamic_linear/bind_cuda.h"
 
 #include <cstdint>
 #include <string>
 
 #include "cuda/bind.h"
-#include "dynamic_linear/dynamic_cuda.h"
+#include "dynamic_linear/dynamic_linear_cuda.h"
 
 namespace py = pybind11;
 

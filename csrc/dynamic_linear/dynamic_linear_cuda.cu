@@ -1,5 +1,5 @@
 #include "cuda/launch.cuh"
-#include "dynamic_linear/dynamic_cuda_plan.cuh"
+#include "dynamic_linear/dynamic_linear_cuda_plan.cuh"
 
 namespace solid {
 namespace {

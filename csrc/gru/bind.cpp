@@ -3,17 +3,13 @@
 
 #include <cstdint>
 
-#include "common/isa.h"
+#include "common/bind.h"
 #include "gru/gru.h"
 
 namespace py = pybind11;
 
 namespace solid {
 namespace {
-
-using Address = uintptr_t;
-
-void* pointer(Address address) { return reinterpret_cast<void*>(address); }
 
 Gru sized(bool is_double, int64_t batch, int64_t length, int64_t inputs, int64_t hidden, int threads) {
   Gru gru;
@@ -34,7 +30,7 @@ Gru filled(bool is_double, int64_t batch, int64_t length, int64_t inputs, int64_
   gru.x = pointer(x);
   gru.x_batch_stride = x_batch_stride;
   gru.x_time_stride = x_time_stride;
-  gru.mask = static_cast<const bool*>(pointer(mask));
+  gru.mask = pointer<const bool>(mask);
   gru.weight_input = pointer(weight_input);
   gru.weight_hidden = pointer(weight_hidden);
   gru.bias_input = pointer(bias_input);
@@ -42,11 +38,6 @@ Gru filled(bool is_double, int64_t batch, int64_t length, int64_t inputs, int64_
   gru.states = pointer(states);
   gru.workspace = pointer(workspace);
   return gru;
-}
-
-void check(Status status) {
-  if (status != Status::kOk)
-    throw py::value_error("gru_last_state: expected arguments that a kernel can use");
 }
 
 int64_t workspace(bool is_double, int64_t batch, int64_t length, int64_t inputs, int64_t hidden, int threads,
@@ -61,7 +52,7 @@ void forward(bool is_double, int64_t batch, int64_t length, int64_t inputs, int6
   Gru gru = filled(is_double, batch, length, inputs, hidden, threads, x, x_batch_stride, x_time_stride, mask,
                    weight_input, weight_hidden, bias_input, bias_hidden, states, workspace);
   gru.h = pointer(h);
-  check(SOLID_IN_USE(gru_forward)(gru));
+  check_status("gru_last_state", SOLID_IN_USE(gru_forward)(gru));
 }
 
 void backward(bool is_double, int64_t batch, int64_t length, int64_t inputs, int64_t hidden, int threads,
@@ -77,13 +68,12 @@ void backward(bool is_double, int64_t batch, int64_t length, int64_t inputs, int
   gru.dweight_hidden = pointer(dweight_hidden);
   gru.dbias_input = pointer(dbias_input);
   gru.dbias_hidden = pointer(dbias_hidden);
-  check(SOLID_IN_USE(gru_backward)(gru));
+  check_status("gru_last_state", SOLID_IN_USE(gru_backward)(gru));
 }
 
 }  // namespace
 
 void bind_gru(py::module_& m) {
-  using Release = py::call_guard<py::gil_scoped_release>;
   m.def("gru_workspace", &workspace);
   m.def("gru_forward", &forward, Release());
   m.def("gru_backward", &backward, Release());

@@ -1,9 +1,10 @@
-// Python's side of nearest_code_cuda and segment_sum_cuda: device, stream, addresses and sizes in.
+// Python's side of nearest_code_cuda: device, stream, addresses and sizes in.
 #include "nearest_code/bind_cuda.h"
 
 #include <cstdint>
 #include <string>
 
+#include "common/bind.h"
 #include "cuda/bind.h"
 #include "nearest_code/nearest_code_cuda.h"
 
@@ -11,13 +12,6 @@ namespace py = pybind11;
 
 namespace solid {
 namespace {
-
-using Address = uintptr_t;
-
-template <class T>
-T* pointer(Address address) {
-  return reinterpret_cast<T*>(address);
-}
 
 int64_t workspace(int method, int type, int64_t rows, int64_t codes, int64_t dim) {
   return nearest_code_cuda_workspace(static_cast<Method>(method), static_cast<Element>(type), rows, codes,
@@ -40,26 +34,11 @@ void search(int device, Address stream, int method, int type, Address x, int64_t
   });
 }
 
-void segment(int device, Address stream, int type, Address values, int64_t stride, int64_t rows, int64_t dim,
-             int64_t codes, Address sums, Address index, Address mask, Address order, Address starts) {
-  SegmentSumCuda args;
-  args.type = static_cast<Element>(type), args.values = pointer<void>(values), args.stride = stride;
-  args.rows = rows, args.dim = dim, args.codes = codes, args.sums = pointer<void>(sums);
-  args.index = pointer<int64_t>(index), args.mask = pointer<bool>(mask);
-  args.order = pointer<int64_t>(order), args.starts = pointer<int64_t>(starts);
-  check_cuda(segment_sum_cuda(Stream{device, pointer<void>(stream)}, args), [&] {
-    return "segment_sum (N=" + std::to_string(rows) + ", K=" + std::to_string(codes) +
-           ", D=" + std::to_string(dim) + ")";
-  });
-}
-
 }  // namespace
 
 void bind_nearest_code_cuda(py::module_& m) {
-  using Release = py::call_guard<py::gil_scoped_release>;
   m.def("nearest_code_cuda_workspace", &workspace);
   m.def("nearest_code_cuda", &search, Release());
-  m.def("segment_sum_cuda", &segment, Release());
 }
 
 }  // namespace solid

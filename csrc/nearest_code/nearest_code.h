@@ -1,4 +1,4 @@
-// The nearest codebook entry of every row, and sums of rows by code.
+// The nearest codebook entry of every row, with the rows' sums by code (segment_sum.h) on request.
 //
 //   index_i = argmin_k sum_d (x_id - c_kd)^2      lowest k on a tie
 //   quantized_i = c_index_i,  distance_i = sum_d (x_id - quantized_id)^2
@@ -11,7 +11,7 @@
 // fused where the processor can: d(index_i) <= d(nearest) (1 + (2 D + 6) u) with u half an epsilon, wherever
 // rows and codes lie. The search goes by the costs ||c_k||^2 / 2 - <x_i, c_k>, half the work, and compares
 // differences only where the costs' rounding could hide the answer; so results do not depend on which way
-// they were found, nor on a lower-precision pass that may come first (screen.h).
+// they were found, nor on a lower-precision pass that may come first (nearest_code_cpu_screen.h).
 //
 // Ties: equal sums give the lowest index; duplicates of a code tie exactly. NaN: a code whose distance is not
 // below +infinity (NaN, overflow) is never chosen; index 0 when no code is left. Masked rows (mask false):
@@ -45,19 +45,6 @@ struct NearestCode {
   int threads = 1;
 };
 
-struct SegmentSum {
-  const void* values = nullptr;  // [N, D]
-  int64_t stride = 0;
-  int64_t rows = 0;
-  int64_t dim = 0;
-  const int64_t* index = nullptr;  // [N] in 0 .. codes - 1
-  const bool* mask = nullptr;      // null: every row counts
-  int64_t codes = 0;
-  int64_t* counts = nullptr;  // [K], null: not wanted
-  void* sums = nullptr;       // [K, D], null: not wanted
-  int threads = 1;
-};
-
 // Elements of workspace. Codes are packed in whole cache lines, and again, at half precision, for screening:
 // O(K D), the same for every instruction set.
 inline constexpr int64_t kCodeAlign = 16;
@@ -71,8 +58,6 @@ constexpr int64_t nearest_code_workspace(int64_t codes, int64_t dim, int64_t ele
   namespace level {                                    \
   Status nearest_code_float(const NearestCode& args);  \
   Status nearest_code_double(const NearestCode& args); \
-  Status segment_sum_float(const SegmentSum& args);    \
-  Status segment_sum_double(const SegmentSum& args);   \
   }
 SOLID_FOR_EACH_ISA(SOLID_DECLARE)
 #undef SOLID_DECLARE

@@ -1,4 +1,4 @@
-// nearest_code and segment_sum for one CPU instruction set: see nearest_code.h for the contract.
+// nearest_code for one CPU instruction set: see nearest_code.h for the contract.
 //
 // Codes are packed once per call, [vector of codes][1 + D][lanes]: row 0 holds ||c||^2 / 2, row 1 + d the
 // d-th component, so that a tile of kTileRows x kTileVectors starts its accumulators from row 0 and then
@@ -13,6 +13,7 @@
 #include "common/parallel.h"
 #include "common/tiles.h"
 #include "nearest_code/nearest_code.h"
+#include "segment_sum/segment_sum_cpu.h"
 
 namespace solid::SOLID_ISA {
 namespace {
@@ -226,7 +227,7 @@ SOLID_INLINE bool certain(const Winner<T>& winner, int64_t dim, T norm, T distan
 }  // namespace solid::SOLID_ISA
 
 #if defined(__AVX512BF16__)
-#  include "nearest_code/screen.h"
+#  include "nearest_code/nearest_code_cpu_screen.h"
 #endif
 
 namespace solid::SOLID_ISA {
@@ -385,32 +386,6 @@ void pack_codes(const T* codebook, int64_t codes, int64_t dim, int64_t first, T*
   store(packed, half);
 }
 
-// Rows are added to their codes in the order of the rows: codes, not rows, are divided among the blocks.
-template <class T>
-void sum_by_code(const T* values, int64_t stride, int64_t rows, int64_t dim, const int64_t* index,
-                 const bool* mask, const T* distance, int64_t codes, int64_t* counts, T* sums, int threads) {
-  int64_t blocks =
-      1;  // a power of two; neighbouring codes are often used alike, so they go to different blocks
-  while (blocks < threads && blocks < codes) blocks *= 2;
-  for_each_block(blocks, threads, [=](int64_t block) {
-    for (int64_t code = block; code < codes; code += blocks) {
-      if (counts != nullptr) counts[code] = 0;
-      if (sums != nullptr)
-        for (int64_t d = 0; d < dim; ++d) sums[code * dim + d] = 0;
-    }
-    for (int64_t row = 0; row < rows; ++row) {
-      const int64_t code = index[row];
-      if ((code & (blocks - 1)) != block || (mask != nullptr && !mask[row])) continue;
-      if (distance != nullptr && !(distance[row] - distance[row] == 0)) continue;  // NaN or infinite
-      if (counts != nullptr) ++counts[code];
-      if (sums == nullptr) continue;
-      T* to = sums + code * dim;
-      const T* from = values + row * stride;
-      for (int64_t d = 0; d < dim; ++d) to[d] += from[d];
-    }
-  });
-}
-
 template <class T>
 Status nearest_code(const NearestCode& args) {
   if (args.codes < 1 || args.dim < 1 || args.rows < 0) return Status::kBadArgument;
@@ -463,19 +438,9 @@ Status nearest_code(const NearestCode& args) {
   return Status::kOk;
 }
 
-template <class T>
-Status segment_sum(const SegmentSum& args) {
-  if (args.codes < 1 || args.dim < 0 || args.rows < 0) return Status::kBadArgument;
-  sum_by_code<T>(static_cast<const T*>(args.values), args.stride, args.rows, args.dim, args.index, args.mask,
-                 nullptr, args.codes, args.counts, static_cast<T*>(args.sums), args.threads);
-  return Status::kOk;
-}
-
 }  // namespace
 
 Status nearest_code_float(const NearestCode& args) { return nearest_code<float>(args); }
 Status nearest_code_double(const NearestCode& args) { return nearest_code<double>(args); }
-Status segment_sum_float(const SegmentSum& args) { return segment_sum<float>(args); }
-Status segment_sum_double(const SegmentSum& args) { return segment_sum<double>(args); }
 
 }  // namespace solid::SOLID_ISA

@@ -1,5 +1,5 @@
 #include "cuda/launch.cuh"
-#include "nearest_code/plan.cuh"
+#include "nearest_code/nearest_code_cuda_plan.cuh"
 
 namespace solid {
 
@@ -11,10 +11,6 @@ int64_t nearest_code_cuda_workspace(Method method, Element type, int64_t rows, i
 
 Status nearest_code_cuda(const Stream& stream, const NearestCodeCuda& args) {
   return plan_nearest_code(DeviceLauncher(stream), args);
-}
-
-Status segment_sum_cuda(const Stream& stream, const SegmentSumCuda& args) {
-  return plan_segment_sum(DeviceLauncher(stream), args);
 }
 
 }  // namespace solid

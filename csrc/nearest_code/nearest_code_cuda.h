@@ -1,4 +1,4 @@
-// nearest_code and segment_sum on a GPU: the meaning is that of nearest_code.h, bit by bit where a CPU has
+// nearest_code on a GPU: the meaning is that of nearest_code.h, bit by bit where a CPU has
 // fused multiply-add; only `distance` and `sums` add in another order. Every array lies on the device.
 //
 // x and quantized are float, bfloat16, half or double; codebook, distance and sums float, or double with a
@@ -20,7 +20,8 @@ namespace solid {
 enum class Method : int {
   kChosen = 0,    // as screening_pays says
   kExact = 1,     // every difference: one launch
-  kScreened = 2,  // matrix units first, then few codes exactly: matrix_screen.cuh; needs workspace
+  kScreened = 2,  // matrix units first, then the few codes that can be nearest
+                  // (nearest_code_cuda_screen.cuh); needs workspace
 };
 
 struct NearestCodeCuda {
@@ -41,27 +42,9 @@ struct NearestCodeCuda {
   Method method = Method::kChosen;
 };
 
-struct SegmentSumCuda {
-  const void* values = nullptr;  // [N, D]
-  Element type = Element::kFloat;
-  int64_t stride = 0;
-  int64_t rows = 0;
-  int64_t dim = 0;
-  int64_t codes = 0;
-  void* sums = nullptr;  // [K, D] float (double)
-  // In no fixed order: index [N], mask [N] or null; sums must be zero before. A row whose index is not in
-  // 0 .. codes - 1 counts nowhere.
-  const int64_t* index = nullptr;
-  const bool* mask = nullptr;
-  // In the order given: the rows of code k are order[starts[k]] .. order[starts[k + 1] - 1].
-  const int64_t* order = nullptr;   // [N]
-  const int64_t* starts = nullptr;  // [K + 1], null: not given
-};
-
 // Bytes of workspace: 0 where the exact search is chosen, O(K D) otherwise.
 int64_t nearest_code_cuda_workspace(Method method, Element type, int64_t rows, int64_t codes, int64_t dim);
 
 Status nearest_code_cuda(const Stream& stream, const NearestCodeCuda& args);
-Status segment_sum_cuda(const Stream& stream, const SegmentSumCuda& args);
 
 }  // namespace solid

@@ -1,6 +1,6 @@
 // Entries of dynamic_mlp's CUDA kernels on the host. The first two numbers stand for the device.
 #include "cuda_host/host.h"
-#include "dynamic_linear/dynamic_cuda_plan.cuh"
+#include "dynamic_linear/dynamic_linear_cuda_plan.cuh"
 
 namespace {
 

@@ -1,7 +1,7 @@
-// nearest_code and segment_sum on the host policy, with the arguments of their bindings (no device, no
+// nearest_code on the host policy, with the arguments of their bindings (no device, no
 // stream).
 #include "cuda_host/host.h"
-#include "nearest_code/plan.cuh"
+#include "nearest_code/nearest_code_cuda_plan.cuh"
 
 namespace {
 
@@ -28,17 +28,6 @@ const solid_test::Register search("nearest_code_cuda", [](const HostLauncher& la
   args.distance = values.pointer<void>();
   args.counts = values.pointer<int64_t>(), args.sums = values.pointer<void>();
   solid_test::expect_ok(solid::plan_nearest_code(launcher, args));
-});
-
-const solid_test::Register segment("segment_sum_cuda", [](const HostLauncher& launcher, Values& values) {
-  solid::SegmentSumCuda args;
-  args.type = static_cast<solid::Element>(values.next());
-  args.values = values.pointer<void>(), args.stride = values.next();
-  args.rows = values.next(), args.dim = values.next(), args.codes = values.next();
-  args.sums = values.pointer<void>();
-  args.index = values.pointer<int64_t>(), args.mask = values.pointer<bool>();
-  args.order = values.pointer<int64_t>(), args.starts = values.pointer<int64_t>();
-  solid_test::expect_ok(solid::plan_segment_sum(launcher, args));
 });
 
 }  // namespace

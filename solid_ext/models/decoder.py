@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from solid_ext.nn.codebook import Codebook, CodebookOutput
 from solid_ext.ops.gru import Backend
-from solid_ext.ops.nearest_code import segment_sum
+from solid_ext.ops.segment_sum import segment_sum
 
 SLOPE = 0.1  # of the LeakyReLU below zero
 ROWS = 2048  # positions whose gradient is computed at once, so that the hidden layer's stays in the cache

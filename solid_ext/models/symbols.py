@@ -13,7 +13,7 @@ from solid_ext.nn.lookup import Lookup
 from solid_ext.nn.padding import ages, valid_mask
 from solid_ext.ops._arguments import expect_ids
 from solid_ext.ops.gru import Backend
-from solid_ext.ops.nearest_code import segment_sum
+from solid_ext.ops.segment_sum import segment_sum
 from solid_ext.ops.symbols import embed_symbols
 
 

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from solid_ext.ops._arguments import expect_ids
 from solid_ext.ops.gru import Backend
-from solid_ext.ops.nearest_code import segment_sum
+from solid_ext.ops.segment_sum import segment_sum
 
 
 class Lookup(nn.Embedding):

@@ -77,3 +77,9 @@ def unobserved(*tensors: torch.Tensor | None) -> bool:
         if type(tensor) not in _PLAIN or not tensor.is_cpu or tensor.is_neg() or tensor._is_zerotensor():
             return False
     return True
+
+
+def fold(batched: torch.Tensor, dim: int | None, size: int) -> torch.Tensor:
+    """[batch, N, ..] as [batch * N, ..]; a tensor without a batch dimension is repeated."""
+    batched = batched.expand(size, *batched.shape) if dim is None else batched.movedim(dim, 0)
+    return batched.flatten(0, 1)

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from solid_ext._native import kernels
 from solid_ext.ops import dynamic_linear_cuda, reference
-from solid_ext.ops._arguments import expect_like, expect_number, expect_tensor
+from solid_ext.ops._arguments import expect_like, expect_number, expect_tensor, expect_tensors
 from solid_ext.ops._library import define_operator, unobserved
 
 Activation = Literal["none", "tanh"]
@@ -219,17 +219,14 @@ def _check_branch(
     expect_tensor(name, f"z_{branch}", z)
     if z.dim() != 2 or z.shape[0] != x.shape[0] or z.shape[1] == 0:
         raise ValueError(f"{name}: expected z_{branch} [B={x.shape[0]}, k >= 1], got {list(z.shape)}")
-    for what, listed in (("maps", maps), ("offsets", offsets)):
-        if isinstance(listed, Tensor) or not isinstance(listed, Sequence):
-            raise TypeError(f"{name}: expected {branch} {what} a list of tensors, got {type(listed).__name__}")
+    expect_tensors(name, f"{branch} map", maps)
+    expect_tensors(name, f"{branch} offset", offsets)
     if not maps or len(maps) != len(offsets):
         raise ValueError(
             f"{name}: expected a map and an offset per layer of the {branch} branch, got {len(maps)} and {len(offsets)}"
         )
     code_dim = z.shape[1]
     for generator_map, offset in zip(maps, offsets, strict=True):
-        expect_tensor(name, f"{branch} map", generator_map)
-        expect_tensor(name, f"{branch} offset", offset)
         shape = generator_map.shape
         if len(shape) != 3 or shape[0] != inputs + 1 or shape[1] != code_dim or shape[2] == 0:
             raise ValueError(

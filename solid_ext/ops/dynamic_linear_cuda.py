@@ -12,7 +12,7 @@ from torch import Tensor
 from solid_ext.ops import _cuda
 from solid_ext.ops._cuda import ELEMENTS, address
 
-MOST_LAYERS = 16  # kMostLayers of csrc/dynamic_linear/dynamic_cuda.h
+MOST_LAYERS = 16  # kMostLayers of csrc/dynamic_linear/dynamic_linear_cuda.h
 
 
 def forward(
@@ -71,7 +71,7 @@ def backward(
 
 
 class _KernelCall:
-    """Dense inputs and the numbers of a call, in the order in which csrc/dynamic_linear/dynamic_cuda.h reads them."""
+    """Dense inputs and the numbers of a call, in the order in which csrc/dynamic_linear/dynamic_linear_cuda.h reads them."""
 
     def __init__(
         self,

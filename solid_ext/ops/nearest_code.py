@@ -9,8 +9,9 @@ from torch import Tensor
 
 from solid_ext._native import kernels
 from solid_ext.ops import nearest_code_cuda, reference
-from solid_ext.ops._arguments import expect_device, expect_like, expect_mask, expect_tensor
-from solid_ext.ops._library import define_operator, unobserved
+from solid_ext.ops._arguments import expect_device, expect_mask, expect_tensor
+from solid_ext.ops._library import define_operator, fold, unobserved
+from solid_ext.ops.segment_sum import segment_sum
 
 Gradient = Literal["straight_through", "none", "rotation"]
 Metric = Literal["l2", "cosine"]
@@ -205,21 +206,6 @@ def _check_search(x: Tensor, codebook: Tensor, mask: Tensor | None, sums: bool =
     _check_tensors(x, codebook, mask)
 
 
-def _check_segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> None:
-    if values.dim() != 2:
-        raise ValueError(f"segment_sum: expected values [N, D], got {list(values.shape)}")
-    if values.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"segment_sum: expected values of float32 or float64, got {values.dtype}")
-    expect_like("segment_sum", "index", index, values.shape[:1], index)
-    if index.dtype != torch.int64:
-        raise TypeError(f"segment_sum: expected index of torch.int64, got {index.dtype}")
-    expect_device("segment_sum", "index", index, values)
-    if mask is not None:
-        expect_mask("segment_sum", mask, values.shape[:1], values)
-    if codes < 1:
-        raise ValueError(f"segment_sum: expected codes >= 1, got {codes}")
-
-
 def _search(x: Tensor, codebook: Tensor, mask: Tensor | None, backend: str, statistics: str) -> tuple[Tensor, ...]:
     if backend == "reference":
         return _search_reference(x, codebook, mask, statistics)
@@ -317,24 +303,6 @@ def _masked(gradient: Tensor | None, mask: Tensor | None, dtype: torch.dtype) ->
     return gradient.to(dtype)
 
 
-def segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> Tensor:
-    """Sums of the rows of values [N, D] by index [N] int64, where mask [N] bool is set: [codes, D] as values.
-
-    Rows are added in their order, in float32 or wider, so that the result is bitwise the same for any number of
-    threads.
-
-    Raises:
-        ValueError: a shape or device that does not fit; on the CPU an index outside 0 .. codes - 1, masked or not (on a
-            GPU such a row is added to no sum).
-        TypeError: a dtype that does not fit.
-
-    Gradient: none.
-    """
-    if values.dtype in (torch.bfloat16, torch.float16):
-        return _segment_sum_operator(values.float(), index, mask, codes).to(values.dtype)
-    return _segment_sum_operator(values, index, mask, codes)
-
-
 def _sum_by_code(values: Tensor, index: Tensor, mask: Tensor | None, codes: int, backend: str) -> Tensor:
     if backend == "reference":
         return reference.segment_sum(values, index, mask, codes)[1]
@@ -430,71 +398,20 @@ def _run_in_parts(x: Tensor, codebook: Tensor, mask: Tensor | None, statistics: 
     return found
 
 
-def _segment_sum_cpu(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> Tensor:
-    values, index = values.contiguous(), index.contiguous()
-    if mask is not None:
-        mask = mask.contiguous()
-    rows, dim = values.shape
-    sums = values.new_empty(codes, dim)
-    kernels.segment_sum(
-        values.dtype == torch.float64,
-        values.data_ptr(),
-        dim,
-        rows,
-        dim,
-        index.data_ptr(),
-        0 if mask is None else mask.data_ptr(),
-        codes,
-        sums.data_ptr(),
-        torch.get_num_threads(),
-    )
-    return sums
-
-
-def _segment_sum_fake(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> Tensor:
-    return values.new_empty(codes, values.shape[1])
-
-
-def _fold(batched: Tensor, dim: int | None, size: int) -> Tensor:
-    """[batch, N, ..] as [batch * N, ..]; a tensor without a batch dimension is repeated."""
-    batched = batched.expand(size, *batched.shape) if dim is None else batched.movedim(dim, 0)
-    return batched.flatten(0, 1)
-
-
 def _search_vmap(
     info: Any, in_dims: tuple[int | None, ...], x: Tensor, codebook: Tensor, mask: Tensor | None
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     if in_dims[1] is not None:
         raise NotImplementedError("nearest_code: expected one codebook for all of vmap's batch, got one each")
     size = info.batch_size
-    rows = _fold(x, in_dims[0], size)
-    valid = None if mask is None else _fold(mask, in_dims[2], size)
+    rows = fold(x, in_dims[0], size)
+    valid = None if mask is None else fold(mask, in_dims[2], size)
     found = _search_operator(rows, codebook, valid)
     return tuple(part.unflatten(0, (size, -1)) for part in found), (0, 0, 0)
 
 
 def _statistics_vmap(*_: Any) -> Any:
     raise NotImplementedError("nearest_code_statistics: expected a call without vmap (its sums mix the whole batch)")
-
-
-def _segment_sum_vmap(
-    info: Any,
-    in_dims: tuple[int | None, ...],
-    values: Tensor,
-    index: Tensor,
-    mask: Tensor | None,
-    codes: int,
-) -> tuple[Tensor, int]:
-    size = info.batch_size
-    rows = values.shape[-2] if in_dims[0] is None else values.movedim(in_dims[0], 0).shape[1]
-    offset = torch.arange(size, device=index.device).repeat_interleave(rows) * codes
-    sums = _segment_sum_operator(
-        _fold(values, in_dims[0], size),
-        _fold(index, in_dims[1], size) + offset,
-        None if mask is None else _fold(mask, in_dims[2], size),
-        size * codes,
-    )
-    return sums.unflatten(0, (size, codes)), 0
 
 
 def _search_fake(x: Tensor, codebook: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
@@ -521,12 +438,4 @@ _statistics_operator = define_operator(
     cuda=nearest_code_cuda.statistics,
     fake=_statistics_fake,
     vmap=_statistics_vmap,
-)
-_segment_sum_operator = define_operator(
-    "segment_sum(Tensor values, Tensor index, Tensor? mask, SymInt codes) -> Tensor",
-    check=_check_segment_sum,
-    cpu=_segment_sum_cpu,
-    cuda=nearest_code_cuda.segment_sum,
-    fake=_segment_sum_fake,
-    vmap=_segment_sum_vmap,
 )

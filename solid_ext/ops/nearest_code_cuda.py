@@ -1,4 +1,4 @@
-"""nearest_code and segment_sum on a GPU: allocation, and which kernel adds the sums."""
+"""nearest_code on a GPU: allocation, and which kernel adds the sums."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from solid_ext.ops import _cuda
 from solid_ext.ops._cuda import ELEMENTS, address
+from solid_ext.ops.segment_sum_cuda import sum_in_order
 
 Method = Literal["chosen", "exact", "screened"]
 METHODS = {"chosen": 0, "exact": 1, "screened": 2}  # Method of csrc/nearest_code/nearest_code_cuda.h
@@ -22,17 +23,6 @@ def search(x: Tensor, codebook: Tensor, mask: Tensor | None) -> tuple[Tensor, ..
 def statistics(x: Tensor, codebook: Tensor, mask: Tensor | None, sums: bool) -> tuple[Tensor, ...]:
     """The operator nearest_code_statistics: index, quantized, distance, counts, sums."""
     return run(x, codebook, mask, "sums" if sums else "counts")
-
-
-def segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> Tensor:
-    """The operator segment_sum, in the order of the rows under `torch.use_deterministic_algorithms`."""
-    if torch.are_deterministic_algorithms_enabled():
-        return _sum_in_order(values, index, mask, codes)
-    values, index = values.contiguous(), index.contiguous()
-    mask = None if mask is None else mask.contiguous()
-    sums = values.new_zeros(codes, values.shape[1])
-    _call_segment_sum(values, codes, sums, index, mask, None, None)
-    return sums
 
 
 def run(
@@ -84,45 +74,7 @@ def run(
         return index, quantized, distance
     if later:
         counted = torch.isfinite(distance) if mask is None else torch.isfinite(distance) & mask
-        sums = _sum_in_order(x, index, counted, codes)
+        sums = sum_in_order(x, index, counted, codes)
     elif sums is None:
         sums = x.new_empty(0, dim, dtype=dtype)
     return index, quantized, distance, counts, sums
-
-
-def _sum_in_order(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> Tensor:
-    """Sums by code of rows sorted by code; masked rows go behind the last code."""
-    keys, order = torch.sort(index if mask is None else torch.where(mask, index, codes), stable=True)
-    starts = torch.searchsorted(keys, torch.arange(codes + 1, device=index.device))
-    if values.stride(1) != 1:
-        values = values.contiguous()
-    sums = values.new_empty(codes, values.shape[1], dtype=torch.promote_types(values.dtype, torch.float32))
-    _call_segment_sum(values, codes, sums, None, None, order, starts)
-    return sums
-
-
-def _call_segment_sum(
-    values: Tensor,
-    codes: int,
-    sums: Tensor,
-    index: Tensor | None,
-    mask: Tensor | None,
-    order: Tensor | None,
-    starts: Tensor | None,
-) -> None:
-    rows, dim = values.shape
-    _cuda.call(
-        "segment_sum_cuda",
-        values,
-        ELEMENTS[values.dtype],
-        address(values),
-        values.stride(0),
-        rows,
-        dim,
-        codes,
-        address(sums),
-        address(index),
-        address(mask),
-        address(order),
-        address(starts),
-    )

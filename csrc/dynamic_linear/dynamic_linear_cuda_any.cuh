@@ -6,7 +6,7 @@
 #pragma once
 
 #include "cuda/reduce.h"
-#include "dynamic_linear/dynamic_cuda_maps.cuh"
+#include "dynamic_linear/dynamic_linear_cuda_maps.cuh"
 
 namespace solid {
 

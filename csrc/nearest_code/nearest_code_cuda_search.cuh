@@ -5,7 +5,7 @@
 // as packs of four. The chain of a sum is that of the CPU's search by difference, so the bits are the same.
 // The expansion ||c||^2 / 2 - <x, c> would take one operation a component in place of two, but needs a second
 // pass for its norms, and a third for the rows that its rounding leaves open; where there is much to compare,
-// matrix units screen first (matrix_screen.cuh).
+// matrix units screen first (nearest_code_cuda_screen.cuh).
 #pragma once
 
 #include "cuda/numbers.h"

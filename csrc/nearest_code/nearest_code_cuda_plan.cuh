@@ -1,9 +1,8 @@
 // Which kernels run, and on how many blocks: the same for a GPU and for the host policy of the tests.
 #pragma once
 
-#include "nearest_code/matrix_screen.cuh"
-#include "nearest_code/search.cuh"
-#include "nearest_code/segment_sum.cuh"
+#include "nearest_code/nearest_code_cuda_screen.cuh"
+#include "nearest_code/nearest_code_cuda_search.cuh"
 
 namespace solid {
 
@@ -28,8 +27,6 @@ inline int64_t workspace_bytes(const NearestCodeCuda& args) {
   return groups * (kGroup * 4 * (screen_words(args.dim) + 1) + int64_t(sizeof(GroupBounds)));
 }
 
-inline int64_t blocks_of(int64_t count, int64_t each) { return (count + each - 1) / each; }
-
 template <class Launcher>
 Status plan_nearest_code(const Launcher& launcher, const NearestCodeCuda& args) {
   constexpr int64_t kMostCodes = 0x7fffff00;  // numbered by int
@@ -47,21 +44,6 @@ Status plan_nearest_code(const Launcher& launcher, const NearestCodeCuda& args) 
   if (args.type == Element::kDouble)
     return launcher.template run<ExactSearch<double>>(blocks, ExactSearch<double>::kSharedBytes, args);
   return launcher.template run<ExactSearch<float>>(blocks, ExactSearch<float>::kSharedBytes, args);
-}
-
-template <class T, class Launcher>
-Status plan_segment_sum_of(const Launcher& launcher, const SegmentSumCuda& args) {
-  if (args.starts == nullptr)
-    return launcher.template run<AtomicSegmentSum<T>>(blocks_of(args.rows, kSumRows), 0, args);
-  const int64_t tasks = args.codes * blocks_of(args.dim, 32);
-  return launcher.template run<OrderedSegmentSum<T>>(blocks_of(tasks, kSumThreads / 32), 0, args);
-}
-
-template <class Launcher>
-Status plan_segment_sum(const Launcher& launcher, const SegmentSumCuda& args) {
-  if (args.rows < 0 || args.dim < 0 || args.codes < 1) return Status::kBadArgument;
-  if (args.type == Element::kDouble) return plan_segment_sum_of<double>(launcher, args);
-  return plan_segment_sum_of<float>(launcher, args);
 }
 
 }  // namespace solid

@@ -1,7 +1,7 @@
 // Which kernels a call of dynamic_mlp starts, on a GPU or on the host.
 #pragma once
 
-#include "dynamic_linear/dynamic_cuda_any.cuh"
+#include "dynamic_linear/dynamic_linear_cuda_any.cuh"
 
 namespace solid {
 

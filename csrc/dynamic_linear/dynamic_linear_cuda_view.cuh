@@ -1,7 +1,7 @@
 // What the kernels of dynamic_mlp ask of a call.
 #pragma once
 
-#include "dynamic_linear/dynamic_cuda.h"
+#include "dynamic_linear/dynamic_linear_cuda.h"
 
 namespace solid {
 

@@ -6,7 +6,7 @@
 // one is transposed), so that no two lanes of a warp meet in a bank.
 #pragma once
 
-#include "dynamic_linear/dynamic_cuda.h"
+#include "dynamic_linear/dynamic_linear_cuda.h"
 
 namespace solid {
 

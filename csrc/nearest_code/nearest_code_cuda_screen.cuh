@@ -11,10 +11,10 @@
 // where n, lost and h may be replaced by their largest values in a group of codes. (Norms are made 1 % larger
 // than computed, and 2^-50, which covers their own rounding and underflow.)
 //
-// What decides is the sum of squared differences as search.cuh computes it, within (D + 3) u of the squared
-// distance, u = 2^-24. So a code can win by it that costs (D + 8) u (||x||^2 + 2 ||x|| n + 2 h) more than the
-// cheapest: that, too, is in the margin, its first term a row's, the others by a larger
-// eta = (1.5 D + 40) 2^-22.
+// What decides is the sum of squared differences as nearest_code_cuda_search.cuh computes it, within (D + 3)
+// u of the squared distance, u = 2^-24. So a code can win by it that costs (D + 8) u (||x||^2 + 2 ||x|| n + 2
+// h) more than the cheapest: that, too, is in the margin, its first term a row's, the others by a larger eta
+// = (1.5 D + 40) 2^-22.
 //
 // While the codes stream by, a row keeps U = min (S + margin), above the cost of some code, and lists every
 // code with S - margin <= U. U only falls, so the nearest code, and all that tie with it, are listed.
@@ -27,7 +27,7 @@
 #pragma once
 
 #include "cuda/numbers.h"
-#include "nearest_code/search.cuh"
+#include "nearest_code/nearest_code_cuda_search.cuh"
 
 namespace solid {
 

@@ -9,7 +9,7 @@
 // faster way to switch to.
 #pragma once
 
-#include "dynamic_linear/dynamic_cuda_tiles.cuh"
+#include "dynamic_linear/dynamic_linear_cuda_tiles.cuh"
 
 namespace solid {
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/numbers.h"
-#include "nearest_code/nearest_code_cuda.h"
+#include "segment_sum/segment_sum_cuda.h"
 
 namespace solid {
 

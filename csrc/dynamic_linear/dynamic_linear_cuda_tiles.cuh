@@ -13,8 +13,8 @@
 #pragma once
 
 #include "cuda/numbers.h"
-#include "dynamic_linear/dynamic_cuda_math.cuh"
-#include "dynamic_linear/dynamic_cuda_view.cuh"
+#include "dynamic_linear/dynamic_linear_cuda_math.cuh"
+#include "dynamic_linear/dynamic_linear_cuda_view.cuh"
 
 namespace solid {
 

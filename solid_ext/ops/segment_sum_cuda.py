@@ -1,0 +1,58 @@
+"""segment_sum on a GPU: allocation, and in which order rows are added."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from solid_ext.ops import _cuda
+from solid_ext.ops._cuda import ELEMENTS, address
+
+
+def segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> Tensor:
+    """The operator segment_sum, in the order of the rows under `torch.use_deterministic_algorithms`."""
+    if torch.are_deterministic_algorithms_enabled():
+        return sum_in_order(values, index, mask, codes)
+    values, index = values.contiguous(), index.contiguous()
+    mask = None if mask is None else mask.contiguous()
+    sums = values.new_zeros(codes, values.shape[1])
+    _call(values, codes, sums, index, mask, None, None)
+    return sums
+
+
+def sum_in_order(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> Tensor:
+    """Sums by code of rows sorted by code; masked rows go behind the last code."""
+    keys, order = torch.sort(index if mask is None else torch.where(mask, index, codes), stable=True)
+    starts = torch.searchsorted(keys, torch.arange(codes + 1, device=index.device))
+    if values.stride(1) != 1:
+        values = values.contiguous()
+    sums = values.new_empty(codes, values.shape[1], dtype=torch.promote_types(values.dtype, torch.float32))
+    _call(values, codes, sums, None, None, order, starts)
+    return sums
+
+
+def _call(
+    values: Tensor,
+    codes: int,
+    sums: Tensor,
+    index: Tensor | None,
+    mask: Tensor | None,
+    order: Tensor | None,
+    starts: Tensor | None,
+) -> None:
+    rows, dim = values.shape
+    _cuda.call(
+        "segment_sum_cuda",
+        values,
+        ELEMENTS[values.dtype],
+        address(values),
+        values.stride(0),
+        rows,
+        dim,
+        codes,
+        address(sums),
+        address(index),
+        address(mask),
+        address(order),
+        address(starts),
+    )
