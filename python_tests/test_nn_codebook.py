@@ -290,3 +290,30 @@ def test_bad_entries_get_a_sentence() -> None:
     for entries in (torch.full((3, 2), torch.nan), torch.zeros(3, 2, dtype=torch.int64)):
         with pytest.raises(ValueError, match="finite floating-point"):
             codebook.initialise(entries)
+
+
+@pytest.mark.parametrize("seed", [2**63 - 1, -(2**63), 2**33 + 1])
+def test_seeds_of_any_size_revive(seed: int) -> None:
+    found = []
+    for given in (seed, seed % 2**32):
+        codebook = Codebook(5, 4, update="ema", revive_after=1, seed=given)
+        codebook.initialise(torch.arange(20.0).view(5, 4))
+        codebook(torch.arange(40.0).view(10, 4) / 100)
+        found.append(codebook.weight.clone())
+    assert torch.equal(found[0], found[1])
+    assert int((found[0] < 1).all(1).sum()) == 4  # all but the one that was chosen
+
+
+@pytest.mark.parametrize("name", ["num_codes", "dim", "revive_after", "seed"])
+def test_numbers_beyond_int64_are_refused(name: str) -> None:
+    given = {"num_codes": 5, "dim": 4, "update": "ema", name: 2**70}
+    with pytest.raises(
+        ValueError, match=f"Codebook: expected {name} <= 9223372036854775807, got 1180591620717411303424"
+    ):
+        Codebook(**given)
+
+
+def test_revived_entries_are_unit_vectors_for_cosine_whatever_the_length() -> None:
+    codebook = Codebook(3, 4, update="ema", metric="cosine", revive_after=1)
+    codebook(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)) * 1e25)
+    torch.testing.assert_close(codebook.weight.norm(dim=1), torch.ones(3))

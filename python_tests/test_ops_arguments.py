@@ -294,3 +294,15 @@ def test_a_masked_position_that_is_not_finite_reaches_nothing(backend: str) -> N
 def test_nearest_code_refuses_before_the_number_of_a_mask_matters() -> None:
     with pytest.raises(ValueError, match=r"expected mask \[4\], got \[4, 1\]"):
         nearest_code(X, CODES, MASK[:, :1])
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((4, 5)), [[0.0] * 5] * 4])
+def test_segment_sum_and_embed_symbols_name_what_is_no_tensor(wrong: Any) -> None:
+    kind = type(wrong).__name__
+    for given, name in (((wrong, IDS, None), "values"), ((X, wrong, None), "index"), ((X, IDS, wrong), "mask")):
+        with pytest.raises(TypeError, match=f"segment_sum: expected {name} a tensor, got {kind}"):
+            segment_sum(*given, 7)
+    given = [SEQUENCES, SYMBOL, AGE]
+    for at, name in enumerate(("sequences", "symbol", "age")):
+        with pytest.raises(TypeError, match=f"embed_symbols: expected {name} a tensor, got {kind}"):
+            embed_symbols(*given[:at], wrong, *given[at + 1 :], False)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from fractions import Fraction
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -661,3 +663,20 @@ def test_unknown_activation() -> None:
             delta=1,
             activation="relu",
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("delta", [1e300, pytest.param(10**300, id="int"), Fraction(3, 10)])
+def test_a_bound_of_any_size_and_type_of_number_is_taken_by_both_back_ends(dtype: torch.dtype, delta: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(4, 5), (4, 2), (4, 2), (6, 2, 3), (6, 3), (6, 2, 3), (6, 3)]
+    results = []
+    for backend in ("native", "reference"):
+        generator.manual_seed(0)
+        given = [torch.randn(*shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
+        y = dynamic_linear(*given, delta=delta, backend=backend)
+        results.append([y.float(), *(part.float() for part in torch.autograd.grad(y.sum(), given))])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.05, atol=0.1)
+    with pytest.raises(ValueError, match="expected delta within float64"):
+        dynamic_linear(*given, delta=10**400)

@@ -12,6 +12,7 @@ from torch import Tensor
 from solid_ext import build_info
 from solid_ext._native import kernels
 from solid_ext.ops.nearest_code import nearest_code, nearest_code_statistics
+from solid_ext.ops.reference import rotate_gradient
 
 IMPLEMENTATIONS = ["reference", *(f"native-{isa}" for isa in build_info()["isa_usable"])]
 SIZES = [  # N, K, D: single elements, tile edges, panels with tails
@@ -565,3 +566,29 @@ def test_backward_without_an_array_of_distances() -> None:
         torch.autograd.grad(found.quantized.sum() + found.distance.sum(), (x, codebook))
 
     assert peak_bytes(step) < 0.05 * 4 * 20000 * 3000
+
+
+@pytest.mark.parametrize("exponent", [-40, -22, -12, 12, 19, 30])
+def test_cosine_does_not_depend_on_the_length_of_rows_and_entries(backend: str, exponent: int) -> None:
+    x, codebook = normal(200, 16), normal(40, 16, seed=1)
+    for rows, codes in ((x * 10.0**exponent, codebook), (x, codebook * 10.0**exponent)):
+        found = nearest_code(rows, codes, metric="cosine", backend=backend)
+        cosine = torch.nn.functional.cosine_similarity(rows.double().unsqueeze(1), codes.double(), dim=2, eps=0)
+        best = cosine.max(1).values
+        chosen = cosine.gather(1, found.index.unsqueeze(1)).squeeze(1)
+        torch.testing.assert_close(chosen, best, rtol=0, atol=1e-6)
+        torch.testing.assert_close(found.quantized.double().norm(dim=1), torch.ones(200).double(), rtol=0, atol=1e-5)
+        torch.testing.assert_close(found.distance.double(), 2 - 2 * best, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_rotation_does_not_depend_on_the_scale(backend: str, scale: float) -> None:
+    plain, codebook, up = normal(20, 6), normal(5, 6, seed=1), normal(20, 6, seed=2)
+    gradients = []
+    for factor in (1.0, scale):
+        x = (plain * factor).requires_grad_()
+        found = nearest_code(x, codebook, gradient="rotation", metric="cosine", backend=backend)
+        gradients.append(torch.autograd.grad(found.quantized, x, up)[0] * factor)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
+    turned = [rotate_gradient(up, plain * factor, codebook[:1].expand(20, 6) * factor) for factor in (1.0, scale)]
+    torch.testing.assert_close(turned[1], turned[0], rtol=1e-4, atol=1e-6)

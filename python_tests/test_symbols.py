@@ -228,3 +228,27 @@ def test_embed_symbols_is_a_sound_operator() -> None:
     torch.library.opcheck(
         torch.ops.solid_ext.embed_symbols.default, (SEQUENCES, torch.randn(9, 4), torch.randn(4, 4), False)
     )
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0)])
+@pytest.mark.parametrize("padding", [None, 0])
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_no_index_gives_the_table_a_gradient_of_zeros(
+    backend: Backend, shape: tuple[int, ...], padding: int | None
+) -> None:
+    lookup = Lookup(4, 3, padding_idx=padding, backend=backend)
+    found = lookup(torch.zeros(shape, dtype=torch.int64))
+    assert found.shape == (*shape, 3)
+    found.sum().backward()
+    assert lookup.weight.grad is not None
+    assert int(lookup.weight.grad.count_nonzero()) == 0
+
+
+def test_no_position_gives_the_other_functions_gradients_of_zeros() -> None:
+    symbols = SymbolEmbedding(7, 4, 5)
+    symbols(torch.zeros(0, 4, dtype=torch.int64)).sum().backward()
+    decoder, codebook = CodebookDecoder(5, 6), Codebook(3, 5, update="gradient")
+    found = codebook(torch.zeros(0, 4, 5))
+    decoder.look_up(decoder.decode_entries(codebook), found).sum().backward()
+    for module in (symbols, decoder, codebook):
+        assert all(p.grad is None or int(p.grad.count_nonzero()) == 0 for p in module.parameters())

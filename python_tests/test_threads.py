@@ -172,3 +172,45 @@ def test_train_says_its_threads(free: pytest.MonkeyPatch, tmp_path: Path, capsys
         main(["train", "--dataset", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")])
     assert "threads: 1 (measured, speed by threads 1: 1.00, 2: 0.50" in capsys.readouterr().out.replace("\n", " ")
     assert torch.get_num_threads() == 1
+
+
+FITTED = """
+import os, signal, warnings, torch
+from solid_ext import SOLID
+from solid_ext.data import synthetic_dataset
+from solid_ext.threads import set_threads, use_threads
+
+def in_a_child(work):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        try:
+            work()
+        except ValueError as error:
+            print(error, flush=True)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), torch.get_num_threads(), flush=True)
+
+def computes():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        set_threads(2)
+    print(*(warning.message for warning in caught), torch.get_num_threads(), use_threads(2), flush=True)
+    torch.randn(512, 512) @ torch.randn(512, 512)
+    torch.randn(1000000).exp()
+
+set_threads(2)
+torch.randn(1000000).exp()
+in_a_child(computes)
+data, _ = synthetic_dataset(300, 100, 10)
+in_a_child(lambda: SOLID(dim=16, epochs=1, threads=2).fit(data))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the system does not tell its threads")
+def test_a_forked_child_takes_one_thread_and_fits_no_model_that_would_wait_for_polars() -> None:
+    done = python(FITTED)
+    warned, one, refused, two = done.stdout.splitlines()
+    assert warned == "threads: expected 1 in a forked process, got 2; it goes on with 1 1 1 (a forked process has one)"
+    assert refused.startswith("SOLID.fit: expected a process of its own, got one forked from a process that had worked")
+    assert one == two == "0 2"

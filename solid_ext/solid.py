@@ -44,6 +44,7 @@ from solid_ext.scorers import ItemKNN, Popularity, WithNeighbours, WithNewcomers
 from solid_ext.scorers.content import MOST_ITEMS
 from solid_ext.scorers.finetune import fine_tuned
 from solid_ext.serve.recommend import Recommendation, recommend
+from solid_ext.threads import expect_polars, set_threads
 from solid_ext.train import (
     ProgressBar,
     Reporter,
@@ -127,9 +128,11 @@ class SOLID:
             self, in eval mode.
 
         Raises:
-            ValueError: data that cannot be read or split; a folder of another training, or in use by one.
+            ValueError: data that cannot be read or split; a folder of another training, or in use by one; a process
+                forked from one that had worked on data.
             FloatingPointError: a training that diverges.
         """
+        expect_polars("SOLID.fit")
         if reporter is None and sys.stderr.isatty():
             with ProgressBar(Console(stderr=True), self.config.train.validation_metric) as bar:
                 return self.fit(data, semantics=semantics, folder=folder, reporter=bar)
@@ -149,8 +152,7 @@ class SOLID:
         folder: Path | None,
         reporter: Reporter | None,
     ) -> None:
-        if config.train.threads:
-            torch.set_num_threads(config.train.threads)
+        set_threads(config.train.threads)
         split = make_split(config.evaluate.split, dataset)
         validate = Validation(config, dataset, split)
         if semantics is None:

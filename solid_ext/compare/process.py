@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
-import torch
 
 from solid_ext.compare.grid import Grid, PlannedRun
 from solid_ext.compare.peers import PEERS, PeerTask
@@ -20,6 +19,7 @@ from solid_ext.evaluate import evaluate_full, evaluate_sampled
 from solid_ext.files import write_json, written, written_folder
 from solid_ext.run import holds_run, open_run
 from solid_ext.solid import SOLID
+from solid_ext.threads import set_threads
 from solid_ext.train import Epoch
 from solid_ext.train.algorithm import stage1_config
 
@@ -62,7 +62,7 @@ def run_planned(
         shutil.rmtree(folder, ignore_errors=True)
     open_run(folder, config, dataset, resume=resume, overwrite=False)
     _borrow_stage1(folder, planned, others or {})
-    torch.set_num_threads(config.train.threads)
+    set_threads(config.train.threads)
     split, clock, start = make_split(config.evaluate.split, dataset), Clock(), time.perf_counter()
     if planned.method in PEERS:
         scorer, stages = PEERS[planned.method](PeerTask(config, dataset, split, folder, clock))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
@@ -11,9 +10,9 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-S = TypeVar("S")
+from solid_ext._native import is_forked_child
 
-_STARTED = os.getpid()
+S = TypeVar("S")
 
 
 class Scorer(Protocol):
@@ -62,7 +61,7 @@ def inference(scorer: S) -> Iterator[S]:
     Nothing of the given scorer is written, not even its mode, so that several threads may ask one scorer. A forked
     process asks with one thread: the others stayed with its parent, and OpenMP would wait for them.
     """
-    if os.getpid() != _STARTED:
+    if is_forked_child():
         torch.set_num_threads(1)
     with torch.inference_mode():
         yield in_eval_mode(scorer)

@@ -84,7 +84,7 @@ class _DecodedLookup(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         positive, first, last, index = ctx.saved_tensors
-        rows = gradient.reshape(len(index), -1)
+        rows = gradient.reshape(len(index), gradient.shape[-1])
         of_quantized = torch.empty_like(rows)
         slope = rows.new_full(positive.shape, SLOPE).masked_fill_(positive, 1)
         for start in range(0, len(rows), ROWS):

@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from solid_ext.ops._arguments import expect_number, expect_tensor, size
-from solid_ext.ops.nearest_code import Backend, Gradient, Metric, codebook_lookup
+from solid_ext.ops._arguments import expect_tensor, real, size
+from solid_ext.ops.nearest_code import Backend, Gradient, Metric, codebook_lookup, unit_rows
 
 Update = Literal["frozen", "ema", "gradient"]
 
@@ -111,8 +111,7 @@ class Codebook(nn.Module):
         super().__init__()
         num_codes, dim = size("Codebook", "num_codes", num_codes), size("Codebook", "dim", dim)
         revive_after = size("Codebook", "revive_after", revive_after, least=0)
-        expect_number("Codebook", "decay", decay)
-        expect_number("Codebook", "commitment", commitment)
+        decay, commitment = real("Codebook", "decay", decay), real("Codebook", "commitment", commitment)
         seed = size("Codebook", "seed", seed, least=-(2**63))
         for name, value, options in (
             ("gradient", gradient, get_args(Gradient)),
@@ -225,7 +224,7 @@ class Codebook(nn.Module):
             # Without a vector s and n shrink alike and the entry stays; used ones have n >= 1 - decay.
             means = self.ema_sums / self.ema_counts.unsqueeze(1)
             if self.metric == "cosine":
-                means = nn.functional.normalize(means, dim=1)
+                means = unit_rows(means)
             self.weight.copy_(torch.where(counts.unsqueeze(1) > 0, means, self.weight))
         if self.revive_after:
             self._revive(x.reshape(-1, self.dim), mask, counts)
@@ -247,9 +246,10 @@ class Codebook(nn.Module):
         place = (order - 1 + self._uniform(order)) / order[-1].clamp(min=1)
         wanted = (place * num_valid).to(torch.int64).clamp(min=0).minimum((num_valid - 1).clamp(min=0))
         row = torch.searchsorted(rank_of_row, wanted + 1).clamp(max=rows.shape[0] - 1)
-        fresh = rows[row].to(self.weight.dtype)
+        fresh = rows[row]
         if self.metric == "cosine":
-            fresh = nn.functional.normalize(fresh, dim=1)
+            fresh = unit_rows(fresh)
+        fresh = fresh.to(self.weight.dtype)
         chosen = dead.unsqueeze(1)
         self.weight.copy_(torch.where(chosen, fresh, self.weight))
         if self.update == "ema":
@@ -260,7 +260,8 @@ class Codebook(nn.Module):
 
     def _uniform(self, counter: Tensor) -> Tensor:
         """Numbers in [0, 1), mixed of seed, number of calls and counter (the constants are C. Wellons' lowbias32's)."""
-        state = (counter + self.calls * 0x9E3779B9 + self.seed * 0x85EBCA6B) & LOW_32_BITS
+        seed = (self.seed * 0x85EBCA6B) & LOW_32_BITS
+        state = (counter + self.calls * 0x9E3779B9 + seed) & LOW_32_BITS
         state = ((state ^ (state >> 16)) * 0x7FEB352D) & LOW_32_BITS
         state = ((state ^ (state >> 15)) * 0x846CA68B) & LOW_32_BITS
         state = state ^ (state >> 16)

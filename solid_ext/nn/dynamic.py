@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from solid_ext.ops._arguments import expect_number, expect_tensor, size
+from solid_ext.ops._arguments import expect_tensor, real, size
 from solid_ext.ops.dynamic_linear import Activation, Backend, dynamic_linear, dynamic_mlp
 
 Branches = Literal["both", "item", "semantic"]
@@ -232,7 +232,7 @@ def _start_trunk(generator_map: Tensor, offset: Tensor, std: float) -> None:
 
 
 def _check_options(name: str, delta: float, branches: str, backend: str) -> None:
-    expect_number(name, "delta", delta)
+    delta = real(name, "delta", delta)
     if not delta > 0:
         raise ValueError(f"{name}: expected delta > 0, got {delta}")
     if branches not in get_args(Branches):

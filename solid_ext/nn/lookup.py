@@ -53,4 +53,4 @@ class _Lookup(torch.autograd.Function):
         (index,) = ctx.saved_tensors
         index = index.flatten()
         mask = None if ctx.padding is None else index != ctx.padding
-        return None, segment_sum(gradient.reshape(len(index), -1), index, mask, ctx.rows), None
+        return None, segment_sum(gradient.reshape(len(index), gradient.shape[-1]), index, mask, ctx.rows), None

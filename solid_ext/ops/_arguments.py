@@ -88,23 +88,28 @@ def expect_ids(name: str, ids: Any, rows: int, what: str = "ids") -> None:
         raise ValueError(f"{name}: expected {what} in 0 .. {rows - 1}, got {least if least < 0 else largest}")
 
 
+MOST = 2**63 - 1  # of int64, in which sizes and counts are kept
+
+
 def size(call: str, name: str, value: Any, least: int = 1) -> int:
     """The value as an int.
 
     Raises:
         TypeError: no whole number.
-        ValueError: one below `least`.
+        ValueError: one below `least`, or above 2^63 - 1.
     """
     if isinstance(value, bool | Tensor) or not hasattr(value, "__index__"):
         raise TypeError(f"{call}: expected {name} a whole number, got {value!r}")
     number = operator.index(value)
     if number < least:
         raise ValueError(f"{call}: expected {name} >= {least}, got {number}")
+    if number > MOST:
+        raise ValueError(f"{call}: expected {name} <= {MOST}, got {number}")
     return number
 
 
 def expect_tensors(call: str, name: str, values: Any) -> None:
-    """Refuse what is no list of dense tensors; `name` is that of one. Called one by one, `expect_tensor` costs 0.3 us each.
+    """Refuse what is no list of dense tensors; `name` is that of one. (`expect_tensor` costs 0.3 us each.)
 
     Raises:
         TypeError: no list or tuple, or an entry that is no tensor.
@@ -117,13 +122,18 @@ def expect_tensors(call: str, name: str, values: Any) -> None:
             expect_tensor(call, name, value)
 
 
-def expect_number(call: str, name: str, value: Any) -> None:
-    """Refuse what is no real number; a tensor is none, for its gradient would be lost.
+def real(call: str, name: str, value: Any) -> float:
+    """The value as a float; a tensor is no number, for its gradient would be lost.
 
     Raises:
         TypeError: no real number.
+        ValueError: one that no float64 holds.
     """
     if type(value) is float:
-        return
+        return value
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{call}: expected {name} a number, got {value!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{call}: expected {name} within float64, got one beyond it") from None

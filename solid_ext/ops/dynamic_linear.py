@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from solid_ext._native import kernels
 from solid_ext.ops import dynamic_linear_cuda, reference
-from solid_ext.ops._arguments import expect_like, expect_number, expect_tensor, expect_tensors
+from solid_ext.ops._arguments import expect_like, expect_tensor, expect_tensors, real
 from solid_ext.ops._library import define_operator, unobserved
 
 Activation = Literal["none", "tanh"]
@@ -162,6 +162,7 @@ def _run(
         item_maps = item_offsets = ()
     if z_semantic is None:
         semantic_maps = semantic_offsets = ()
+    delta = real(name, "delta", delta)
     _check(name, x, z_item, z_semantic, item_maps, item_offsets, semantic_maps, semantic_offsets, delta)
     if backend == "native":
         parameters = (*item_maps, *item_offsets, *semantic_maps, *semantic_offsets)
@@ -193,7 +194,6 @@ def _check(
     delta: float,
 ) -> None:
     """Refuse shapes, dtypes and devices that do not fit together."""
-    expect_number(name, "delta", delta)
     if not delta >= 0:
         raise ValueError(f"{name}: expected delta >= 0, got {delta}")
     if x.dim() not in (2, 3):

@@ -71,7 +71,7 @@ def backward(
 
 
 class _KernelCall:
-    """Dense inputs and the numbers of a call, in the order in which csrc/dynamic_linear/dynamic_linear_cuda.h reads them."""
+    """Dense inputs and the numbers of a call, in the order of csrc/dynamic_linear/dynamic_linear_cuda.h reads them."""
 
     def __init__(
         self,

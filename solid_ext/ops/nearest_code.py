@@ -61,13 +61,16 @@ def nearest_code(
         mask: [..] bool or None; where it is False, nothing is looked up.
         gradient: what reaches x from `quantized`: "straight_through" the gradient as it is, "none" nothing,
             "rotation" the gradient turned and scaled as x is turned and scaled into its entry.
-        metric: "l2", or "cosine", which divides the rows of both by their norm first (rows of zeros stay).
+        metric: "l2", or "cosine", which divides the rows of both by their norm first (rows of zeros stay), however
+            long or short they are.
         backend: "native" (the kernel) or "reference" (plain torch).
 
     Returns:
         index: [..] int64, the entry whose sum of squared differences from x is least, the lowest one on a tie. It is
             found from differences, so that nothing cancels wherever rows and entries lie. 0 where masked. An entry
             whose distance is not below +infinity (NaN, overflow) is never chosen; the index is 0 when none is left.
+            Squares are what is compared: differences below 1e-22 or above 1e19 leave float32, so that entries as near
+            as the former tie at 0, and those as far as the latter are never chosen.
         quantized: [.., D] in x's dtype, `codebook[index]`, zero where masked.
         distance: [..] float32 (float64 for float64), `sum (x - quantized)^2`, from differences too; 0 where masked.
 
@@ -143,7 +146,7 @@ def _lookup(
     _check(x, codebook, mask, gradient, metric, backend)
     dtype = x.dtype
     if metric == "cosine":
-        x, codebook = _unit_rows(x), _unit_rows(codebook)
+        x, codebook = unit_rows(x), unit_rows(codebook)
     rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
     valid = mask if mask is None or mask.dim() == 1 else mask.reshape(-1)
     if torch.is_grad_enabled() and (x.requires_grad or codebook.requires_grad):
@@ -161,9 +164,9 @@ def _lookup(
     return (index, quantized, distance, *found[3:])
 
 
-def _unit_rows(rows: Tensor) -> Tensor:
-    wide = rows if rows.dtype == torch.float64 else rows.float()
-    return torch.nn.functional.normalize(wide, dim=-1)
+def unit_rows(rows: Tensor) -> Tensor:
+    """Rows [.., D] divided by their norms in float32 or wider, as the metric "cosine" compares them."""
+    return reference.unit_rows(rows if rows.dtype == torch.float64 else rows.float())[0]
 
 
 def _check(x: Tensor, codebook: Tensor, mask: Tensor | None, gradient: str, metric: str, backend: str) -> None:

@@ -59,6 +59,25 @@ def segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, num_codes: i
     return counts, sums
 
 
+def unit_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row divided by its norm, and the norm; rows of zeros stay.
+
+    A row is divided by its largest absolute value first: the squares of its elements would overflow from 1e19 up, and
+    vanish below 1e-22 in float32.
+
+    Args:
+        rows: [.., D] float32 or float64.
+
+    Returns:
+        [.., D] and [.., 1].
+    """
+    largest = rows.detach().abs().amax(-1, keepdim=True)
+    scale = torch.where(largest > 0, largest, 1)
+    scaled = rows / scale
+    length = torch.where(largest > 0, scaled.norm(dim=-1, keepdim=True), 0)
+    return scaled / torch.where(largest > 0, length, 1), length * scale
+
+
 def rotate_gradient(gradient: Tensor, x: Tensor, code: Tensor) -> Tensor:
     """`lambda R^T g`, where R turns x's direction into its entry's and lambda is the ratio of their lengths.
 
@@ -76,16 +95,14 @@ def rotate_gradient(gradient: Tensor, x: Tensor, code: Tensor) -> Tensor:
 
     Source: Fifty et al. 2024, "Restructuring Vector Quantization with the Rotation Trick", section 4.2.
     """
-    length = x.norm(dim=1, keepdim=True)
-    normalize = torch.nn.functional.normalize
-    direction, target = normalize(x, dim=1), normalize(code, dim=1)
-    between = normalize(direction + target, dim=1)
+    (direction, length), (target, target_length) = unit_rows(x), unit_rows(code)
+    between = torch.nn.functional.normalize(direction + target, dim=1)
     turned = (
         gradient
         - 2 * between * (between * gradient).sum(1, keepdim=True)
         + 2 * direction * (target * gradient).sum(1, keepdim=True)
     )
-    scale = code.norm(dim=1, keepdim=True) / torch.where(length > 0, length, 1)
+    scale = target_length / torch.where(length > 0, length, 1)
     return torch.where(length > 0, scale * turned, gradient)
 
 
@@ -104,7 +121,10 @@ def dynamic_weight(z: Tensor, generator_map: Tensor, generator_offset: Tensor, d
     Source: docs/method.md#module-3-semantic-metacode.
     """
     weight = torch.einsum("bk,iko->bio", z, generator_map) + generator_offset
-    return weight if delta is None or math.isinf(delta) else weight.clamp(-delta, delta)
+    if delta is None or math.isinf(delta):
+        return weight
+    bound = delta if delta <= torch.finfo(weight.dtype).max else math.inf  # which clamp takes, and no larger number
+    return weight.clamp(-bound, bound)
 
 
 def dynamic_linear(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from solid_ext._native import kernels
 from solid_ext.ops import segment_sum_cuda
-from solid_ext.ops._arguments import expect_device, expect_like, expect_mask
+from solid_ext.ops._arguments import expect_device, expect_like, expect_mask, expect_tensor
 from solid_ext.ops._library import define_operator, fold
 
 
@@ -26,6 +26,8 @@ def segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) 
 
     Gradient: none.
     """
+    for name, given in (("values", values), ("index", index), *(() if mask is None else (("mask", mask),))):
+        expect_tensor("segment_sum", name, given)
     if values.dtype in (torch.bfloat16, torch.float16):
         return _operator(values.float(), index, mask, codes).to(values.dtype)
     return _operator(values, index, mask, codes)

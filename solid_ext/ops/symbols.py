@@ -35,6 +35,8 @@ def embed_symbols(sequences: Tensor, symbol: Tensor, age: Tensor, looked_up: boo
 
     Source: docs/method.md#module-2-semantic-parameter-generation.
     """
+    for name, tensor in (("sequences", sequences), ("symbol", symbol), ("age", age)):
+        expect_tensor("embed_symbols", name, tensor)
     if symbol.dtype in (torch.bfloat16, torch.float16) and age.dtype == symbol.dtype:
         return _operator(sequences, symbol.float(), age.float(), looked_up).to(symbol.dtype)
     return _operator(sequences, symbol, age, looked_up)
