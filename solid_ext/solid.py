@@ -54,6 +54,7 @@ from solid_ext.train import (
     save_checkpoint,
     train_solid,
 )
+from solid_ext.train.isolation import isolated
 
 FORMAT = "solid_ext model"
 FORMAT_VERSION = 2
@@ -84,12 +85,17 @@ class SOLID:
         config: the whole configuration; fields override single values by name (`SOLID(dim=64, seed=1)`).
 
     Raises:
-        ValueError, TypeError: an unknown field, or a value outside its range.
+        ValueError, TypeError: an unknown field, a value outside its range, or a configuration that is none.
 
     Source: paper, Algorithm 1; docs/method.md#algorithm-1.
     """
 
     def __init__(self, config: Config | None = None, **fields: Any) -> None:
+        if config is not None and not isinstance(config, Config):
+            raise TypeError(
+                f"SOLID: expected a Config, got {type(config).__name__} (SOLID(**fields) takes fields by name, "
+                "Config.from_yaml reads a file)"
+            )
         self.config = (config or Config()).replace(**fields)
         check_backbone(self.config.model.backbone)
         self.model: DynamicRecommender | None = None
@@ -115,6 +121,10 @@ class SOLID:
     ) -> SOLID:
         """Train both stages to convergence on validation rows, and leave the model at its best epoch.
 
+        The model is the seed's, whatever the process has set: torch's generators, default dtype and grad mode are
+        neither read nor changed. Fits of several threads follow one another. A fit that does not end leaves what was
+        fitted before.
+
         Args:
             data: a `Dataset`, or whatever `load_dataset` takes (a path, a frame, arrays).
             semantics: of the items, where they have been made before; None makes them as the configuration says.
@@ -137,7 +147,7 @@ class SOLID:
         config = self.config.resolved(dataset.num_users, dataset.num_items)
         folder = None if folder is None else Path(folder)
         check_training(config, dataset)
-        with nullcontext() if folder is None else owned(folder, "fit"):
+        with nullcontext() if folder is None else owned(folder, "fit"), isolated():
             self._fit(config, dataset, semantics, folder, reporter)
         return self
 
@@ -160,7 +170,7 @@ class SOLID:
         sampled = config
         if config.train.validation_protocol == "full":
             sampled = config.replace(validation=f"sampled:{config.train.validation_metric}")
-        self.model, stages = train_solid(
+        model, stages = train_solid(
             config,
             dataset,
             split,
@@ -171,16 +181,18 @@ class SOLID:
             folder=folder,
             reporter=reporter,
         )
-        self.neighbours = None
+        neighbours = None
         if config.model.item.neighbours:
             validate = Validation(config, dataset, split, most=NEIGHBOUR_ROWS)
-            knn = ItemKNN(dataset, split.train_end, self.model.length)
+            knn = ItemKNN(dataset, split.train_end, model.length)
             content = None
             if semantics.features is not None and dataset.num_items <= MOST_ITEMS:
                 content = content_similarity(semantics.features)
-            self.neighbours = choose_neighbours(fine_tuned(self.model), knn, validate, content).narrow()
-        self.catalogue, self.fingerprint = _counted(dataset, split), dataset.fingerprint
-        self._training = Training(dataset, split, semantics, stages)
+            neighbours = choose_neighbours(fine_tuned(model), knn, validate, content).narrow()
+        catalogue, training = _counted(dataset, split), Training(dataset, split, semantics, stages)
+        # All of it at the end: a fit that is stopped leaves the model that was fitted before, whole.
+        self.model, self.neighbours, self.catalogue = model, neighbours, catalogue
+        self.fingerprint, self._training = dataset.fingerprint, training
 
     def evaluate(self, data: Any = None) -> dict[str, dict[str, float]]:
         """Metrics on the test rows, by the sampled protocol and by full ranking.

@@ -30,6 +30,7 @@ from solid_ext.train.checkpoint import (
     save_checkpoint,
     tensor_bytes,
 )
+from solid_ext.train.isolation import isolated, seed_generators
 from solid_ext.train.progress import Epoch, Reporter, Silent, write_log
 from solid_ext.train.step import Step, make_optimizer
 
@@ -61,6 +62,7 @@ class Stage:
         return last >= config.epochs or last - self.best.epoch >= config.patience
 
 
+@isolated()
 def train_stage(
     name: str,
     model: Trainable,
@@ -78,7 +80,7 @@ def train_stage(
 
     `loss = prediction + lambda * L_align` by Adam over shuffled training rows; each epoch redraws the order and the
     negatives from (seed, stage, epoch) alone, so that a stage resumed after epoch n goes on exactly as if it had
-    never stopped.
+    never stopped. Stages of several threads follow one another, for they share torch's generators.
 
     Args:
         validate: the monitored metric of a model, larger is better.
@@ -184,7 +186,7 @@ def _train_epoch(
 ) -> tuple[float, float]:
     """One pass over the rows in a fresh order; the mean loss and the mean alignment."""
     rng = np.random.default_rng([config.seed, epoch, *stage.encode()])
-    torch.manual_seed(int(rng.integers(2**62)))
+    seed_generators(int(rng.integers(2**62)), model.device)
     order = rng.permutation(len(rows.positions))
     model.train()
     # Sums stay on the model's device: reading a loss in every step would wait for it.
