@@ -29,6 +29,7 @@ from solid_ext.evaluate import Scorer, Validation, both_protocols
 from solid_ext.evaluate.scorer import inference
 from solid_ext.files import (
     MANIFEST,
+    checked_path,
     describe_folder,
     elsewhere,
     foreign_to,
@@ -145,7 +146,7 @@ class SOLID:
                 return self.fit(data, semantics=semantics, folder=folder, reporter=bar)
         dataset = data if isinstance(data, Dataset) else load_dataset(data)
         config = self.config.resolved(dataset.num_users, dataset.num_items)
-        folder = None if folder is None else Path(folder)
+        folder = None if folder is None else checked_path(folder, "fit")
         check_training(config, dataset)
         with nullcontext() if folder is None else owned(folder, "fit"), isolated():
             self._fit(config, dataset, semantics, folder, reporter)
@@ -253,9 +254,9 @@ class SOLID:
         Raises:
             ValueError: not fitted yet; the folder exists, or is something else; it cannot be written.
         """
-        model, folder = self._fitted(), Path(folder)
+        model, folder = self._fitted(), checked_path(folder, "save")
         assert self.catalogue is not None
-        with written_folder(folder, "save", overwrite=overwrite, ours=_foreign) as fresh:
+        with written_folder(folder, "save", overwrite=overwrite, ours=foreign_model) as fresh:
             state = {"num_items": model.num_items, "dataset": self.fingerprint}
             save_checkpoint(fresh / WEIGHTS, model.state_dict(), state)
             write_text(fresh / CONFIG, self.config.to_yaml())
@@ -285,7 +286,7 @@ class SOLID:
             ValueError: no such folder; a file that is missing, torn or changed; another format version; tensors that do
                 not fit the configuration or the catalogue, NaN weights.
         """
-        folder = Path(folder)
+        folder = checked_path(folder, "load")
         if not (folder / MANIFEST).exists() and (folder / "model").is_dir():
             folder = folder / "model"
         if not (folder / WEIGHTS).is_file():
@@ -343,7 +344,8 @@ class SOLID:
         return dataset, make_split(self.config.evaluate.split, dataset)
 
 
-def _foreign(folder: Path) -> str | None:
+def foreign_model(folder: Path) -> str | None:
+    """What keeps a folder from being replaced by `save`; None for one that it wrote."""
     return foreign_to(folder, MANIFEST, FORMAT)
 
 

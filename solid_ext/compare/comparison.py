@@ -15,7 +15,7 @@ from solid_ext.compare.process import DATA, GRID, METRICS, RUNS
 from solid_ext.compare.report import write_report
 from solid_ext.data import Dataset, make_split, semantics_from_categories
 from solid_ext.data.semantics import semantics_source
-from solid_ext.files import LOCK, owned
+from solid_ext.files import LOCK, checked_path, owned
 
 OnFinished = Callable[[int, int, PlannedRun, str | None], None]
 
@@ -42,6 +42,7 @@ def compare(
     """
     if jobs < 0:
         raise ValueError(f"jobs: expected 0 or more, got {jobs}")
+    checked_path(out, "out")
     plan = grid.plan()
     for dataset in datasets:
         check_dataset(dataset, [planned for planned in plan if planned.dataset == dataset.name])

@@ -246,8 +246,11 @@ def _resume(
     folder: Path, origin: Mapping[str, Any], config: TrainConfig, model: Trainable, optimizer: torch.optim.Optimizer
 ) -> tuple[Stage, dict[str, Tensor]]:
     """The stage that a folder holds, the model and the optimizer as they were, and the best model's tensors."""
-    tensors, state = load_checkpoint(folder / "last.safetensors")
-    best, of_best = load_checkpoint(folder / "best.safetensors")
+    try:
+        tensors, state = load_checkpoint(folder / "last.safetensors")
+        best, of_best = load_checkpoint(folder / "best.safetensors")
+    except ValueError as error:
+        raise ValueError(f"resume: {error}; delete {folder}, and this stage is trained again") from error
     for saved in (state, of_best):
         _check_origin(folder, saved, origin)
     prefix = "model."
