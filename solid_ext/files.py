@@ -194,7 +194,7 @@ def elsewhere(folder: Path) -> str:
 
 def describe_folder(folder: Path, name: str, described: Mapping[str, Any]) -> None:
     """Write the folder's manifest, last of all its files: what it is, and size and sha256 of each of them."""
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in sorted(folder.iterdir())}
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": digest(path)} for path in sorted(folder.iterdir())}
     write_json(folder / name, {**described, "files": files})
 
 
@@ -217,7 +217,7 @@ def verify_folder(folder: Path, name: str, what: str) -> dict[str, Any]:
             raise ValueError(f"{what}: expected the size of {file} in {folder / name}, got {size!r:.80}")
         if path.stat().st_size != size:
             raise ValueError(f"{what}: expected {size:,} bytes in {path}, got {path.stat().st_size:,} (copy it again)")
-        if _digest(path) != facts.get("sha256"):
+        if digest(path) != facts.get("sha256"):
             raise ValueError(
                 f"{what}: expected {path} as it was written, got another content than {name} says (copy it again)"
             )
@@ -290,12 +290,13 @@ def _to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
+def digest(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal digits."""
+    found = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+            found.update(chunk)
+    return found.hexdigest()
 
 
 def _json_digest(value: Mapping[str, Any]) -> str:

@@ -134,7 +134,7 @@ def tune(
         space = _space(search, dataset)
         done = len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))
         for number in range(done, trials):
-            study.sampler = optuna.samplers.TPESampler(seed=search.config.train.seed + number)
+            study.sampler = optuna.samplers.TPESampler(seed=(search.config.train.seed + number) % 2**32)
             asked = study.ask(space)
             metric = _train(out / "trials" / str(number), search.config.replace(**asked.params), dataset)
             study.tell(asked, metric)

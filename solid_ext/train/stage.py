@@ -38,6 +38,7 @@ Trainable = DynamicRecommender | SemanticRecommender | SASRecSoftmax
 Validate = Callable[[Trainable], float]
 
 GUESSES = 10  # times the loss of guessing at which a training has diverged: an untrained model is at about 1
+LARGE_ALIGNMENT = 1000.0  # both losses are of the size of one: the prediction then counts for next to nothing
 MAY_GROW = ("epochs", "patience")
 MAY_DIFFER = ("threads", "tensorboard")
 """Fields that a resumed stage may set otherwise: to more, or to anything."""
@@ -115,7 +116,8 @@ def train_stage(
         number = len(stage.history) + 1
         start = time.perf_counter()
         loss, alignment = _train_epoch(model, step, dataset, split.train, sampler, config, name, number, reporter)
-        _check_progress(name, number, loss, loss - config.stage2.alignment * alignment, model, config)
+        _check_progress(name, number, loss, alignment, model, config)
+        loss += config.stage2.alignment * alignment
         valid = validate(model)
         stage.history.append(Epoch(name, number, loss, alignment, valid, time.perf_counter() - start))
         improved = stage.best.epoch == number
@@ -153,12 +155,13 @@ def check_resumed(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, An
 
 
 def _check_progress(
-    name: str, epoch: int, loss: float, prediction: float, model: Trainable, config: TrainConfig
+    name: str, epoch: int, prediction: float, alignment: float, model: Trainable, config: TrainConfig
 ) -> None:
     """Refuse to go on from what no training ends at: NaN, infinity, and ten times the loss of guessing."""
-    advice = f"in epoch {epoch}; a learning_rate below {config.learning_rate:g} may help"
-    if not np.isfinite(loss):
-        raise FloatingPointError(f"{name}: expected a finite loss, got {loss} {advice}")
+    advice = f"in epoch {epoch}; {_advice(config)} may help"
+    for loss in (prediction, config.stage2.alignment * alignment):
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"{name}: expected a finite loss, got {loss} {advice}")
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
         raise FloatingPointError(f"{name}: expected finite weights, got NaN or infinity {advice}")
     if config.loss == "bce":
@@ -173,6 +176,16 @@ def _check_progress(
         )
 
 
+def _advice(config: TrainConfig) -> str:
+    """What of the configuration is larger than any training wants it, else the learning rate."""
+    large = []
+    if config.learning_rate * config.weight_decay >= 1:  # a step takes this share of every weight
+        large.append(f"a weight_decay below {1 / config.learning_rate:g} (it is {config.weight_decay:g})")
+    if config.stage2.alignment > LARGE_ALIGNMENT:
+        large.append(f"an alignment below {LARGE_ALIGNMENT:g} (it is {config.stage2.alignment:g})")
+    return " and ".join(large or [f"a learning_rate below {config.learning_rate:g}"])
+
+
 def _train_epoch(
     model: Trainable,
     step: Step,
@@ -184,7 +197,7 @@ def _train_epoch(
     epoch: int,
     reporter: Reporter,
 ) -> tuple[float, float]:
-    """One pass over the rows in a fresh order; the mean loss and the mean alignment."""
+    """One pass over the rows in a fresh order; the mean prediction loss and the mean alignment."""
     rng = np.random.default_rng([config.seed, epoch, *stage.encode()])
     seed_generators(int(rng.integers(2**62)), model.device)
     order = rng.permutation(len(rows.positions))
