@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from filelock import FileLock
 
 from solid_ext import Config
 from solid_ext.cli import main
-from solid_ext.compare import PEERS, Grid, make_grid
+from solid_ext.compare import PEERS, Grid, compare, make_grid
 from solid_ext.compare.process import run_planned
 from solid_ext.compare.report import write_report
 from solid_ext.data import Dataset, SyntheticTruth, synthetic_dataset
@@ -308,3 +309,41 @@ def test_the_report_says_what_the_runs_say(tmp_path: Path) -> None:
     assert "| sasrec | solid | 10.5 | 4 | 1,234 | 1.0 | 500 |" in report
     assert "Not finished" not in report
     assert (tmp_path / "report.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
+@pytest.mark.parametrize("file", ["metrics.json", "users.parquet"])
+def test_a_damaged_run_is_run_again(
+    file: str, damage: Callable[[Path], None], world: tuple[Dataset, SyntheticTruth], tmp_path: Path
+) -> None:
+    grid = make_grid([world[0]], ["sasrec"], ["popularity", "markov"], [0], "paper", {"dim": 8, "eval_negatives": 20})
+    compare(tmp_path / "out", grid, [world[0]], jobs=1)
+    before = pl.read_csv(tmp_path / "out" / "runs.csv")
+    folder = tmp_path / "out" / "runs" / "synthetic" / "popularity" / "0"
+    whole = pl.read_parquet(folder / "users.parquet")
+    damage(folder / file)
+    write_report(tmp_path / "out", grid)
+    assert "**Not finished: synthetic/popularity/0.**" in (tmp_path / "out" / "report.md").read_text()
+    compare(tmp_path / "out", grid, [world[0]], jobs=1)
+    assert pl.read_csv(tmp_path / "out" / "runs.csv").equals(before)
+    assert pl.read_parquet(folder / "users.parquet").equals(whole)
+
+
+def test_a_damaged_stage1_is_not_lent(world: tuple[Dataset, SyntheticTruth], tmp_path: Path) -> None:
+    fields = {"dim": 8, "epochs": 1, "length": 5, "eval_negatives": 20}
+    grid = make_grid([world[0]], ["gru4rec"], ["solid", "solid-cold"], [0], "paper", fields)
+    solid, cold = grid.plan()
+    run_planned(tmp_path / "solid", solid, world[0])
+    flip(tmp_path / "solid" / "stage1" / "best.safetensors")
+    run_planned(tmp_path / "cold", cold, world[0], {tmp_path / "solid": solid})
+    assert (tmp_path / "cold" / "metrics.json").exists()

@@ -9,11 +9,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from solid_ext.files import (
     LOCK,
+    checked_path,
     describe_folder,
     elsewhere,
     foreign_to,
@@ -137,6 +139,7 @@ def test_a_folder_is_replaced_if_it_is_one_and_holds_nothing_else(
 KILLED = """
 import os, sys, threading, time
 from pathlib import Path
+from typing import Any
 sys.path.insert(0, {tests!r})
 from test_files import make
 threading.Thread(target=lambda: (sys.stdin.read(1), os._exit(9)), daemon=True).start()
@@ -211,6 +214,7 @@ def test_each_byte_of_a_folder_counts(tmp_path: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
+from typing import Any
 from solid_ext.files import owned
 with owned(Path(sys.argv[1]), "test"):
     print("held", flush=True)
@@ -252,3 +256,35 @@ def test_a_folder_has_one_owner_and_a_dead_one_holds_nothing(tmp_path: Path) -> 
         owned(Path("/proc/x"), "test"),
     ):
         pass
+
+
+@pytest.mark.parametrize("name", ["y" * 255, "ü" * 127])
+def test_a_name_as_long_as_a_system_takes_names_a_file_and_a_folder(name: str, tmp_path: Path) -> None:
+    write_text(tmp_path / name, "text")
+    assert (tmp_path / name).read_text() == "text"
+    make(tmp_path / "in" / name, "one")
+    make(tmp_path / "in" / name, "two", overwrite=True)
+    assert [path.name for path in (tmp_path / "in").iterdir()] == [name]
+
+
+def test_a_folder_whose_name_is_a_pattern_is_named_where_it_was_left(tmp_path: Path) -> None:
+    (tmp_path / ".[a]*.old-1").mkdir()
+    assert ".[a]*.old-1" in elsewhere(tmp_path / "[a]*")
+
+
+@pytest.mark.parametrize("path", [None, 5, b"bytes", "a\0b"])
+def test_what_names_no_folder_gets_a_sentence(path: Any, tmp_path: Path) -> None:
+    expected = ValueError if isinstance(path, str) else TypeError
+    with pytest.raises(expected, match=r"^load: expected a path( without null characters)?, got "):
+        checked_path(path, "load")
+
+
+@pytest.mark.parametrize("size", ["8", None, 8.0, True, [8]])
+def test_a_size_that_is_no_number_is_refused(size: Any, tmp_path: Path) -> None:
+    make(tmp_path / "folder", "text")
+    manifest = json.loads((tmp_path / "folder" / "m.json").read_text())
+    manifest.pop("sha256")
+    next(iter(manifest["files"].values()))["bytes"] = size
+    write_json(tmp_path / "folder" / "m.json", manifest)
+    with pytest.raises(ValueError, match=r"test: expected the size of .* in .*m.json, got"):
+        verify_folder(tmp_path / "folder", "m.json", "test")

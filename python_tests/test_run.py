@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,13 @@ from safetensors.torch import load_file
 
 from solid_ext import SOLID, Config, Dataset
 from solid_ext.cli import main
+from solid_ext.compare import compare, make_grid
 from solid_ext.data import SyntheticTruth, synthetic_dataset
 from solid_ext.files import LOCK, read_json, write_json
 from solid_ext.methods import method_config
 from solid_ext.run import train_run
 from solid_ext.train import Silent, load_checkpoint
+from solid_ext.tune import make_search, tune
 
 TINY = Config().replace(length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, eval_negatives=20)
 QUICK = ["--length", "5", "--dim", "16", "--heads", "2", "--codebook-hidden", "16", "--batch-size", "128"]
@@ -340,3 +345,59 @@ def test_a_run_of_another_version_is_not_resumed(
     with pytest.raises(ValueError, match=rf"resume: expected a run of this version in .*{which} \(train it again\)"):
         train_run(run, TINY, world[0], resume=True)
     assert contents(run) == before
+
+
+def test_a_name_that_not_every_library_can_open_is_refused_before_work_starts(
+    world: tuple[Dataset, SyntheticTruth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = tmp_path / os.fsdecode(b"lat\xff")
+    grid = make_grid([world[0]], ["sasrec"], ["popularity"], [0], "paper", {"dim": 8})
+    search = make_search(["dropout"], "static", "sasrec", "best", {}, 0)
+    monkeypatch.setattr("solid_ext.train.stage._train_epoch", None)
+    tries: list[Callable[[], object]] = [
+        lambda: train_run(odd, TINY, world[0]),
+        lambda: SOLID(TINY).fit(world[0], folder=odd),
+        lambda: compare(odd, grid, [world[0]], jobs=1),
+        lambda: tune(odd, search, world[0], trials=1),
+        lambda: world[0].save(odd),
+        lambda: Dataset.load(odd),
+        lambda: SOLID.load(odd),
+    ]
+    for attempt in tries:
+        with pytest.raises(ValueError, match=r": expected a path of names in UTF-8, got '.*lat\\udcff'"):
+            attempt()
+    assert not odd.exists()
+    odd.mkdir()
+    monkeypatch.chdir(odd)
+    with pytest.raises(ValueError, match=r"expected a path of names in UTF-8, got '.*lat\\udcff/run'"):
+        train_run(Path("run"), TINY, world[0])
+
+
+@pytest.mark.parametrize("place", ["model/mine.txt", "semantics.safetensors/mine.txt", "report.png/mine.txt"])
+def test_what_would_keep_a_resumed_run_from_being_written_is_said_before_it_trains(
+    place: str, run: Path, world: tuple[Dataset, SyntheticTruth], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run / place).parent.unlink() if (run / place).parent.is_file() else None
+    (run / place).parent.mkdir(exist_ok=True)
+    (run / place).write_text("mine")
+    before = contents(run)
+    monkeypatch.setattr("solid_ext.train.stage._train_epoch", None)
+    with pytest.raises(ValueError, match=r"out: expected a (folder of its own|file)"):
+        train_run(run, TINY.replace(epochs=2), world[0], baseline=False, resume=True)
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("file", ["last.safetensors", "best.safetensors"])
+def test_a_torn_stage_is_trained_again_once_it_is_deleted_as_told(
+    file: str, run: Path, world: tuple[Dataset, SyntheticTruth]
+) -> None:
+    whole = (run / "stage2" / "best.safetensors").read_bytes()
+    (run / "stage2" / file).write_bytes((run / "stage2" / file).read_bytes()[:-7])
+    with pytest.raises(ValueError, match=rf"resume: .*{file}.*; delete .*stage2, and this stage is trained again"):
+        train_run(run, TINY, world[0], baseline=False, resume=True)
+    shutil.rmtree(run / "stage2")
+    train_run(run, TINY, world[0], baseline=False, resume=True)
+    again = load_checkpoint(run / "stage2" / "best.safetensors")[0]
+    (run / "stage2" / "best.safetensors").write_bytes(whole)
+    before = load_checkpoint(run / "stage2" / "best.safetensors")[0]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in again.items())

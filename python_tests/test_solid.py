@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +27,7 @@ from solid_ext.evaluate import Metrics, Scorer, evaluate_full
 from solid_ext.files import MANIFEST, describe_folder, read_json
 from solid_ext.methods import method_config
 from solid_ext.train import Silent, load_checkpoint, save_checkpoint
+from solid_ext.train.isolation import isolated
 
 TINY = Config().replace(length=5, dim=16, heads=2, codebook_hidden=16, batch_size=512, epochs=1, eval_negatives=20)
 
@@ -403,3 +409,115 @@ def test_fit_shows_its_progress_in_a_terminal_and_nothing_elsewhere(
     SOLID(TINY).fit(world[0], reporter=Silent())
     assert asked.getvalue() == ""
     assert capsys.readouterr().out == ""
+
+
+def test_a_fit_that_is_stopped_leaves_the_model_before_it(
+    world: tuple[Dataset, SyntheticTruth], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solid = SOLID(TINY).fit(world[0])
+    histories = [world[0].item_ids.head(4).to_list()]
+    before, metrics, parts = solid.recommend(histories, 5), solid.evaluate(), dict(vars(solid))
+
+    def stop(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("solid_ext.solid.choose_neighbours", stop)
+    with pytest.raises(KeyboardInterrupt):
+        solid.fit(synthetic_dataset(300, 80, 6, predictability=1.0, seed=4)[0])
+    assert all(vars(solid)[name] is part for name, part in parts.items())
+    assert solid.recommend(histories, 5) == before
+    assert solid.evaluate() == metrics
+
+
+def weights(solid: SOLID) -> dict[str, torch.Tensor]:
+    assert solid.model is not None
+    return solid.model.state_dict()
+
+
+def same(one: SOLID, other: SOLID) -> bool:
+    return all(torch.equal(tensor, weights(other)[name]) for name, tensor in weights(one).items())
+
+
+def test_fits_in_two_threads_are_the_fits_alone(
+    fitted: SOLID, world: tuple[Dataset, SyntheticTruth], one_thread: None
+) -> None:
+    configs = [TINY.replace(epochs=3, seed=seed) for seed in (0, 1)]
+    alone = [SOLID(config).fit(world[0]) for config in configs]
+    together = [SOLID(config) for config in configs]
+    threads = [threading.Thread(target=solid.fit, args=(world[0],)) for solid in together]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(same(*pair) for pair in zip(alone, together, strict=True))
+
+
+def test_a_forked_process_fits_although_a_thread_of_its_parent_does(world: tuple[Dataset, SyntheticTruth]) -> None:
+    inside, on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with isolated():
+            inside.set()
+            on.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads
+        child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        with isolated():
+            os._exit(0)
+    on.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_fit_leaves_the_callers_generator_alone(world: tuple[Dataset, SyntheticTruth]) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(4)
+    torch.manual_seed(7)
+    SOLID(TINY).fit(world[0])
+    assert torch.equal(torch.rand(4), expected)
+
+
+@contextmanager
+def default(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize(
+    "surroundings",
+    [
+        lambda: default(torch.float64),
+        torch.no_grad,
+        torch.inference_mode,
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        lambda: torch.device("meta"),
+    ],
+    ids=["float64", "no_grad", "inference_mode", "autocast", "device"],
+)
+def test_whatever_surrounds_a_fit_the_seed_gives_the_same_model(
+    surroundings: Any, world: tuple[Dataset, SyntheticTruth], one_thread: None
+) -> None:
+    plain = SOLID(TINY).fit(world[0])
+    with surroundings():
+        dtype = torch.get_default_dtype()
+        solid = SOLID(TINY).fit(world[0])
+        assert torch.get_default_dtype() == dtype
+    assert same(plain, solid)
+    assert solid.evaluate() == plain.evaluate()
+    assert solid.fit(world[0]).training.stages[0].history  # and it can be fitted again outside
+
+
+@pytest.mark.parametrize("config", [{"dim": 8}, 8, "c.yaml", {}])
+def test_a_configuration_that_is_none_is_told_how_fields_are_given(config: Any) -> None:
+    with pytest.raises(TypeError, match=r"SOLID: expected a Config, got \w+ \(SOLID\(\*\*fields\) takes .*from_yaml"):
+        SOLID(config)

@@ -467,3 +467,31 @@ def test_a_run_on_the_device_gives_the_metrics_of_the_processor(
     for protocol, values in on_cpu.items():
         for name, value in values.items():
             assert abs(on_device[protocol][name] - value) < 0.005, name
+
+
+@pytest.mark.parametrize(
+    ("fields", "advice"),
+    [
+        ({"weight_decay": 1e6}, r"a weight_decay below 100 \(it is 1e\+06\) may help"),
+        ({"alignment": 1e300}, r"an alignment below 1000 \(it is 1e\+300\) may help"),
+        ({"alignment": 1e300, "weight_decay": 1e6}, r"a weight_decay below 100 .* and an alignment below 1000 .* may"),
+    ],
+)
+def test_a_training_that_diverges_names_what_is_large(
+    fields: dict[str, Any], advice: str, world: tuple[Dataset, SyntheticTruth]
+) -> None:
+    with pytest.raises(FloatingPointError, match=rf"expected .* in epoch \d; {advice}"):
+        SOLID(SMALL.replace(**fields, eval_negatives=20)).fit(world[0])
+
+
+def test_an_alignment_that_outweighs_the_prediction_is_no_divergence(world: tuple[Dataset, SyntheticTruth]) -> None:
+    """What remains of their sum once the one is taken off again is rounding."""
+    stages = SOLID(SMALL.replace(alignment=1e10, epochs=1, eval_negatives=20)).fit(world[0]).training.stages
+    assert stages[-1].history[0].loss > stages[-1].history[0].alignment * 1e9
+
+
+@pytest.mark.parametrize("seed", [2**32, 2**63 - 1])
+@pytest.mark.parametrize("semantics", ["id", "text"])
+def test_every_seed_that_is_allowed_trains(seed: int, semantics: str, world: tuple[Dataset, SyntheticTruth]) -> None:
+    config = SMALL.replace(seed=seed, semantics=semantics, num_semantics=4, epochs=1, eval_negatives=20)
+    assert SOLID(config).fit(world[0]).training.stages[-1].history

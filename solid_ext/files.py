@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import glob
 import hashlib
 import json
 import os
@@ -24,6 +25,30 @@ _CHUNK = 1 << 22
 _EXCHANGE, _FROM_HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of renameat2(2)
 
 
+def checked_path(path: Any, what: str) -> Path:
+    """A path that every library here can open: polars and safetensors take UTF-8 alone.
+
+    Args:
+        what: begins the error's sentence.
+
+    Raises:
+        TypeError: neither text nor a path.
+        ValueError: with a null character, or a name that is not UTF-8 on the way from the root.
+    """
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+        raise TypeError(f"{what}: expected a path, got {path!r:.80}")
+    text = os.fspath(path)
+    if "\0" in text:
+        raise ValueError(f"{what}: expected a path without null characters, got {text!r:.80}")
+    try:
+        os.path.abspath(text).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what}: expected a path of names in UTF-8, got {os.path.abspath(text)!r}") from error
+    except OSError as error:
+        raise ValueError(f"{what}: expected a path from a folder that exists, got {text} ({_reason(error)})") from error
+    return Path(text)
+
+
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
     """A path to write to, beside `path`, whose place it takes when the body ends; until then the old file stays.
@@ -33,7 +58,7 @@ def written(path: Path) -> Iterator[Path]:
     Raises:
         ValueError: it cannot be written; what was there before is whole, and nothing else is left.
     """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_PARTIAL}")
+    partial = path.with_name(f".{uuid.uuid4().hex}{_PARTIAL}")  # short, however long the file's own name is
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.touch(exist_ok=False)
@@ -103,25 +128,11 @@ def written_folder(folder: Path, what: str, *, overwrite: bool, ours: Callable[[
     Raises:
         ValueError: there is something that may not be replaced, or the folder cannot be written. Nothing has changed.
     """
-    try:
-        folder, here = Path(os.path.abspath(folder)), Path.cwd()  # `.` and `a/..` have names too
-    except OSError as error:
-        raise ValueError(f"{what}: expected a folder that can be written, got {folder} ({_reason(error)})") from error
-    if os.path.lexists(folder) and not overwrite:
-        raise ValueError(
-            f"{what}: expected a folder that does not exist yet, got {folder} (overwrite=True replaces one of its kind)"
-        )
-    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
-        raise ValueError(f"{what}: expected a folder to overwrite, got {folder}, a file or a link")
-    if os.path.lexists(folder) and here.is_relative_to(folder):
-        raise ValueError(f"{what}: expected a folder to overwrite, got {folder}, in which this process works")
+    check_replaceable(folder, what, overwrite=overwrite, ours=ours)
+    folder = Path(os.path.abspath(folder))  # `.` and `a/..` have names too
     marker = uuid.uuid4().hex
-    fresh, old = (folder.with_name(f".{folder.name}.{kind}-{marker}") for kind in ("new", "old"))
+    fresh, old = (folder.with_name(f".{_short(folder)}.{kind}-{marker}") for kind in ("new", "old"))
     try:
-        if os.path.lexists(folder) and any(folder.iterdir()):
-            foreign = ours(folder)
-            if foreign is not None:
-                raise ValueError(f"{what}: expected a folder of its own to overwrite, got {folder}, {foreign}")
         fresh.mkdir(parents=True)
         yield fresh
         for path in (*fresh.iterdir(), fresh):
@@ -143,15 +154,47 @@ def written_folder(folder: Path, what: str, *, overwrite: bool, ours: Callable[[
             shutil.rmtree(rest, ignore_errors=True)
 
 
+def check_replaceable(folder: Path, what: str, *, overwrite: bool, ours: Callable[[Path], str | None]) -> None:
+    """Refuse a place where `written_folder` may not make a folder; nothing is made or changed.
+
+    Raises:
+        ValueError: there is something that may not be replaced, or whose name no library here can open.
+    """
+    checked_path(folder, what)
+    try:
+        folder, here = Path(os.path.abspath(folder)), Path.cwd()
+        if not os.path.lexists(folder):
+            return
+        if not overwrite:
+            raise ValueError(
+                f"{what}: expected a folder that does not exist yet, got {folder} (overwrite=True replaces one of its "
+                "kind)"
+            )
+        if folder.is_symlink() or not folder.is_dir():
+            raise ValueError(f"{what}: expected a folder to overwrite, got {folder}, a file or a link")
+        if here.is_relative_to(folder):
+            raise ValueError(f"{what}: expected a folder to overwrite, got {folder}, in which this process works")
+        foreign = ours(folder) if any(folder.iterdir()) else None
+    except OSError as error:
+        raise ValueError(f"{what}: expected a folder that can be written, got {folder} ({_reason(error)})") from error
+    if foreign is not None:
+        raise ValueError(f"{what}: expected a folder of its own to overwrite, got {folder}, {foreign}")
+
+
+def _short(folder: Path) -> str:
+    """The folder's name, or what stands for it where a longer name would be more than a system takes."""
+    return folder.name if len(os.fsencode(folder.name)) <= 100 else hashlib.sha256(folder.name.encode()).hexdigest()
+
+
 def elsewhere(folder: Path) -> str:
     """`, but ..` that names where a replacement which was cut short left the folder; nothing where there was none."""
-    left = sorted(folder.parent.glob(f".{folder.name}.old-*")) if folder.parent.is_dir() else []
+    left = sorted(folder.parent.glob(f".{glob.escape(_short(folder))}.old-*")) if folder.parent.is_dir() else []
     return f", but {left[-1]}, which a replacement that was cut short left (rename it back)" if left else ""
 
 
 def describe_folder(folder: Path, name: str, described: Mapping[str, Any]) -> None:
     """Write the folder's manifest, last of all its files: what it is, and size and sha256 of each of them."""
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in sorted(folder.iterdir())}
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": digest(path)} for path in sorted(folder.iterdir())}
     write_json(folder / name, {**described, "files": files})
 
 
@@ -169,11 +212,12 @@ def verify_folder(folder: Path, name: str, what: str) -> dict[str, Any]:
         path = folder / file
         if Path(file).name != file or not isinstance(facts, dict) or not path.is_file():
             raise ValueError(f"{what}: expected {file} in {folder}, got none")
-        if path.stat().st_size != facts.get("bytes"):
-            raise ValueError(
-                f"{what}: expected {facts.get('bytes'):,} bytes in {path}, got {path.stat().st_size:,} (copy it again)"
-            )
-        if _digest(path) != facts.get("sha256"):
+        size = facts.get("bytes")
+        if type(size) is not int:
+            raise ValueError(f"{what}: expected the size of {file} in {folder / name}, got {size!r:.80}")
+        if path.stat().st_size != size:
+            raise ValueError(f"{what}: expected {size:,} bytes in {path}, got {path.stat().st_size:,} (copy it again)")
+        if digest(path) != facts.get("sha256"):
             raise ValueError(
                 f"{what}: expected {path} as it was written, got another content than {name} says (copy it again)"
             )
@@ -203,6 +247,7 @@ def owned(folder: Path, what: str) -> Iterator[None]:
     Raises:
         ValueError: another process or thread works in it, or it cannot be made.
     """
+    checked_path(folder, what)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.resolve() / LOCK, timeout=0, is_singleton=True, mode=0o666)
@@ -245,12 +290,13 @@ def _to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
+def digest(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal digits."""
+    found = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+            found.update(chunk)
+    return found.hexdigest()
 
 
 def _json_digest(value: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ from solid_ext.evaluate import Scorer, Validation, both_protocols
 from solid_ext.evaluate.scorer import inference
 from solid_ext.files import (
     MANIFEST,
+    checked_path,
     describe_folder,
     elsewhere,
     foreign_to,
@@ -55,6 +56,7 @@ from solid_ext.train import (
     save_checkpoint,
     train_solid,
 )
+from solid_ext.train.isolation import isolated
 
 FORMAT = "solid_ext model"
 FORMAT_VERSION = 2
@@ -85,12 +87,17 @@ class SOLID:
         config: the whole configuration; fields override single values by name (`SOLID(dim=64, seed=1)`).
 
     Raises:
-        ValueError, TypeError: an unknown field, or a value outside its range.
+        ValueError, TypeError: an unknown field, a value outside its range, or a configuration that is none.
 
     Source: paper, Algorithm 1; docs/method.md#algorithm-1.
     """
 
     def __init__(self, config: Config | None = None, **fields: Any) -> None:
+        if config is not None and not isinstance(config, Config):
+            raise TypeError(
+                f"SOLID: expected a Config, got {type(config).__name__} (SOLID(**fields) takes fields by name, "
+                "Config.from_yaml reads a file)"
+            )
         self.config = (config or Config()).replace(**fields)
         check_backbone(self.config.model.backbone)
         self.model: DynamicRecommender | None = None
@@ -116,6 +123,10 @@ class SOLID:
     ) -> SOLID:
         """Train both stages to convergence on validation rows, and leave the model at its best epoch.
 
+        The model is the seed's, whatever the process has set: torch's generators, default dtype and grad mode are
+        neither read nor changed. Fits of several threads follow one another. A fit that does not end leaves what was
+        fitted before.
+
         Args:
             data: a `Dataset`, or whatever `load_dataset` takes (a path, a frame, arrays).
             semantics: of the items, where they have been made before; None makes them as the configuration says.
@@ -138,9 +149,9 @@ class SOLID:
                 return self.fit(data, semantics=semantics, folder=folder, reporter=bar)
         dataset = data if isinstance(data, Dataset) else load_dataset(data)
         config = self.config.resolved(dataset.num_users, dataset.num_items)
-        folder = None if folder is None else Path(folder)
+        folder = None if folder is None else checked_path(folder, "fit")
         check_training(config, dataset)
-        with nullcontext() if folder is None else owned(folder, "fit"):
+        with nullcontext() if folder is None else owned(folder, "fit"), isolated():
             self._fit(config, dataset, semantics, folder, reporter)
         return self
 
@@ -162,7 +173,7 @@ class SOLID:
         sampled = config
         if config.train.validation_protocol == "full":
             sampled = config.replace(validation=f"sampled:{config.train.validation_metric}")
-        self.model, stages = train_solid(
+        model, stages = train_solid(
             config,
             dataset,
             split,
@@ -173,16 +184,18 @@ class SOLID:
             folder=folder,
             reporter=reporter,
         )
-        self.neighbours = None
+        neighbours = None
         if config.model.item.neighbours:
             validate = Validation(config, dataset, split, most=NEIGHBOUR_ROWS)
-            knn = ItemKNN(dataset, split.train_end, self.model.length)
+            knn = ItemKNN(dataset, split.train_end, model.length)
             content = None
             if semantics.features is not None and dataset.num_items <= MOST_ITEMS:
                 content = content_similarity(semantics.features)
-            self.neighbours = choose_neighbours(fine_tuned(self.model), knn, validate, content).narrow()
-        self.catalogue, self.fingerprint = _counted(dataset, split), dataset.fingerprint
-        self._training = Training(dataset, split, semantics, stages)
+            neighbours = choose_neighbours(fine_tuned(model), knn, validate, content).narrow()
+        catalogue, training = _counted(dataset, split), Training(dataset, split, semantics, stages)
+        # All of it at the end: a fit that is stopped leaves the model that was fitted before, whole.
+        self.model, self.neighbours, self.catalogue = model, neighbours, catalogue
+        self.fingerprint, self._training = dataset.fingerprint, training
 
     def evaluate(self, data: Any = None) -> dict[str, dict[str, float]]:
         """Metrics on the test rows, by the sampled protocol and by full ranking.
@@ -243,9 +256,9 @@ class SOLID:
         Raises:
             ValueError: not fitted yet; the folder exists, or is something else; it cannot be written.
         """
-        model, folder = self._fitted(), Path(folder)
+        model, folder = self._fitted(), checked_path(folder, "save")
         assert self.catalogue is not None
-        with written_folder(folder, "save", overwrite=overwrite, ours=_foreign) as fresh:
+        with written_folder(folder, "save", overwrite=overwrite, ours=foreign_model) as fresh:
             state = {"num_items": model.num_items, "dataset": self.fingerprint}
             save_checkpoint(fresh / WEIGHTS, model.state_dict(), state)
             write_text(fresh / CONFIG, self.config.to_yaml())
@@ -275,7 +288,7 @@ class SOLID:
             ValueError: no such folder; a file that is missing, torn or changed; another format version; tensors that do
                 not fit the configuration or the catalogue, NaN weights.
         """
-        folder = Path(folder)
+        folder = checked_path(folder, "load")
         if not (folder / MANIFEST).exists() and (folder / "model").is_dir():
             folder = folder / "model"
         if not (folder / WEIGHTS).is_file():
@@ -333,7 +346,8 @@ class SOLID:
         return dataset, make_split(self.config.evaluate.split, dataset)
 
 
-def _foreign(folder: Path) -> str | None:
+def foreign_model(folder: Path) -> str | None:
+    """What keeps a folder from being replaced by `save`; None for one that it wrote."""
     return foreign_to(folder, MANIFEST, FORMAT)
 
 

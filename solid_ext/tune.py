@@ -15,7 +15,7 @@ import yaml
 from solid_ext.compare.grid import base_config
 from solid_ext.config import PRESETS, Config, unknown_field
 from solid_ext.data import Dataset
-from solid_ext.files import LOCK, owned, read_json, write_json, write_text
+from solid_ext.files import LOCK, checked_path, owned, read_json, write_json, write_text
 from solid_ext.methods import METHODS, method_config
 from solid_ext.models.backbones import BACKBONES
 from solid_ext.run import holds_run, open_run
@@ -116,6 +116,7 @@ def tune(
 
     if trials < 1:
         raise ValueError(f"trials: expected at least 1, got {trials}")
+    checked_path(out, "out")
     held = {entry.name for entry in out.iterdir()} if out.is_dir() else {"a file"} if os.path.lexists(out) else set()
     if "search.json" not in held and held - {LOCK}:
         raise ValueError(f"out: expected a new folder or one of this search, got {out}, which holds something else")
@@ -133,7 +134,7 @@ def tune(
         space = _space(search, dataset)
         done = len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))
         for number in range(done, trials):
-            study.sampler = optuna.samplers.TPESampler(seed=search.config.train.seed + number)
+            study.sampler = optuna.samplers.TPESampler(seed=(search.config.train.seed + number) % 2**32)
             asked = study.ask(space)
             metric = _train(out / "trials" / str(number), search.config.replace(**asked.params), dataset)
             study.tell(asked, metric)

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from solid_ext.compare.grid import Grid, PlannedRun
-from solid_ext.compare.process import DATA, GRID, METRICS, RUNS
+from solid_ext.compare.process import DATA, GRID, RUNS, finished
 from solid_ext.compare.report import write_report
 from solid_ext.data import Dataset, make_split, semantics_from_categories
 from solid_ext.data.semantics import semantics_source
-from solid_ext.files import LOCK, owned
+from solid_ext.files import LOCK, checked_path, owned
 
 OnFinished = Callable[[int, int, PlannedRun, str | None], None]
 
@@ -26,8 +26,8 @@ def compare(
     """Run what is not finished yet, and write `runs.csv`, `costs.csv`, `report.md` and `report.png`.
 
     The same call again goes on where the last one stopped, however it stopped: a finished run is a folder with
-    `metrics.json`, an unfinished one goes on from the checkpoints of its stages. A call with more datasets, backbones,
-    methods or seeds adds their runs to those of the folder.
+    `metrics.json` and `users.parquet`, both whole; another one goes on from the checkpoints of its stages. A call with
+    more datasets, backbones, methods or seeds adds their runs to those of the folder.
 
     Args:
         out: `compare.json` (the grid), `data/` (the datasets as they were), `runs/`, and what is written at the end.
@@ -42,6 +42,7 @@ def compare(
     """
     if jobs < 0:
         raise ValueError(f"jobs: expected 0 or more, got {jobs}")
+    checked_path(out, "out")
     plan = grid.plan()
     for dataset in datasets:
         check_dataset(dataset, [planned for planned in plan if planned.dataset == dataset.name])
@@ -133,7 +134,7 @@ def _run_all(out: Path, plan: list[PlannedRun], jobs: int) -> Iterator[tuple[Pla
     """Each run as it finishes, those that had finished before first, with what went wrong (None: nothing)."""
     todo = []
     for number, planned in enumerate(plan):
-        if (out / RUNS / planned.name / METRICS).exists():
+        if finished(out / RUNS / planned.name):
             yield planned, None
         else:
             todo.append(number)

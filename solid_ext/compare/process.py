@@ -16,11 +16,11 @@ from solid_ext.compare.grid import Grid, PlannedRun
 from solid_ext.compare.peers import PEERS, PeerTask
 from solid_ext.data import Dataset, make_split
 from solid_ext.evaluate import evaluate_full, evaluate_sampled
-from solid_ext.files import write_json, written, written_folder
+from solid_ext.files import digest, read_json, write_json, written, written_folder
 from solid_ext.run import holds_run, open_run
 from solid_ext.solid import SOLID
 from solid_ext.threads import set_threads
-from solid_ext.train import Epoch
+from solid_ext.train import Epoch, load_checkpoint
 from solid_ext.train.algorithm import stage1_config
 
 GRID, RUNS, DATA = "compare.json", "runs", "data"
@@ -102,8 +102,18 @@ def run_planned(
             },
             "rows_per_second": clock.epochs * len(split.train) / clock.seconds if clock.epochs else None,
             "peak_bytes": _peak_bytes(),
+            "users": digest(folder / USERS),
         },
     )
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run's folder holds all that a report reads of it, as it was written."""
+    try:
+        users = read_json(folder / METRICS, "compare").get("users")
+        return users is None or users == digest(folder / USERS)
+    except (ValueError, OSError):
+        return False
 
 
 def _peak_bytes() -> int | None:
@@ -122,10 +132,21 @@ def _borrow_stage1(folder: Path, planned: PlannedRun, others: Mapping[Path, Plan
     if wanted is None or planned.method in PEERS or (folder / STAGE1).exists():
         return
     for other, theirs in others.items():
-        if (theirs.dataset, stage1_config(theirs.config)) == (planned.dataset, wanted) and theirs.method not in PEERS:
+        same = (theirs.dataset, stage1_config(theirs.config)) == (planned.dataset, wanted)
+        if same and theirs.method not in PEERS and _whole(other / STAGE1):
             with written_folder(folder / STAGE1, "compare", overwrite=False, ours=str) as fresh:
                 shutil.copytree(other / STAGE1, fresh, dirs_exist_ok=True)
             return
+
+
+def _whole(stage: Path) -> bool:
+    """Whether a stage's checkpoints are as they were written."""
+    try:
+        for name in ("last.safetensors", "best.safetensors"):
+            load_checkpoint(stage / name)
+    except ValueError:
+        return False
+    return True
 
 
 def _end_with_parent() -> None:
@@ -141,9 +162,9 @@ def main(arguments: list[str]) -> None:
     out, number = Path(arguments[0]), int(arguments[1])
     plan = Grid.load(out / GRID).plan()
     planned, folders = plan[number], {out / RUNS / each.name: each for each in plan}
-    finished = {folder: each for folder, each in folders.items() if (folder / METRICS).exists()}
+    others = {folder: each for folder, each in folders.items() if finished(folder)}
     try:
-        run_planned(out / RUNS / planned.name, planned, Dataset.load(out / DATA / planned.dataset), finished)
+        run_planned(out / RUNS / planned.name, planned, Dataset.load(out / DATA / planned.dataset), others)
     except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
         sys.stderr.write(f"{error or type(error).__name__}\n")
         sys.exit(2)

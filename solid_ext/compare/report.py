@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from solid_ext.compare.grid import NO_BACKBONE, Grid, PlannedRun
 from solid_ext.compare.picture import draw_comparison
-from solid_ext.compare.process import METRICS, RUNS, USERS
+from solid_ext.compare.process import METRICS, RUNS, USERS, finished
 from solid_ext.evaluate import hr_per_row, mean_per_user, mrr_per_row, ndcg_per_row
 from solid_ext.evaluate.significance import Difference, paired_differences
 from solid_ext.files import read_json, write_text
@@ -48,7 +48,7 @@ class MethodResult(NamedTuple):
 
 def write_report(out: Path, grid: Grid) -> None:
     """Read the finished runs of `grid` in `out` and write the four files, each whole or not at all."""
-    plan = [planned for planned in grid.plan() if (out / RUNS / planned.name / METRICS).exists()]
+    plan = [planned for planned in grid.plan() if finished(out / RUNS / planned.name)]
     runs = [read_json(out / RUNS / planned.name / METRICS, "compare") for planned in plan]
     write_text(out / "runs.csv", _runs_table(runs).write_csv())
     write_text(out / "costs.csv", _costs_table(runs).write_csv())

@@ -21,6 +21,7 @@ from solid_ext.data.prepare import align_items, index_interactions
 from solid_ext.data.reading import Reading, suggested
 from solid_ext.data.storage import METADATA, read_folder, write_folder
 from solid_ext.data.tables import read_table
+from solid_ext.files import checked_path
 
 CATEGORY_SEPARATOR = "|"
 TABLE_SUFFIXES = (
@@ -188,7 +189,7 @@ class Dataset:
             "fingerprint": self.fingerprint,
             "report": self.report,
         }
-        path = Path(folder)
+        path = checked_path(folder, "Dataset.save")
         write_folder(path, tables, metadata, overwrite=overwrite)
         return path
 
@@ -200,7 +201,7 @@ class Dataset:
             ValueError: missing or unreadable files, another format version, or contents that do not match the
                 stored fingerprint.
         """
-        path = Path(folder)
+        path = checked_path(folder, "Dataset.load")
         tables, metadata = read_folder(path, ("interactions", "users", "items"))
         try:
             interactions, users, items = tables["interactions"], tables["users"]["user_id"], tables["items"]

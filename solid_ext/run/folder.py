@@ -12,13 +12,15 @@ from typing import Any
 from solid_ext._native import build_info
 from solid_ext.config import Config
 from solid_ext.data import Dataset
-from solid_ext.files import LOCK, read_json, write_json, write_text
+from solid_ext.files import LOCK, check_replaceable, checked_path, read_json, write_json, write_text
+from solid_ext.solid import foreign_model
 from solid_ext.train.stage import check_resumed
 
 DESCRIPTION = "run.json"
 STAGES, RIVAL = ("stage1", "stage2"), "static"
 BEGUN = {LOCK, "config.yaml", DESCRIPTION}  # what a run has before its first epoch
 WRITTEN = {*BEGUN, *STAGES, RIVAL, "model", "semantics.safetensors", "metrics.json", "report.png", "tensorboard"}
+FOLDERS = {*STAGES, RIVAL, "model", "tensorboard"}  # the others are files
 REPLACED = ".replaced"  # the run that is overwritten, until the new one has an epoch
 
 
@@ -60,6 +62,7 @@ def check_out(folder: Path, *, resume: bool, overwrite: bool) -> None:
     Raises:
         ValueError: see `open_run`.
     """
+    checked_path(folder, "out")
     if os.path.lexists(folder) and not folder.is_dir():
         raise ValueError(f"out: expected a folder, got {folder}, which is none")
     found = {path.name for path in folder.iterdir()} if folder.exists() else set()
@@ -69,6 +72,12 @@ def check_out(folder: Path, *, resume: bool, overwrite: bool) -> None:
             f"resume: expected a run in {folder}, got "
             + ("one that was stopped before its first epoch: start it again without --resume" if begun else "none")
         )
+    for path in [folder / name for name in sorted(found & WRITTEN)]:
+        if path.is_dir() != (path.name in FOLDERS):
+            kind = "a folder" if path.name in FOLDERS else "a file"
+            raise ValueError(f"out: expected {kind}, got {path}, which is none of a run's")
+    if resume:
+        check_replaceable(folder / "model", "out", overwrite=True, ours=foreign_model)
     if resume or not found - {LOCK, REPLACED}:  # a run that was killed before it had described itself has no more
         return
     if not overwrite:

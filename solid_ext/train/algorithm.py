@@ -16,6 +16,7 @@ from solid_ext.config import Config, ItemConfig, ModelConfig, Stage2Config
 from solid_ext.data import Dataset, Split
 from solid_ext.models import DynamicRecommender, SemanticRecommender, start_from
 from solid_ext.train.checkpoint import check_fit, load_model
+from solid_ext.train.isolation import isolated, seed_generators
 from solid_ext.train.progress import Reporter
 from solid_ext.train.stage import Stage, Trainable, Validate, train_stage
 
@@ -23,8 +24,8 @@ from solid_ext.train.stage import Stage, Trainable, Validate, train_stage
 @contextmanager
 def seeded(config: Config) -> Iterator[None]:
     """Parameters made inside are drawn from the configuration's seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.train.seed)
+    with isolated():
+        seed_generators(config.train.seed, torch.device("cpu"))
         yield
 
 

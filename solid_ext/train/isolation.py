@@ -1,0 +1,55 @@
+"""A training that neither reads nor changes what all of a process shares: generators, dtype, grad mode."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_lock = threading.RLock()
+
+
+def _unlock() -> None:
+    """A forked process has not the thread that may have held the lock."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock)
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """The body draws from torch's generators as if nobody else did, and leaves them as they were.
+
+    Dropout knows no generator but the process's, so that trainings of several threads follow one another: the second
+    waits here. Inside, gradients are recorded, new tensors are float32 on the CPU, and nothing is autocast, whatever
+    the caller has set. A body inside another of the same thread runs at once.
+    """
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    dtype = torch.get_default_dtype()
+    with (
+        _lock,
+        torch.random.fork_rng(devices=devices),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast("cpu", enabled=False),
+        torch.device("cpu"),
+    ):
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the generators that a model on the device draws from: the CPU's, and the device's own."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
