@@ -344,7 +344,7 @@ def _read_items(source: Any, item: str, named: dict[str, str | None]) -> tuple[p
     )
     if item != "item_id" and "item_id" in table.columns:
         raise ValueError(f"items: expected one id column, got both {item} and item_id")
-    ids = normalise_ids(f"items: column {item}", table[item]).alias("item_id")
+    ids = normalise_ids(f"items: column {item}", table[item], reading).alias("item_id")
     table = table.drop(item).insert_column(0, ids)
     notes = {f"{name}_of_items": note for name, note in reading.notes.items()}
     for ours, theirs in named.items():
