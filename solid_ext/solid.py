@@ -25,6 +25,7 @@ from solid_ext.data import (
     make_semantics,
     make_split,
 )
+from solid_ext.data.forked import check_not_forked
 from solid_ext.evaluate import Scorer, Validation, both_protocols
 from solid_ext.evaluate.scorer import inference
 from solid_ext.files import (
@@ -130,6 +131,7 @@ class SOLID:
             ValueError: data that cannot be read or split; a folder of another training, or in use by one.
             FloatingPointError: a training that diverges.
         """
+        check_not_forked("fit")
         if reporter is None and sys.stderr.isatty():
             with ProgressBar(Console(stderr=True), self.config.train.validation_metric) as bar:
                 return self.fit(data, semantics=semantics, folder=folder, reporter=bar)
@@ -241,6 +243,7 @@ class SOLID:
         Raises:
             ValueError: not fitted yet; the folder exists, or is something else; it cannot be written.
         """
+        check_not_forked("save")
         model, folder = self._fitted(), Path(folder)
         assert self.catalogue is not None
         with written_folder(folder, "save", overwrite=overwrite, ours=_foreign) as fresh:
@@ -273,6 +276,7 @@ class SOLID:
             ValueError: no such folder; a file that is missing, torn or changed; another format version; tensors that do
                 not fit the configuration or the catalogue, NaN weights.
         """
+        check_not_forked("load")
         folder = Path(folder)
         if not (folder / MANIFEST).exists() and (folder / "model").is_dir():
             folder = folder / "model"

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from solid_ext.data.forked import check_not_forked
+
 COUNTS = "solid_ext: interactions in the training part"
 """The column of a saved catalogue that holds `counts`; metadata has no column of this name."""
 WHOLE_FLOAT = re.compile(r"-?(?:0|[1-9]\d*)\.0+\Z")
@@ -99,6 +101,7 @@ class Catalogue:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table, with the counts where there are any, as Parquet."""
+        check_not_forked("Catalogue.save")
         table = self.table.drop(COUNTS, strict=False)
         if self.counts is not None:
             table = table.with_columns(pl.Series(COUNTS, self.counts, dtype=pl.Int64))
@@ -111,6 +114,7 @@ class Catalogue:
         Raises:
             ValueError: a file that is missing or holds no such table.
         """
+        check_not_forked("Catalogue.load")
         try:
             table = pl.read_parquet(Path(path), glob=False)
         except (OSError, pl.exceptions.PolarsError) as error:

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from solid_ext.data.forked import check_not_forked
 from solid_ext.data.reading import Reading, suggested
 from solid_ext.data.tables import (
     EXACT_FLOAT,
@@ -59,6 +60,7 @@ def read_interactions(
             different lengths.
         TypeError: a source, an id or a time of a kind that cannot be one.
     """
+    check_not_forked(NAME)
     reading = reading or Reading()
     if isinstance(source, tuple):
         if len(source) not in (2, 3):
