@@ -271,3 +271,25 @@ def test_read_table_keeps_all_columns_unless_told_otherwise(tmp_path: Path) -> N
         "item_id",
         "title",
     ]
+
+
+@pytest.mark.parametrize("odd", ["guest", "2.5"])
+def test_an_id_with_and_without_a_fraction_is_one_id_also_where_the_column_stays_text(tmp_path: Path, odd: str) -> None:
+    users, ids = ["1.0", "1", odd, "-3.00"], ["1", "1", odd, "-3"]
+    columns = {"user_id": users, "item_id": users}
+    text = "user_id,item_id\n" + "".join(f"{user},{user}\n" for user in users)
+    rows = "\n".join(f'{{"user_id": "{user}", "item_id": "{user}"}}' for user in users)
+    sources = (
+        *(write(tmp_path, "x.csv", text), write(tmp_path, "x.jsonl", rows)),
+        *(pl.DataFrame(columns), pd.DataFrame(columns), pd.DataFrame(columns).astype("category"), columns),
+    )
+    for source in sources:
+        reading = Reading()
+        frame = read_interactions(source, reading=reading)
+        assert frame["user_id"].to_list() == frame["item_id"].to_list() == ids
+        assert "2 ids are written as floats (such as '1.0')" in str(reading.notes)
+    items = pl.DataFrame({"item_id": ["1.0", odd, "-3"], "title": ["one", "odd", "three"]})
+    dataset = load_dataset(pl.DataFrame(columns), items=items)
+    assert sorted(dataset.item_table["title"].to_list()) == ["odd", "one", "three"]
+    assert dataset.item_index(["1.0", "1", 1.0, 1]).tolist() == [dataset.item_index(["1"])[0]] * 4
+    assert sum("written as floats" in note for note in dataset.notes) == 3

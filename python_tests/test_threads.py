@@ -212,5 +212,5 @@ def test_a_forked_child_takes_one_thread_and_fits_no_model_that_would_wait_for_p
     done = python(FITTED)
     warned, one, refused, two = done.stdout.splitlines()
     assert warned == "threads: expected 1 in a forked process, got 2; it goes on with 1 1 1 (a forked process has one)"
-    assert refused.startswith("SOLID.fit: expected a process of its own, got one forked from a process that had worked")
+    assert refused.startswith("fit: expected a process that was not forked after data had been read, got a forked one")
     assert one == two == "0 2"

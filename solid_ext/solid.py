@@ -25,6 +25,7 @@ from solid_ext.data import (
     make_semantics,
     make_split,
 )
+from solid_ext.data.forked import check_not_forked
 from solid_ext.evaluate import Scorer, Validation, both_protocols
 from solid_ext.evaluate.scorer import inference
 from solid_ext.files import (
@@ -45,7 +46,7 @@ from solid_ext.scorers import ItemKNN, Popularity, WithNeighbours, WithNewcomers
 from solid_ext.scorers.content import MOST_ITEMS
 from solid_ext.scorers.finetune import fine_tuned
 from solid_ext.serve.recommend import Recommendation, recommend
-from solid_ext.threads import expect_polars, set_threads
+from solid_ext.threads import set_threads
 from solid_ext.train import (
     ProgressBar,
     Reporter,
@@ -143,7 +144,7 @@ class SOLID:
                 forked from one that had worked on data.
             FloatingPointError: a training that diverges.
         """
-        expect_polars("SOLID.fit")
+        check_not_forked("fit")
         if reporter is None and sys.stderr.isatty():
             with ProgressBar(Console(stderr=True), self.config.train.validation_metric) as bar:
                 return self.fit(data, semantics=semantics, folder=folder, reporter=bar)
@@ -256,6 +257,7 @@ class SOLID:
         Raises:
             ValueError: not fitted yet; the folder exists, or is something else; it cannot be written.
         """
+        check_not_forked("save")
         model, folder = self._fitted(), checked_path(folder, "save")
         assert self.catalogue is not None
         with written_folder(folder, "save", overwrite=overwrite, ours=foreign_model) as fresh:
@@ -288,6 +290,7 @@ class SOLID:
             ValueError: no such folder; a file that is missing, torn or changed; another format version; tensors that do
                 not fit the configuration or the catalogue, NaN weights.
         """
+        check_not_forked("load")
         folder = checked_path(folder, "load")
         if not (folder / MANIFEST).exists() and (folder / "model").is_dir():
             folder = folder / "model"

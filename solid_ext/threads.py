@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 import warnings
 from dataclasses import dataclass
@@ -17,36 +16,6 @@ from solid_ext._native import is_forked_child
 WINDOW = 0.04  # seconds of a measurement: many times the few milliseconds for which a scheduler lets others run
 ROUNDS = 3  # of each number, in turns; the middle one counts
 GAIN = 1.15  # more threads are taken if they are this much faster: they cost a neighbour more than they look
-
-
-TASKS = Path("/proc/self/task")
-_polars_had_started = False  # when this process, or the parent of this forked child, last forked
-
-
-def _look_for_polars() -> None:
-    global _polars_had_started
-    try:
-        named = [(task / "comm").read_text(encoding="utf-8", errors="replace") for task in TASKS.iterdir()]
-    except OSError:  # a system that does not tell, or a thread that has just ended
-        named = []
-    _polars_had_started = any(re.match(r"polars-\d", name) for name in named)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_look_for_polars)
-
-
-def expect_polars(call: str) -> None:
-    """Refuse a forked child whose parent had tables read by polars, whose threads it would wait for for ever.
-
-    Raises:
-        ValueError: such a process.
-    """
-    if is_forked_child() and _polars_had_started:
-        raise ValueError(
-            f"{call}: expected a process of its own, got one forked from a process that had worked on data, whose "
-            "polars threads it lacks (fork before data are read, or start it by multiprocessing's 'spawn')"
-        )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import datetime
 import decimal
 import math
 import os
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +17,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from solid_ext.data.forked import check_not_forked
+
 COUNTS = "solid_ext: interactions in the training part"
 """The column of a saved catalogue that holds `counts`; metadata has no column of this name."""
+WHOLE_FLOAT = re.compile(r"-?(?:0|[1-9]\d*)\.0+\Z")
 _OTHER_IDS = (datetime.date, datetime.time, decimal.Decimal, uuid.UUID)  # a datetime is a date
 
 
@@ -53,7 +57,7 @@ class Catalogue:
         """Return the item ids of raw ids.
 
         Ids are compared as text, so that "42", as a command line or JSON gives it, finds the item stored as
-        42, and the other way round; 42.0 finds both.
+        42, and the other way round; 42.0 and "42.0" find both.
 
         Args:
             raw_ids: `[n]` of any type that ids may have.
@@ -97,6 +101,7 @@ class Catalogue:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table, with the counts where there are any, as Parquet."""
+        check_not_forked("Catalogue.save")
         table = self.table.drop(COUNTS, strict=False)
         if self.counts is not None:
             table = table.with_columns(pl.Series(COUNTS, self.counts, dtype=pl.Int64))
@@ -109,6 +114,7 @@ class Catalogue:
         Raises:
             ValueError: a file that is missing or holds no such table.
         """
+        check_not_forked("Catalogue.load")
         try:
             table = pl.read_parquet(Path(path), glob=False)
         except (OSError, pl.exceptions.PolarsError) as error:
@@ -168,7 +174,7 @@ def _texts(value: Any) -> tuple[str, ...]:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, str):
-        return (value,)
+        return (value, value.partition(".")[0]) if WHOLE_FLOAT.match(value) else (value,)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ()
     if isinstance(value, float) and value.is_integer():

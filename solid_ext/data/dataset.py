@@ -16,6 +16,7 @@ import polars as pl
 
 from solid_ext.data.catalogue import Catalogue
 from solid_ext.data.files import nearest_file
+from solid_ext.data.forked import check_not_forked
 from solid_ext.data.interactions import normalise_ids, read_interactions
 from solid_ext.data.prepare import align_items, index_interactions
 from solid_ext.data.reading import Reading, suggested
@@ -63,6 +64,7 @@ class Dataset:
     report: dict[str, int | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_not_forked("Dataset")
         _check_array("offsets", self.offsets, np.int64)
         _check_array("items", self.items, np.int32)
         if self.offsets.size < 2 or self.offsets[0] != 0 or np.any(np.diff(self.offsets) < 0):
@@ -130,6 +132,7 @@ class Dataset:
         That is offsets, items, times, raw ids of users and items, titles and categories; neither the name, the report
         nor other metadata.
         """
+        check_not_forked("fingerprint")
         digest = hashlib.sha256()
         arrays = {"offsets": self.offsets.astype("<i8"), "items": self.items.astype("<i4")}
         if self.timestamps is not None:
@@ -170,6 +173,7 @@ class Dataset:
         Raises:
             ValueError: the folder exists (and holds something else), or cannot be written.
         """
+        check_not_forked("Dataset.save")
         columns: dict[str, np.ndarray] = {
             "user": np.repeat(np.arange(self.num_users, dtype=np.int64), np.diff(self.offsets)),
             "item": self.items,
@@ -201,6 +205,7 @@ class Dataset:
             ValueError: missing or unreadable files, another format version, or contents that do not match the
                 stored fingerprint.
         """
+        check_not_forked("Dataset.load")
         path = checked_path(folder, "Dataset.load")
         tables, metadata = read_folder(path, ("interactions", "users", "items"))
         try:
@@ -263,6 +268,7 @@ def load_dataset(
         ValueError: contents that cannot be read, or nothing to read.
         TypeError: a source, an id or a time of a kind that cannot be one.
     """
+    check_not_forked("load_dataset")
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if not path.exists():
@@ -345,7 +351,7 @@ def _read_items(source: Any, item: str, named: dict[str, str | None]) -> tuple[p
     )
     if item != "item_id" and "item_id" in table.columns:
         raise ValueError(f"items: expected one id column, got both {item} and item_id")
-    ids = normalise_ids(f"items: column {item}", table[item]).alias("item_id")
+    ids = normalise_ids(f"items: column {item}", table[item], reading).alias("item_id")
     table = table.drop(item).insert_column(0, ids)
     notes = {f"{name}_of_items": note for name, note in reading.notes.items()}
     for ours, theirs in named.items():

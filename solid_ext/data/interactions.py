@@ -6,8 +6,17 @@ from typing import Any
 
 import polars as pl
 
+from solid_ext.data.forked import check_not_forked
 from solid_ext.data.reading import Reading, suggested
-from solid_ext.data.tables import EXACT_FLOAT, as_series, lost_digits, note_missing, read_table, without_markers
+from solid_ext.data.tables import (
+    EXACT_FLOAT,
+    WHOLE_FLOAT,
+    as_series,
+    lost_digits,
+    note_missing,
+    read_table,
+    without_markers,
+)
 from solid_ext.data.times import normalise_timestamps
 
 NAME = "interactions"
@@ -51,6 +60,7 @@ def read_interactions(
             different lengths.
         TypeError: a source, an id or a time of a kind that cannot be one.
     """
+    check_not_forked(NAME)
     reading = reading or Reading()
     if isinstance(source, tuple):
         if len(source) not in (2, 3):
@@ -93,10 +103,16 @@ def read_interactions(
     return found
 
 
-def normalise_ids(name: str, values: Any) -> pl.Series:
+def normalise_ids(name: str, values: Any, reading: Reading | None = None) -> pl.Series:
     """Return raw ids as int64 or text, with null for missing ones (null, NaN, empty text, "nan", "NULL", "N/A", ..).
 
-    Whole floats become integers, as pandas turns an integer column with gaps into floats; spaces around text go.
+    Whole floats become integers, as pandas turns an integer column with gaps into floats; spaces around text go. That
+    holds cell by cell: in a column that stays text, "1.0" is the same id as "1".
+
+    Args:
+        name: named in errors.
+        values: `[N]`.
+        reading: takes notes of what was guessed.
 
     Raises:
         TypeError: values that cannot be ids.
@@ -117,7 +133,20 @@ def normalise_ids(name: str, values: Any) -> pl.Series:
         text = series.cast(pl.String)
     except pl.exceptions.PolarsError as error:
         raise TypeError(f"{name}: expected ids that can be read as text, got {dtype}") from error
-    return without_markers(text)
+    return _without_fractions(name, without_markers(text), reading)
+
+
+def _without_fractions(name: str, text: pl.Series, reading: Reading | None) -> pl.Series:
+    """The column with the whole number in the place of every cell that writes one as a float."""
+    floats = text.filter(text.str.contains(WHOLE_FLOAT).fill_null(False))
+    if not floats.len():
+        return text
+    if reading is not None:
+        reading.notes[f"note_floats_{name}"] = (
+            f"{name}: {floats.len():,} ids are written as floats (such as {floats[0]!r}) among ids that are text; they "
+            "are read as whole numbers, the same as those written without a fraction."
+        )
+    return text.str.replace(r"^(?:-(0)|(-?(?:0|[1-9]\d*)))\.0+$", "${1}${2}")
 
 
 def _whole_ids(name: str, series: pl.Series) -> pl.Series:
@@ -136,7 +165,7 @@ def _whole_ids(name: str, series: pl.Series) -> pl.Series:
 def _ids(column: pl.Series, name: str, reading: Reading) -> pl.Series:
     if column.dtype == pl.String:
         note_missing(name, column, reading)
-    return normalise_ids(f"{NAME}: column {name}", column)
+    return normalise_ids(f"{NAME}: column {name}", column, reading)
 
 
 def _rated(column: pl.Series, name: str, least: float, reading: Reading) -> pl.Series:

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from solid_ext.data.dataset import Dataset, load_dataset
+from solid_ext.data.forked import check_not_forked
 from solid_ext.data.raw import Layout, Report, is_metadata, read_metadata, read_raw
 from solid_ext.data.tables import read_table
 
@@ -115,6 +116,7 @@ def prepare_raw(name: str, raw: str | Path, *, items: str | Path | None = None, 
     """
     if name not in RECIPES:
         raise ValueError(f"prepare_raw: expected one of {', '.join(RECIPES)}, got {name!r}")
+    check_not_forked("prepare_raw")
     recipe = RECIPES[name]
     frame, report = read_raw(raw, recipe.layout, max_malformed=max_malformed)
     table = None

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from solid_ext.data.dataset import Dataset
+from solid_ext.data.forked import check_not_forked
 
 FIRST_TIME = 1_577_836_800  # 2020-01-01, so that the times are real seconds since 1970
 SECONDS_PER_DAY = 86_400
@@ -154,6 +155,7 @@ def synthetic_dataset(
 
     Source: docs/data.md#a-synthetic-world.
     """
+    check_not_forked("synthetic_dataset")
     _check(num_users, num_items, num_semantics, predictability, drift, min_length, max_length)
     rng = np.random.default_rng(seed)
     semantics = np.zeros(num_items + 1, dtype=np.int64)

@@ -286,7 +286,7 @@ def _ids(column: str, text: pl.Series, reading: Reading) -> pl.Series:
             f"{int(powers.sum()):,} ids of {column!r} look like numbers written with an exponent ({known[row]!r} in "
             f"row {row + 1:,}): a spreadsheet may have cut their digits, so that different ids became the same."
         )
-    odd = (~known.str.contains(WHOLE)).fill_null(False)
+    odd = (~known.str.contains(f"{WHOLE}|{WHOLE_FLOAT}")).fill_null(False)
     if 0 < odd.sum() * 10 < known.count():
         row = int(odd.arg_true()[0])
         reading.notes[f"note_ids_{column}"] = (

@@ -9,6 +9,7 @@ import numpy as np
 
 from solid_ext.config import SemanticsConfig
 from solid_ext.data.dataset import Dataset
+from solid_ext.data.forked import check_not_forked
 from solid_ext.data.semantics.category import item_categories, semantics_from_categories
 from solid_ext.data.semantics.clusters import concatenate_features, semantics_from_features
 from solid_ext.data.semantics.cooccurrence import cooccurrence_features
@@ -44,6 +45,7 @@ def make_semantics(config: SemanticsConfig, dataset: Dataset, *, seed: int, trai
 
     Source: docs/method.md#module-1-item-to-semantic.
     """
+    check_not_forked("make_semantics")
     source = semantics_source(config, dataset)
     if source == "category":
         return semantics_from_categories(dataset, level=config.category_level, min_items=config.category_min_items)
