@@ -170,9 +170,6 @@ def _in_dtype_of(maps: Sequence[Tensor], *tensors: Tensor | None) -> list[Any]:
     return [t.to(dtype) if isinstance(t, Tensor) else t for t in tensors]
 
 
-# ---- Checks --------------------------------------------------------------------------------------------------------
-
-
 def _check(
     name: str,
     x: Tensor,
@@ -286,9 +283,6 @@ def _check_backward(
         raise ValueError("dynamic_mlp: expected hidden contiguous, got other strides")
     if len(wanted) != 3 + len(parameters):
         raise ValueError(f"dynamic_mlp: expected wanted for {3 + len(parameters)} tensors, got {len(wanted)}")
-
-
-# ---- Autograd ------------------------------------------------------------------------------------------------------
 
 
 def _native(
@@ -416,9 +410,6 @@ class _DynamicMlp(torch.autograd.Function):
         gradients = iter(found)
         dx, dz_item, dz_semantic, *rest = [next(gradients) if want else None for want in wanted]
         return dx, dz_item, dz_semantic, None, None, *rest
-
-
-# ---- Operators: allocation -----------------------------------------------------------------------------------------
 
 
 def _sizes(x: Tensor, z_item: Tensor | None, z_semantic: Tensor | None, parameters: Sequence[Tensor]) -> list[int]:
