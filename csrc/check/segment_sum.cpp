@@ -1,6 +1,7 @@
 // segment_sum against the definition, in float64.
-#include "check/check.h"
 #include "segment_sum/segment_sum.h"
+
+#include "check/check.h"
 
 namespace solid::check {
 namespace {

@@ -28,9 +28,6 @@ int64_t gru_workspace(const Gru& gru, bool backward) { return avx512::gru_worksp
 namespace solid::SOLID_ISA {
 namespace {
 
-// ---- Sizes and workspace
-// -------------------------------------------------------------------------------------------
-
 #  if defined(__AVX512F__) || defined(SOLID_NEON)
 constexpr int kRows = 6;  // 6 x 4 accumulators, 3 weights and a broadcast of 32 registers
 #  else
@@ -165,9 +162,6 @@ void pack_weights(const Call<T>& call, bool backward) {
   }
 }
 
-// ---- Gates
-// ---------------------------------------------------------------------------------------------------------
-
 // f(Width<n>, first row): tiles of kRows rows, then the least that covers the rest. Rows past `rows` hold
 // anything.
 template <class F>
@@ -276,9 +270,6 @@ SOLID_APART void step_gates_backward(const Call<T>& call, int64_t rows, const T*
   }
 }
 
-// ---- Blocks
-// --------------------------------------------------------------------------------------------------------
-
 // A block of sequences, and a worker's tiles for it.
 template <class T>
 struct Block {
@@ -352,9 +343,6 @@ void forward_block(Block<T> block) {
   T* h = static_cast<T*>(gru.h) + block.first * units;
   for (int64_t b = 0; b < block.count; ++b) copy(block.state + b * hp, units, h + b * units);
 }
-
-// ---- Backward
-// ------------------------------------------------------------------------------------------------------
 
 // f(Width<n>, first column) over all vectors of a row.
 template <class T, class F>
