@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from solid_ext.nn.codebook import Codebook, CodebookOutput
+from solid_ext.ops._library import first_order
 from solid_ext.ops.gru import Backend
 from solid_ext.ops.nearest_code import segment_sum
 
@@ -81,7 +81,7 @@ class _DecodedLookup(torch.autograd.Function):
         return table.index_select(0, index).view(quantized.shape)
 
     @staticmethod
-    @once_differentiable
+    @first_order("CodebookDecoder")
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         positive, first, last, index = ctx.saved_tensors
         rows = gradient.reshape(len(index), gradient.shape[-1])

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from solid_ext.nn.lookup import Lookup
 from solid_ext.nn.padding import ages, valid_mask
 from solid_ext.ops._arguments import expect_ids
+from solid_ext.ops._library import first_order
 from solid_ext.ops.gru import Backend
 from solid_ext.ops.nearest_code import segment_sum
 from solid_ext.ops.symbols import embed_symbols
@@ -130,7 +130,7 @@ class _Symbols(torch.autograd.Function):
         return h
 
     @staticmethod
-    @once_differentiable
+    @first_order("SymbolEmbedding")
     def backward(ctx: Any, dh: Tensor | None) -> tuple[Tensor | None, ...]:
         if dh is None:
             return (None,) * 5

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from solid_ext.ops._arguments import expect_ids
+from solid_ext.ops._library import first_order
 from solid_ext.ops.gru import Backend
 from solid_ext.ops.nearest_code import segment_sum
 
@@ -48,7 +48,7 @@ class _Lookup(torch.autograd.Function):
         return weight.index_select(0, index.flatten()).view(*index.shape, weight.shape[1])
 
     @staticmethod
-    @once_differentiable
+    @first_order("Lookup")
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
         (index,) = ctx.saved_tensors
         index = index.flatten()

@@ -10,7 +10,7 @@ from torch import Tensor
 from solid_ext._native import kernels
 from solid_ext.ops import nearest_code_cuda, reference
 from solid_ext.ops._arguments import expect_device, expect_like, expect_mask, expect_tensor
-from solid_ext.ops._library import define_operator, unobserved
+from solid_ext.ops._library import define_operator, expect_no_tangent, first_order, unobserved
 
 Gradient = Literal["straight_through", "none", "rotation"]
 Metric = Literal["l2", "cosine"]
@@ -143,12 +143,16 @@ def _lookup(
     distance_gradient: tuple[float, float],
 ) -> tuple[Tensor, ...]:
     _check(x, codebook, mask, gradient, metric, backend)
+    if backend == "native":
+        expect_no_tangent("nearest_code", x, codebook)
     dtype = x.dtype
     if metric == "cosine":
         x, codebook = unit_rows(x), unit_rows(codebook)
     rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
     valid = mask if mask is None or mask.dim() == 1 else mask.reshape(-1)
-    if torch.is_grad_enabled() and (x.requires_grad or codebook.requires_grad):
+    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    # What a transform such as vmap wraps does not say whether a gradient is wanted of it.
+    if torch.is_grad_enabled() and (x.requires_grad or codebook.requires_grad or transformed):
         found = _NearestCode.apply(rows, codebook, valid, gradient, backend, statistics, distance_gradient)
     else:
         found = _search(rows, codebook, valid, backend, statistics)
@@ -278,6 +282,7 @@ class _NearestCode(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
+    @first_order("nearest_code")
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         x, index, quantized, mask = ctx.saved_tensors
         wide = _working_dtype(x)
@@ -335,6 +340,7 @@ def segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) 
     """
     for name, given in (("values", values), ("index", index), *(() if mask is None else (("mask", mask),))):
         expect_tensor("segment_sum", name, given)
+    expect_no_tangent("segment_sum", values)
     if values.dtype in (torch.bfloat16, torch.float16):
         return _segment_sum_operator(values.float(), index, mask, codes).to(values.dtype)
     return _segment_sum_operator(values, index, mask, codes)

@@ -1,0 +1,93 @@
+"""Derivatives beyond the first and in forward mode: right, or refused by a sentence, in every operation and layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from solid_ext.models.decoder import CodebookDecoder
+from solid_ext.models.symbols import SymbolEmbedding
+from solid_ext.nn import Codebook, DynamicLinear, LastState, Lookup
+from solid_ext.ops.nearest_code import nearest_code, segment_sum
+from solid_ext.ops.symbols import embed_symbols
+
+# torch loads its own rules of forward mode by a function that it has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
+
+IDS = torch.tensor([[1, 3, 0], [2, 0, 0]])
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def decoded(x: Tensor) -> Tensor:
+    codebook, decoder = Codebook(3, 4, update="gradient").double(), CodebookDecoder(4, 5).double()
+    return decoder.look_up(decoder.decode_entries(codebook), codebook(x))
+
+
+X, CODES = normal(2, 3, 4), normal(5, 4, seed=1)
+OF_X: dict[str, Callable[[Tensor], Tensor]] = {
+    "distance": lambda x: nearest_code(x, CODES).distance,
+    "rotation": lambda x: nearest_code(x, CODES, gradient="rotation").distance,
+    "cosine": lambda x: nearest_code(x, CODES, metric="cosine").distance,
+    "Codebook": lambda x: Codebook(5, 4).double()(x).loss,
+    "gru_last_state": lambda x: LastState(4).double()(x, IDS > 0),
+    "DynamicLinear": lambda x: DynamicLinear(4, 3, 2, 0.1, activation="tanh").double()(x, normal(2, 2), normal(2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", OF_X)
+def test_second_derivatives_of_kernels_are_refused_and_never_left_out(name: str) -> None:
+    x = X.clone().requires_grad_()
+    (first,) = torch.autograd.grad(OF_X[name](x).sum(), x, create_graph=True)  # the incoming gradient is a constant
+    with pytest.raises(NotImplementedError, match=r"expected derivatives of first order of the native backend"):
+        (first.sum() + x.square().sum()).backward()
+
+
+@pytest.mark.parametrize("module", [Lookup(4, 3), SymbolEmbedding(4, 3, 3)])
+def test_a_gradient_that_depends_on_the_one_that_comes_in_is_refused_too(module: nn.Module) -> None:
+    up = torch.ones(2, 3, 3, requires_grad=True)
+    gradients = torch.autograd.grad(module(IDS), list(module.parameters()), up, create_graph=True)
+    with pytest.raises(NotImplementedError, match=rf"{type(module).__name__}: expected derivatives of first order"):
+        gradients[0].sum().backward()
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("name", OF_X)
+def test_forward_mode_of_kernels_is_refused_and_never_zero(name: str, frozen: bool) -> None:
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="no forward-mode derivative of the native"):
+        OF_X[name](forward_ad.make_dual(X.clone().requires_grad_(not frozen), X))
+    with forward_ad.dual_level():
+        OF_X[name](X)  # which has no tangent
+
+
+@pytest.mark.parametrize("name", [n for n in OF_X if n not in ("gru_last_state", "DynamicLinear", "Codebook")])
+@pytest.mark.parametrize("transform", [torch.func.jacfwd, torch.func.hessian])
+def test_forward_mode_transforms_of_kernels_are_refused(name: str, transform: Callable[..., Any]) -> None:
+    with pytest.raises(NotImplementedError, match="no forward-mode derivative of the native"):
+        transform(lambda x: OF_X[name](x).sum())(X)
+
+
+def test_forward_mode_of_the_sums_and_the_embedding_is_refused() -> None:
+    with forward_ad.dual_level():
+        rows = forward_ad.make_dual(normal(6, 4), normal(6, 4))
+        with pytest.raises(NotImplementedError, match="segment_sum: expected no forward-mode"):
+            segment_sum(rows, IDS.flatten(), None, 4)
+        with pytest.raises(NotImplementedError, match="embed_symbols: expected no forward-mode"):
+            embed_symbols(IDS, rows, normal(3, 4), True)
+
+
+def test_a_gradient_of_a_vmap_is_that_of_the_batch() -> None:
+    codes = normal(5, 4, seed=1)
+
+    def of_rows(x: Tensor) -> Tensor:
+        return torch.vmap(lambda rows: nearest_code(rows, codes).distance.sum())(x).sum()
+
+    expected = torch.func.grad(lambda x: nearest_code(x, codes).distance.sum())(X)
+    torch.testing.assert_close(torch.func.grad(of_rows)(X), expected)
