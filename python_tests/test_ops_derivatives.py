@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from solid_ext.models.decoder import CodebookDecoder
 from solid_ext.models.symbols import SymbolEmbedding
 from solid_ext.nn import Codebook, DynamicLinear, LastState, Lookup
-from solid_ext.ops.nearest_code import nearest_code, segment_sum
+from solid_ext.ops.nearest_code import codebook_lookup, nearest_code, segment_sum
 from solid_ext.ops.symbols import embed_symbols
 
 # torch loads its own rules of forward mode by a function that it has deprecated.
@@ -91,3 +91,39 @@ def test_a_gradient_of_a_vmap_is_that_of_the_batch() -> None:
 
     expected = torch.func.grad(lambda x: nearest_code(x, codes).distance.sum())(X)
     torch.testing.assert_close(torch.func.grad(of_rows)(X), expected)
+
+
+@pytest.mark.parametrize("gradient", ["none", "straight_through", "rotation"])
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_the_reference_has_second_derivatives_and_forward_mode(gradient: Any, metric: Any) -> None:
+    codes = normal(5, 4, seed=1).requires_grad_()
+    x, mask = normal(6, 4).requires_grad_(), torch.arange(6) != 2
+
+    def distance(x: Tensor, codes: Tensor) -> Tensor:
+        return nearest_code(x, codes, mask, gradient=gradient, metric=metric, backend="reference").distance
+
+    assert torch.autograd.gradcheck(distance, (x, codes), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(distance, (x, codes))
+
+
+@pytest.mark.parametrize("gradient", ["none", "straight_through", "rotation"])
+@pytest.mark.parametrize("factors", [(1.0, 1.0), (1.0, 0.0), (0.2, 0.8), (0.5, 0.5), (0.0, 1.0), (0.0, 0.0)])
+def test_forward_mode_of_the_reference_is_the_transpose_of_the_kernels_gradient(
+    gradient: Any, factors: tuple[float, float]
+) -> None:
+    x, mask = X.flatten(0, 1), torch.arange(6) != 2
+    options: dict[str, Any] = {"gradient": gradient, "metric": "l2", "sums": True, "distance_gradient": factors}
+    ups, tangents = (normal(6, 4, seed=2), normal(6, seed=3)), (normal(6, 4, seed=4), normal(5, 4, seed=5))
+    leaves = x.clone().requires_grad_(), CODES.clone().requires_grad_()
+    found = codebook_lookup(*leaves, mask, backend="native", **options)
+    total = (found.quantized * ups[0]).sum()
+    if any(factors):
+        total = total + (found.distance * ups[1]).sum()
+    gradients = torch.autograd.grad(total, leaves, allow_unused=True)
+    backward = sum((g * t).sum() for g, t in zip(gradients, tangents, strict=True) if g is not None)
+    with forward_ad.dual_level():
+        duals = [forward_ad.make_dual(value, tangent) for value, tangent in zip((x, CODES), tangents, strict=True)]
+        found = codebook_lookup(*duals, mask, backend="reference", **options)
+        moved = [forward_ad.unpack_dual(part).tangent for part in (found.quantized, found.distance)]
+    forward = sum((m * u).sum() for m, u in zip(moved, ups, strict=True) if m is not None)
+    torch.testing.assert_close(forward, backward)
