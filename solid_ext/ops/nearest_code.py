@@ -326,7 +326,7 @@ class _NearestCode(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             values = _add_scaled(of_quantized, pull, -to_code)
             if values is not None:
-                sums = segment_sum(values, index, mask, ctx.codes)
+                sums = _segment_sum(values, index, mask, ctx.codes)
                 gradient_codebook = sums.to(ctx.codebook_dtype)
         return gradient_x, gradient_codebook, None, None, None, None
 
@@ -363,6 +363,10 @@ def segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) 
     for name, given in (("values", values), ("index", index), *(() if mask is None else (("mask", mask),))):
         expect_tensor("segment_sum", name, given)
     expect_no_tangent("segment_sum", values)
+    return _segment_sum(values, index, mask, codes)
+
+
+def _segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> Tensor:
     if values.dtype in (torch.bfloat16, torch.float16):
         return _segment_sum_operator(values.float(), index, mask, codes).to(values.dtype)
     return _segment_sum_operator(values, index, mask, codes)
