@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from solid_ext.nn.codebook import Codebook, CodebookOutput
+from solid_ext.ops._library import first_order
 from solid_ext.ops.gru import Backend
-from solid_ext.ops.segment_sum import segment_sum
+from solid_ext.ops.segment_sum import sum_segments
 
 SLOPE = 0.1  # of the LeakyReLU below zero
 ROWS = 2048  # positions whose gradient is computed at once, so that the hidden layer's stays in the cache
@@ -55,10 +55,10 @@ class CodebookDecoder(nn.Sequential):
         """Whether decoding every entry is less work than decoding so many positions."""
         return self.backend == "native" and codebook.metric == "l2" and codebook.num_codes <= positions
 
-    def decode_entries(self, codebook: Codebook) -> DecodedEntries:
-        """All entries decoded, to be called before a lookup that may move them."""
+    def decode_entries(self, entries: Tensor) -> DecodedEntries:
+        """All entries [K, d] decoded, as they were before a lookup that may move them."""
         first, _, last = self
-        hidden = F.leaky_relu_(first(codebook.weight.detach().clone()), SLOPE)
+        hidden = F.leaky_relu_(first(entries), SLOPE)
         return DecodedEntries(last(hidden), (hidden > 0).detach())
 
     def look_up(self, decoded: DecodedEntries, found: CodebookOutput) -> Tensor:
@@ -81,7 +81,7 @@ class _DecodedLookup(torch.autograd.Function):
         return table.index_select(0, index).view(quantized.shape)
 
     @staticmethod
-    @once_differentiable
+    @first_order("CodebookDecoder")
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         positive, first, last, index = ctx.saved_tensors
         rows = gradient.reshape(len(index), gradient.shape[-1])
@@ -91,5 +91,5 @@ class _DecodedLookup(torch.autograd.Function):
             part = slice(start, start + ROWS)
             hidden = (rows[part] @ last).mul_(slope.index_select(0, index[part]))
             torch.mm(hidden, first, out=of_quantized[part])
-        of_table = segment_sum(rows, index, None, len(positive))
+        of_table = sum_segments(rows, index, None, len(positive))
         return of_table, None, None, None, None, of_quantized.view_as(gradient)

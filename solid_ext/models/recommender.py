@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from solid_ext.config import ModelConfig
 from solid_ext.models.backbones import make_backbone
@@ -165,9 +164,8 @@ class DynamicRecommender(nn.Module):
         z_item = z_semantic = auxiliary_loss = None
         if self.config.semantic_trunk:
             embedded = self.semantic_embedding(self.semantics[sequences])
-            if metacode is not None and metacode.quantized is not None:
-                # Both are zero on padding, so that the sum runs over valid positions.
-                squared = F.mse_loss(embedded, metacode.quantized, reduction="sum")
+            squared = None if metacode is None else metacode.squared_distance(embedded, mask)
+            if squared is not None:
                 auxiliary_loss = squared / mask.sum().clamp(min=1)
             z_semantic = self.semantic_encoder(embedded, mask)
         if metacode is None:

@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from solid_ext.nn.lookup import Lookup
 from solid_ext.nn.padding import ages, valid_mask
 from solid_ext.ops._arguments import expect_ids
+from solid_ext.ops._library import first_order
 from solid_ext.ops.gru import Backend
-from solid_ext.ops.segment_sum import segment_sum
+from solid_ext.ops.segment_sum import sum_segments
 from solid_ext.ops.symbols import embed_symbols
 
 
@@ -130,7 +130,7 @@ class _Symbols(torch.autograd.Function):
         return h
 
     @staticmethod
-    @once_differentiable
+    @first_order("SymbolEmbedding")
     def backward(ctx: Any, dh: Tensor | None) -> tuple[Tensor | None, ...]:
         if dh is None:
             return (None,) * 5
@@ -138,13 +138,13 @@ class _Symbols(torch.autograd.Function):
         mask, symbols = valid_mask(sequences), sequences.flatten()
         valid = mask.flatten()
         of_sum = torch.ops.aten.tanh_backward(dh, h).flatten(0, 1)
-        of_age = segment_sum(of_sum, ages(mask).flatten(), valid, len(position))
+        of_age = sum_segments(of_sum, ages(mask).flatten(), valid, len(position))
         if len(table) <= len(symbols):
-            of_symbol = segment_sum(of_sum, symbols, valid, len(table))
+            of_symbol = sum_segments(of_sum, symbols, valid, len(table))
             dweight = of_symbol.T @ table
             dtable = of_symbol @ weight
         else:
             dweight = (of_sum * valid.unsqueeze(1)).T @ table.index_select(0, symbols)
-            dtable = segment_sum(of_sum @ weight, symbols, valid, len(table))
+            dtable = sum_segments(of_sum @ weight, symbols, valid, len(table))
         dweight += of_age.T @ position
         return None, dtable, of_age @ weight, dweight, of_age.sum(0)

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from solid_ext.ops._arguments import expect_ids
+from solid_ext.ops._library import first_order
 from solid_ext.ops.gru import Backend
-from solid_ext.ops.segment_sum import segment_sum
+from solid_ext.ops.segment_sum import sum_segments
 
 
 class Lookup(nn.Embedding):
@@ -48,9 +48,9 @@ class _Lookup(torch.autograd.Function):
         return weight.index_select(0, index.flatten()).view(*index.shape, weight.shape[1])
 
     @staticmethod
-    @once_differentiable
+    @first_order("Lookup")
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
         (index,) = ctx.saved_tensors
         index = index.flatten()
         mask = None if ctx.padding is None else index != ctx.padding
-        return None, segment_sum(gradient.reshape(len(index), gradient.shape[-1]), index, mask, ctx.rows), None
+        return None, sum_segments(gradient.reshape(len(index), gradient.shape[-1]), index, mask, ctx.rows), None

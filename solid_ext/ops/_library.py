@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 library = torch.library.Library("solid_ext", "FRAGMENT")
 
@@ -83,3 +85,70 @@ def fold(batched: torch.Tensor, dim: int | None, size: int) -> torch.Tensor:
     """[batch, N, ..] as [batch * N, ..]; a tensor without a batch dimension is repeated."""
     batched = batched.expand(size, *batched.shape) if dim is None else batched.movedim(dim, 0)
     return batched.flatten(0, 1)
+
+
+def expect_no_tangent(call: str, *tensors: torch.Tensor | None) -> None:
+    """Refuse tensors of a forward-mode derivative, which the kernels have not, and would silently give as zero.
+
+    Raises:
+        NotImplementedError: a call inside `torch.func.jvp`, `jacfwd` or `hessian`, or a dual tensor of
+            `torch.autograd.forward_ad`.
+    """
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    if not torch._C._are_functorch_transforms_active() and not any(
+        tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors
+    ):
+        return
+    raise NotImplementedError(
+        f"{call}: expected no forward-mode derivative of the native backend, got one (backend='reference' has it)"
+    )
+
+
+def first_order(call: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Of the `backward` of an autograd function that is computed by kernels: its gradients refuse a derivative.
+
+    `torch.autograd.function.once_differentiable` looks at the incoming gradients alone, so that it leaves out, without
+    a word, what the second derivative has through the saved tensors, as where the output is simply summed.
+    """
+
+    def decorate(backward: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(backward)
+        def computed(ctx: Any, *gradients: Any) -> Any:
+            if torch.compiler.is_compiling():  # whose backward has no derivative anyway, and says so
+                return backward(ctx, *gradients)
+            with torch.no_grad():
+                found = backward(ctx, *gradients)
+            if not torch.is_grad_enabled():
+                return found
+            sources = [t for t in (*gradients, *ctx.saved_tensors) if t is not None and t.requires_grad]
+            at = [place for place, gradient in enumerate(found) if gradient is not None]
+            if not sources or not at:
+                return found
+            refusing = iter(_Refusing.apply(call, len(at), *(found[place] for place in at), *sources))
+            return tuple(next(refusing) if gradient is not None else None for gradient in found)
+
+        return computed
+
+    return decorate
+
+
+class _Refusing(torch.autograd.Function):
+    """The first `count` tensors as they are, whose gradient is refused."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(call: str, count: int, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(tensor.view_as(tensor) for tensor in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+        ctx.call = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        raise NotImplementedError(
+            f"{ctx.call}: expected derivatives of first order of the native backend, got one of second order "
+            "(backend='reference' has it)"
+        )

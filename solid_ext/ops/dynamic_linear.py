@@ -8,12 +8,11 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from solid_ext._native import kernels
 from solid_ext.ops import dynamic_linear_cuda, reference
 from solid_ext.ops._arguments import expect_like, expect_tensor, expect_tensors, real
-from solid_ext.ops._library import define_operator, unobserved
+from solid_ext.ops._library import define_operator, expect_no_tangent, first_order, unobserved
 
 Activation = Literal["none", "tanh"]
 Backend = Literal["native", "reference"]
@@ -306,6 +305,7 @@ def _native(
     tanh_last: bool,
 ) -> Tensor:
     """Run the kernel, under autograd only where a gradient is wanted."""
+    expect_no_tangent(name, x, z_item, z_semantic, *parameters)
     if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
         raise NotImplementedError(
             f"{name}: expected a plain call, got one inside torch.func; fold the mapped dimension into B"
@@ -412,7 +412,7 @@ class _DynamicMlp(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order("dynamic_mlp")
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, z_item, z_semantic, y, hidden, *parameters = ctx.saved_tensors
         wanted = [*ctx.needs_input_grad[:3], *ctx.needs_input_grad[5:]]

@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from solid_ext._native import kernels
 from solid_ext.ops import gru_cuda, reference
 from solid_ext.ops._arguments import expect_like, expect_mask, expect_tensor
-from solid_ext.ops._library import define_operator, unobserved
+from solid_ext.ops._library import define_operator, expect_no_tangent, first_order, unobserved
 
 Backend = Literal["native", "reference"]
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -123,6 +122,7 @@ def _check_backward(
 
 def _native(name: str, x: Tensor, mask: Tensor, *parameters: Tensor) -> Tensor:
     """Run the kernel, under autograd only where a gradient is wanted."""
+    expect_no_tangent(name, x, *parameters)
     if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
         raise NotImplementedError(
             f"{name}: expected a plain call, got one inside torch.func; fold the mapped dimension into B"
@@ -147,7 +147,7 @@ class _GruLastState(torch.autograd.Function):
         return h
 
     @staticmethod
-    @once_differentiable
+    @first_order("gru_last_state")
     def backward(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:
         x, mask, states, *parameters = ctx.saved_tensors
         wanted = [ctx.needs_input_grad[0], *ctx.needs_input_grad[2:]]

@@ -10,8 +10,8 @@ from torch import Tensor
 from solid_ext._native import kernels
 from solid_ext.ops import nearest_code_cuda, reference
 from solid_ext.ops._arguments import expect_device, expect_mask, expect_tensor
-from solid_ext.ops._library import define_operator, fold, unobserved
-from solid_ext.ops.segment_sum import segment_sum
+from solid_ext.ops._library import define_operator, expect_no_tangent, first_order, fold, unobserved
+from solid_ext.ops.segment_sum import sum_segments
 
 Gradient = Literal["straight_through", "none", "rotation"]
 Metric = Literal["l2", "cosine"]
@@ -77,11 +77,13 @@ def nearest_code(
     Raises:
         ValueError: a shape, a device or an option that does not fit; said before work starts.
         TypeError: a dtype that does not fit.
-        NotImplementedError: a codebook for each element of a `vmap`, which folds the batch of x alone.
+        NotImplementedError: a codebook for each element of a `vmap`, which folds the batch of x alone; a derivative of
+            second order or in forward mode of the native backend, where the reference has both.
 
     Gradient: to x from `quantized` as chosen above, and `2 (x - c)` from `distance`, c being the chosen entry; to the
     codebook segment sums of the gradient of `quantized` and of `-2 (x - c)`, added in the order of the rows, whatever
-    the number of threads. Masked rows give and get none. Autocast is ignored: the search is in float32 (float64).
+    the number of threads; of first order only in the native backend. Masked rows give and get none. Autocast is
+    ignored: the search is in float32 (float64).
 
     Source: docs/kernels/nearest_code.md#contract; rotation: Fifty et al. 2024, "Restructuring Vector Quantization with
     the Rotation Trick", section 4.2.
@@ -126,8 +128,8 @@ def codebook_lookup(
         x: [.., D], and the arguments up to backend, as in `nearest_code`.
         sums: whether the sums of rows are wanted; they are [0, D] otherwise.
         distance_gradient: factors of the gradient of `distance` to x and to the codebook, so that one distance serves
-            two losses with stopped gradients, `beta (x - sg(c))^2 + (sg(x) - c)^2`. With (0, 0) it has no gradient,
-            and less is kept for the backward.
+            two losses with stopped gradients, `beta (x - sg(c))^2 + (sg(x) - c)^2`: (1, 1), or two whose sum is 1.
+            With (0, 0) it has no gradient, and less is kept for the backward.
     """
     wanted = "sums" if sums else "counts"
     return NearestCodeStatistics(*_lookup(x, codebook, mask, gradient, metric, backend, wanted, distance_gradient))
@@ -144,15 +146,21 @@ def _lookup(
     distance_gradient: tuple[float, float],
 ) -> tuple[Tensor, ...]:
     _check(x, codebook, mask, gradient, metric, backend)
+    if backend == "native":
+        expect_no_tangent("nearest_code", x, codebook)
     dtype = x.dtype
     if metric == "cosine":
         x, codebook = unit_rows(x), unit_rows(codebook)
     rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
     valid = mask if mask is None or mask.dim() == 1 else mask.reshape(-1)
-    if torch.is_grad_enabled() and (x.requires_grad or codebook.requires_grad):
-        found = _NearestCode.apply(rows, codebook, valid, gradient, backend, statistics, distance_gradient)
+    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    if backend == "reference":
+        found = _search_reference(rows, codebook, valid, gradient, statistics, distance_gradient)
+    # What a transform such as vmap wraps does not say whether a gradient is wanted of it.
+    elif torch.is_grad_enabled() and (x.requires_grad or codebook.requires_grad or transformed):
+        found = _NearestCode.apply(rows, codebook, valid, gradient, statistics, distance_gradient)
     else:
-        found = _search(rows, codebook, valid, backend, statistics)
+        found = _search(rows, codebook, valid, statistics)
     if rows is x and found[1].dtype == dtype:
         return found
     index, quantized, distance = found[:3]
@@ -209,9 +217,7 @@ def _check_search(x: Tensor, codebook: Tensor, mask: Tensor | None, sums: bool =
     _check_tensors(x, codebook, mask)
 
 
-def _search(x: Tensor, codebook: Tensor, mask: Tensor | None, backend: str, statistics: str) -> tuple[Tensor, ...]:
-    if backend == "reference":
-        return _search_reference(x, codebook, mask, statistics)
+def _search(x: Tensor, codebook: Tensor, mask: Tensor | None, statistics: str) -> tuple[Tensor, ...]:
     if unobserved(x, codebook, mask):
         return _run_kernel(x, codebook, mask, statistics)
     if statistics == "none":
@@ -219,21 +225,42 @@ def _search(x: Tensor, codebook: Tensor, mask: Tensor | None, backend: str, stat
     return _statistics_operator(x, codebook, mask, statistics == "sums")
 
 
-def _search_reference(x: Tensor, codebook: Tensor, mask: Tensor | None, statistics: str) -> tuple[Tensor, ...]:
+def _search_reference(
+    x: Tensor,
+    codebook: Tensor,
+    mask: Tensor | None,
+    gradient: str,
+    statistics: str,
+    distance_gradient: tuple[float, float],
+) -> tuple[Tensor, ...]:
+    """In plain torch, so that derivatives of every order and mode are those of the formula."""
     if x.dtype != torch.float64:
         codebook = codebook.float()
     rows = x.to(codebook.dtype)
-    index = reference.nearest_index(rows, codebook, mask)
-    quantized = codebook[index]
-    distance = (rows - quantized).square().sum(1)
-    if mask is not None:
-        quantized = torch.where(mask.unsqueeze(1), quantized, 0)
-        distance = torch.where(mask, distance, 0)
+    index = reference.nearest_index(rows.detach(), codebook.detach(), mask)
+    code = codebook.index_select(0, index)
+    difference, fixed = rows - code, rows.detach() - code
+    pulled = rows - code.detach()
+    if mask is not None:  # nothing is read where it is False: zero times NaN would be a gradient all the same
+        valid = mask.unsqueeze(1)
+        code, difference, fixed, pulled = (torch.where(valid, part, 0) for part in (code, difference, fixed, pulled))
+    if distance_gradient in ((1, 1), (0, 0)):
+        distance = (difference if any(distance_gradient) else difference.detach()).square().sum(1)
+    else:  # factors whose sum is 1
+        parts = zip(distance_gradient, (pulled, fixed), strict=True)
+        distance = torch.stack([factor * part.square().sum(1) for factor, part in parts if factor]).sum(0)
+    quantized = code
+    if gradient != "none":
+        carried = torch.where(torch.isfinite(rows), rows, 0)
+        carried = carried - carried.detach()  # zero, with the gradient of x
+        if gradient == "rotation":
+            carried = reference.rotate(carried, rows.detach(), code.detach())
+        quantized = code + (carried if mask is None else torch.where(valid, carried, 0))
     found = index, quantized.to(x.dtype), distance
     if statistics == "none":
         return found
     counted = torch.isfinite(distance) if mask is None else torch.isfinite(distance) & mask
-    values = rows if statistics == "sums" else rows[:, :0]
+    values = (rows if statistics == "sums" else rows[:, :0]).detach()
     counts, sums = reference.segment_sum(values, index, counted, codebook.shape[0])
     return (*found, counts, sums if statistics == "sums" else codebook.new_empty(0, codebook.shape[1]))
 
@@ -247,15 +274,14 @@ class _NearestCode(torch.autograd.Function):
         codebook: Tensor,
         mask: Tensor | None,
         gradient: str,
-        backend: str,
         statistics: str,
         distance_gradient: tuple[float, float],
     ) -> tuple[Tensor, ...]:
-        return _search(x, codebook, mask, backend, statistics)
+        return _search(x, codebook, mask, statistics)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, codebook, mask, ctx.gradient, ctx.backend, _, ctx.distance_gradient = inputs
+        x, codebook, mask, ctx.gradient, _, ctx.distance_gradient = inputs
         index, quantized = output[:2]
         pulled = any(ctx.distance_gradient)
         ctx.mark_non_differentiable(index, *output[3 if pulled else 2 :])
@@ -264,6 +290,7 @@ class _NearestCode(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
+    @first_order("nearest_code")
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         x, index, quantized, mask = ctx.saved_tensors
         wide = _working_dtype(x)
@@ -285,9 +312,9 @@ class _NearestCode(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             values = _add_scaled(of_quantized, pull, -to_code)
             if values is not None:
-                sums = _sum_by_code(values, index, mask, ctx.codes, ctx.backend)
+                sums = sum_segments(values, index, mask, ctx.codes)
                 gradient_codebook = sums.to(ctx.codebook_dtype)
-        return gradient_x, gradient_codebook, None, None, None, None, None
+        return gradient_x, gradient_codebook, None, None, None, None
 
 
 def _add_scaled(first: Tensor | None, second: Tensor | None, factor: float) -> Tensor | None:
@@ -304,12 +331,6 @@ def _masked(gradient: Tensor | None, mask: Tensor | None, dtype: torch.dtype) ->
     if mask is not None:
         gradient = torch.where(mask.unsqueeze(1), gradient, 0)
     return gradient.to(dtype)
-
-
-def _sum_by_code(values: Tensor, index: Tensor, mask: Tensor | None, codes: int, backend: str) -> Tensor:
-    if backend == "reference":
-        return reference.segment_sum(values, index, mask, codes)[1]
-    return segment_sum(values, index, mask, codes)
 
 
 def _outputs(x: Tensor, codebook: Tensor, statistics: str) -> tuple[Tensor, ...]:

@@ -95,15 +95,25 @@ def rotate_gradient(gradient: Tensor, x: Tensor, code: Tensor) -> Tensor:
 
     Source: Fifty et al. 2024, "Restructuring Vector Quantization with the Rotation Trick", section 4.2.
     """
+    return _turned(gradient, x, code, back=True)
+
+
+def rotate(vector: Tensor, x: Tensor, code: Tensor) -> Tensor:
+    """`lambda R v`, whose gradient to v is `rotate_gradient`; its arguments and their shapes are those of it."""
+    return _turned(vector, x, code, back=False)
+
+
+def _turned(vector: Tensor, x: Tensor, code: Tensor, back: bool) -> Tensor:
     (direction, length), (target, target_length) = unit_rows(x), unit_rows(code)
     between = torch.nn.functional.normalize(direction + target, dim=1)
+    read, write = (target, direction) if back else (direction, target)
     turned = (
-        gradient
-        - 2 * between * (between * gradient).sum(1, keepdim=True)
-        + 2 * direction * (target * gradient).sum(1, keepdim=True)
+        vector
+        - 2 * between * (between * vector).sum(1, keepdim=True)
+        + 2 * write * (read * vector).sum(1, keepdim=True)
     )
     scale = target_length / torch.where(length > 0, length, 1)
-    return torch.where(length > 0, scale * turned, gradient)
+    return torch.where(length > 0, scale * turned, vector)
 
 
 def dynamic_weight(z: Tensor, generator_map: Tensor, generator_offset: Tensor, delta: float | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from solid_ext._native import kernels
 from solid_ext.ops import segment_sum_cuda
 from solid_ext.ops._arguments import expect_device, expect_like, expect_mask, expect_tensor
-from solid_ext.ops._library import define_operator, fold
+from solid_ext.ops._library import define_operator, expect_no_tangent, fold
 
 
 def segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> Tensor:
@@ -28,6 +28,12 @@ def segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) 
     """
     for name, given in (("values", values), ("index", index), *(() if mask is None else (("mask", mask),))):
         expect_tensor("segment_sum", name, given)
+    expect_no_tangent("segment_sum", values)
+    return sum_segments(values, index, mask, codes)
+
+
+def sum_segments(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> Tensor:
+    """`segment_sum` without its checks of what is no tensor, which a compiled backward could not trace."""
     if values.dtype in (torch.bfloat16, torch.float16):
         return _operator(values.float(), index, mask, codes).to(values.dtype)
     return _operator(values, index, mask, codes)

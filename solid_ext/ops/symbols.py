@@ -8,7 +8,7 @@ from torch import Tensor
 from solid_ext._native import kernels
 from solid_ext.ops import reference
 from solid_ext.ops._arguments import expect_device, expect_tensor
-from solid_ext.ops._library import define_operator
+from solid_ext.ops._library import define_operator, expect_no_tangent
 
 
 def embed_symbols(sequences: Tensor, symbol: Tensor, age: Tensor, looked_up: bool) -> Tensor:
@@ -37,6 +37,7 @@ def embed_symbols(sequences: Tensor, symbol: Tensor, age: Tensor, looked_up: boo
     """
     for name, tensor in (("sequences", sequences), ("symbol", symbol), ("age", age)):
         expect_tensor("embed_symbols", name, tensor)
+    expect_no_tangent("embed_symbols", symbol, age)
     if symbol.dtype in (torch.bfloat16, torch.float16) and age.dtype == symbol.dtype:
         return _operator(sequences, symbol.float(), age.float(), looked_up).to(symbol.dtype)
     return _operator(sequences, symbol, age, looked_up)
