@@ -13,7 +13,8 @@ from torch.autograd import forward_ad
 from solid_ext.models.decoder import CodebookDecoder
 from solid_ext.models.symbols import SymbolEmbedding
 from solid_ext.nn import Codebook, DynamicLinear, LastState, Lookup
-from solid_ext.ops.nearest_code import codebook_lookup, nearest_code, segment_sum
+from solid_ext.ops.nearest_code import codebook_lookup, nearest_code
+from solid_ext.ops.segment_sum import segment_sum
 from solid_ext.ops.symbols import embed_symbols
 
 # torch loads its own rules of forward mode by a function that it has deprecated.
