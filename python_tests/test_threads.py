@@ -172,3 +172,9 @@ def test_train_says_its_threads(free: pytest.MonkeyPatch, tmp_path: Path, capsys
         main(["train", "--dataset", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")])
     assert "threads: 1 (measured, speed by threads 1: 1.00, 2: 0.50" in capsys.readouterr().out.replace("\n", " ")
     assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize("value", ["abc", "0", "100000", "-1", "4,2"])
+def test_a_value_that_torch_did_not_take_is_not_given_as_the_reason(value: str, free: pytest.MonkeyPatch) -> None:
+    free.setenv("OMP_NUM_THREADS", value)
+    assert use_threads(0) == Threads(2, f"torch's choice; OMP_NUM_THREADS={value!r} was not used")
