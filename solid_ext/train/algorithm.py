@@ -97,6 +97,7 @@ def check_memory(config: Config, num_items: int, rows: int) -> None:
     Raises:
         ValueError: see `build_model`.
     """
+    _check_memory(_shapes(config.model, num_items, np.minimum(np.arange(num_items + 1), 1), None))
     model, train = config.model, config.train
     batch, size = min(train.batch_size, rows), 8 if train.dtype == "float64" else 4
     states = 2 * size * batch * model.length * model.dim
@@ -112,7 +113,6 @@ def check_memory(config: Config, num_items: int, rows: int) -> None:
             f"{fields}: expected a step that fits into this machine's {memory / 2**30:,.0f} GiB, got one of at least "
             f"{(states + scored) / 2**30:,.0f} GiB with a batch of {batch:,} sequences"
         )
-    _check_memory(_shapes(config.model, num_items, np.minimum(np.arange(num_items + 1), 1), None))
 
 
 def stage1_config(config: Config) -> Config | None:
