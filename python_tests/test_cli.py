@@ -324,3 +324,63 @@ def test_a_flag_of_an_earlier_version_is_told_what_became_of_it(
     assert ended.value.code == 2
     expected = f"solid-ext: train: expected a flag of this version, got {flag}, which is {advice}\n"
     assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(
+    ("closed", "arguments", "code"),
+    [
+        (">&-", "doctor", 0),
+        ("2>&-", "doctor", 0),
+        ("2>&-", "recommend --run nowhere --history 1", 2),
+        (">&- 2>&-", "doctor", 0),
+    ],
+)
+def test_a_closed_stream_changes_no_exit_code(closed: str, arguments: str, code: int) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f'"{sys.executable}" -m solid_ext.cli {arguments} {closed}'], capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (code, b"")
+
+
+def test_a_stopped_command_says_what_it_leaves(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("solid_ext.cli.open_dataset", stop)
+    out = ["--out", str(tmp_path / "out")]
+    said = {}
+    for name, flags in {
+        "train": ["--dataset", str(data), "--threads", "1"],
+        "compare": ["--datasets", str(data)],
+        "tune": ["--dataset", str(data)],
+        "prepare": ["synthetic"],
+    }.items():
+        with pytest.raises(SystemExit) as code:
+            main([name, *flags, *out])
+        assert code.value.code == 130
+        said[name] = capsys.readouterr().err
+    assert said["train"] == "solid-ext: stopped before the first epoch\n"
+    assert said["compare"] == said["tune"] == "solid-ext: stopped; what finished is kept, the same command goes on\n"
+    assert said["prepare"] == "solid-ext: stopped; nothing was written\n"
+    (tmp_path / "out" / "stage1").mkdir(parents=True)
+    (tmp_path / "out" / "stage1" / "last.safetensors").touch()
+    with pytest.raises(SystemExit):
+        main(["train", "--dataset", str(data), "--threads", "1", *out])
+    assert capsys.readouterr().err == "solid-ext: stopped; what a stage finished is kept, --resume goes on\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("Unable to allocate 8 TiB"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 TiB")],
+)
+def test_memory_that_is_not_there_gets_a_sentence(
+    error: Exception, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("solid_ext.cli.open_dataset", fail)
+    sentence = fails(["train", "--dataset", str(data), "--out", str(tmp_path / "out"), "--threads", "1"], capsys)
+    assert sentence == f"solid-ext: memory: expected enough of it, got too little ({error})\n"

@@ -183,3 +183,33 @@ def test_what_became_of_an_earlier_name_is_there() -> None:
         if advice.startswith("now "):
             word = advice.split()[1].strip(",")
             assert word in flat or name in ("monitor", "log_q"), name
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("010", 10), ("+8", 8), ("1:30", None), ("0x10", None), ("0b11", None), ("0o17", None), ("1_000", None)],
+)
+def test_whole_numbers_are_to_the_base_ten_or_none(text: str, found: int | None, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(f"epochs: {text}\n", encoding="utf-8")
+    if found is not None:
+        assert Config.from_yaml(tmp_path / "config.yaml").train.epochs == found
+    else:
+        with pytest.raises(TypeError, match=f"epochs: expected int, got '{text}'"):
+            Config.from_yaml(tmp_path / "config.yaml")
+
+
+def test_no_other_number_is_to_the_base_60(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("delta: 1:30.5\n", encoding="utf-8")
+    with pytest.raises(TypeError, match=r"delta: expected float, got '1:30\.5'"):
+        Config.from_yaml(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("device", ["cuda:99999999999999999999", "cuda:1000", "cuda:٣", "cuda:-1"])
+def test_a_device_is_a_number_that_there_may_be(device: str) -> None:
+    with pytest.raises(ValueError, match=r"device: expected cpu, cuda or cuda:N, got"):
+        Config().replace(device=device)
+
+
+def test_more_threads_than_any_machine_has_are_refused() -> None:
+    with pytest.raises(ValueError, match="threads: expected at most 1,024, got 100,000"):
+        Config().replace(threads=100_000)

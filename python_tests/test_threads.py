@@ -214,3 +214,9 @@ def test_a_forked_child_takes_one_thread_and_fits_no_model_that_would_wait_for_p
     assert warned == "threads: expected 1 in a forked process, got 2; it goes on with 1 1 1 (a forked process has one)"
     assert refused.startswith("fit: expected a process that was not forked after data had been read, got a forked one")
     assert one == two == "0 2"
+
+
+@pytest.mark.parametrize("value", ["abc", "0", "100000", "-1", "4,2"])
+def test_a_value_that_torch_did_not_take_is_not_given_as_the_reason(value: str, free: pytest.MonkeyPatch) -> None:
+    free.setenv("OMP_NUM_THREADS", value)
+    assert use_threads(0) == Threads(2, f"torch's choice; OMP_NUM_THREADS={value!r} was not used")

@@ -495,3 +495,24 @@ def test_an_alignment_that_outweighs_the_prediction_is_no_divergence(world: tupl
 def test_every_seed_that_is_allowed_trains(seed: int, semantics: str, world: tuple[Dataset, SyntheticTruth]) -> None:
     config = SMALL.replace(seed=seed, semantics=semantics, num_semantics=4, epochs=1, eval_negatives=20)
     assert SOLID(config).fit(world[0]).training.stages[-1].history
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"loss": "bce", "negatives": 2_000_000_000}, "batch_size and negatives"),
+        ({"loss": "sampled_softmax", "negatives": 10_000_000}, "batch_size and negatives"),
+        ({"length": 65_536, "batch_size": 100_000, "dim": 64}, "batch_size, length and dim"),
+    ],
+)
+def test_a_batch_larger_than_the_memory_is_refused_before_work_starts(
+    fields: dict[str, Any], named: str, world: tuple[Dataset, SyntheticTruth], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("solid_ext.train.algorithm._memory", lambda: 64 * 2**30)
+    with pytest.raises(ValueError, match=rf"{named}: expected a step that fits into .* 64 GiB, got one of at least"):
+        SOLID(SMALL.replace(**fields)).fit(world[0])
+
+
+def test_a_device_beyond_those_that_torch_counts_is_refused(world: tuple[Dataset, SyntheticTruth]) -> None:
+    with pytest.raises(ValueError, match=r"device: expected cpu or one of the \d CUDA devices .*, got cuda:999"):
+        SOLID(SMALL.replace(device="cuda:999")).fit(world[0])

@@ -93,3 +93,73 @@ def test_without_optuna_one_sentence_says_what_to_install(
     with pytest.raises(ValueError, match=r"tune: expected the package optuna \(pip install 'solid_ext\[tune\]'\)"):
         tune(tmp_path / "out", search, world[0])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_trial_that_diverges_is_no_candidate(
+    world: tuple[Dataset, SyntheticTruth], tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = make_search(["learning_rate"], "static", "gru4rec", "best", {**FIELDS, "weight_decay": 1e6}, 0)
+    told: list[Trial] = []
+    with pytest.raises(ValueError, match="tune: expected a trial that trains to an end, got 2 that diverged"):
+        tune(tmp_path / "all", search, world[0], trials=2, on_finished=told.append)
+    assert [trial.metric for trial in told] == [None, None]
+    assert not (tmp_path / "all" / "best.yaml").exists()
+    results: list[float | None] = [None, 0.0, 0.25, None]
+    monkeypatch.setattr("solid_ext.tune._train", lambda folder, *rest: (folder.mkdir(parents=True), results.pop(0))[1])
+    assert tune(tmp_path / "some", search, world[0], trials=3).metric == 0.25
+    assert tune(tmp_path / "some", search, world[0], trials=4).number == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "method", "backbone", "others"),
+    [
+        ("delta", "static", "sasrec", {}),
+        ("alignment", "static", "sasrec", {}),
+        ("alignment", "solid-no-codebook", "sasrec", {}),
+        ("num_semantics", "finetune", "sasrec", {}),
+        ("num_semantics", "solid", "sasrec", {"semantics": "category"}),
+        ("negatives", "solid", "sasrec", {}),
+        ("blocks", "solid", "gru4rec", {}),
+    ],
+)
+def test_a_field_that_no_trial_reads_is_refused(
+    fields: str,
+    method: str,
+    backbone: str,
+    others: dict[str, str],
+    world: tuple[Dataset, SyntheticTruth],
+    tmp_path: Path,
+) -> None:
+    search = make_search(["dropout", fields], method, backbone, "best", {**FIELDS, **others}, 0)
+    with pytest.raises(ValueError, match=f"fields: expected fields that the trials read, got {fields}, which"):
+        tune(tmp_path / "out", search, world[0], trials=1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("field", "method"), [("delta", "duet"), ("alignment", "solid-no-alignment")])
+def test_a_field_that_the_method_sets_is_refused(field: str, method: str) -> None:
+    with pytest.raises(ValueError, match=f"fields: expected fields that method {method} leaves open, got {field}"):
+        make_search([field], method, "sasrec", "best", {}, 0)
+
+
+def test_a_choice_that_does_not_go_with_the_other_fields_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"fields: expected values that go with .*, got dim=16: heads: expected a div"):
+        make_search(["dim"], "solid", "sasrec", "best", {"dim": 48, "heads": 3}, 0)
+
+
+def test_a_torn_journal_goes_on_and_a_damaged_one_gets_a_sentence(
+    world: tuple[Dataset, SyntheticTruth], tmp_path: Path, one_thread: None
+) -> None:
+    search = make_search(["dropout"], "static", "gru4rec", "best", FIELDS, 2**63 - 1)
+    best = tune(tmp_path / "out", search, world[0], trials=2)
+    journal = tmp_path / "out" / "journal.log"
+    content = journal.read_bytes()
+    journal.write_bytes(content[:-7])
+    assert tune(tmp_path / "out", search, world[0], trials=2) == best
+    for damage, found in ((b"\xff\x00\n", "another, line 3"), (b"{}\n", "lines that tell of no search")):
+        lines = content.splitlines(keepends=True)
+        journal.write_bytes(b"".join([*lines[:2], damage, *lines[2:]]))
+        with pytest.raises(
+            ValueError, match=rf"out: expected a journal of lines of JSON in .*, got {found}.*new folder"
+        ):
+            tune(tmp_path / "out", search, world[0], trials=2)

@@ -398,7 +398,8 @@ class Tune:
 
         def finished(trial: Trial) -> None:
             values = ", ".join(f"{name} {value:.4g}" for name, value in trial.values.items())
-            console.print(f"{trial.number + 1}/{self.trials} {trial.metric:.4f}  {values}")
+            metric = "diverged" if trial.metric is None else f"{trial.metric:.4f}"
+            console.print(f"{trial.number + 1}/{self.trials} {metric}  {values}")
 
         best = tune(self.out, search, open_dataset(self.dataset), trials=self.trials, on_finished=finished)
         console.print(f"best: {best.metric:.4f}, trial {best.number + 1}\n  {self.out / 'best.yaml'}")
@@ -622,14 +623,29 @@ def refuse_old_flags(arguments: list[str]) -> None:
             raise ValueError(f"train: expected a flag of this version, got {argument}, which is {OLD_NAMES[name]}")
 
 
+def kept_of(command: object) -> str:
+    """What a stopped command leaves, for the sentence that says that it was stopped."""
+    if isinstance(command, Train):
+        begun = any(command.out.glob("stage*/last.safetensors"))
+        return "; what a stage finished is kept, --resume goes on" if begun else " before the first epoch"
+    if isinstance(command, (Compare, Tune)):
+        return "; what finished is kept, the same command goes on"
+    return "; nothing was written" if isinstance(command, Prepare) else ""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `solid-ext`: bad input ends in one sentence and exit code 2."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started this (`>&-`): what is printed goes nowhere
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # whatever the locale, no character of a title ends a command
             stream.reconfigure(errors="backslashreplace")
+    command = None
     try:
         try:
-            parse(sys.argv[1:] if arguments is None else arguments).run()
+            command = parse(sys.argv[1:] if arguments is None else arguments)
+            command.run()
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -637,13 +653,14 @@ def main(arguments: list[str] | None = None) -> None:
         # flush at the end would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        if os.environ.get("SOLID_EXT_TRACEBACK"):
+    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+        short = isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error))
+        if os.environ.get("SOLID_EXT_TRACEBACK") or (isinstance(error, RuntimeError) and not short):
             raise
-        complain(str(error))
+        complain(f"memory: expected enough of it, got too little ({error})" if short else str(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        complain("stopped; what a stage finished is kept, --resume goes on")
+        complain(f"stopped{kept_of(command)}")
         sys.exit(130)
 
 

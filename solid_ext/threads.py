@@ -57,7 +57,7 @@ def use_threads(asked: int, run: Path | None = None) -> Threads:
     elif asked:
         found = Threads(asked, "as asked")
     elif os.environ.get("OMP_NUM_THREADS"):
-        found = Threads(torch.get_num_threads(), "OMP_NUM_THREADS")
+        found = Threads(torch.get_num_threads(), _of_environment(os.environ["OMP_NUM_THREADS"]))
     elif (before := _threads_of(run)) is not None:
         found = Threads(before, "as the run had before")
     else:
@@ -65,6 +65,14 @@ def use_threads(asked: int, run: Path | None = None) -> Threads:
         found = _measured(most) if most > 1 else Threads(1, "all that may be used")
     torch.set_num_threads(found.count)
     return found
+
+
+def _of_environment(value: str) -> str:
+    """Why torch has the threads that it has, `OMP_NUM_THREADS` being set: it does not take every value."""
+    first = value.partition(",")[0].strip()  # the others are of threads inside threads
+    if first == str(torch.get_num_threads()):
+        return "OMP_NUM_THREADS"
+    return f"torch's choice; OMP_NUM_THREADS={value!r:.40} was not used"
 
 
 def usable_processors() -> int:

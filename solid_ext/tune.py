@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +16,8 @@ import yaml
 from solid_ext.compare.grid import base_config
 from solid_ext.config import PRESETS, Config, unknown_field
 from solid_ext.data import Dataset
-from solid_ext.files import LOCK, checked_path, owned, read_json, write_json, write_text
+from solid_ext.data.semantics import semantics_source
+from solid_ext.files import LOCK, checked_path, owned, read_json, write_json, write_text, written
 from solid_ext.methods import METHODS, method_config
 from solid_ext.models.backbones import BACKBONES
 from solid_ext.run import holds_run, open_run
@@ -59,11 +61,27 @@ class Search:
 
 
 class Trial(NamedTuple):
-    """A finished trial: the values it tried and the validation metric it reached (0 where it diverged)."""
+    """A finished trial: the values it tried and the validation metric it reached (None where it diverged)."""
 
     number: int
     values: dict[str, Any]
-    metric: float
+    metric: float | None
+
+
+READ: dict[str, Callable[[Config], bool]] = {
+    "delta": lambda config: config.model.item.item_branch,
+    "alignment": lambda config: (
+        config.model.semantic_trunk and config.model.item.item_branch and config.model.item.codebook.use_codebook
+    ),
+    "num_semantics": lambda config: (
+        config.model.semantic_trunk
+        or config.train.semantic_start
+        or (config.model.item.item_branch and config.model.item.codebook.use_codebook)
+    ),
+    "negatives": lambda config: config.train.loss != "full_softmax",
+    "blocks": lambda config: config.model.backbone not in ("din", "gru4rec"),
+}
+"""Which configurations read a field; the other fields of `SPACE` are read by all."""
 
 
 def make_search(
@@ -87,8 +105,33 @@ def make_search(
         raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
     if backbone not in BACKBONES:
         raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {backbone!r}")
-    base = base_config(preset, backbone, fields).replace(seed=seed)
-    return Search(tuple(names), method_config(base, method))
+    fixed = [name for name in names if name in METHODS[method].fields]
+    if fixed:
+        raise ValueError(f"fields: expected fields that method {method} leaves open, got {fixed[0]}, which it sets")
+    config = method_config(base_config(preset, backbone, fields).replace(seed=seed), method)
+    # All choices together: what one trial would be refused for is said before the first.
+    spaces = [where[:1] if isinstance(where, Range) else where for where in map(SPACE.__getitem__, names)]
+    for values in product(*spaces):
+        try:
+            config.replace(**dict(zip(names, values, strict=True)))
+        except ValueError as error:
+            tried = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
+            raise ValueError(f"fields: expected values that go with the other fields, got {tried}: {error}") from error
+    return Search(tuple(names), config)
+
+
+def _check_read(search: Search, dataset: Dataset) -> None:
+    """Refuse a field that no trial would read: all would be the same."""
+    config = search.config.resolved(dataset.num_users, dataset.num_items)
+    for name in search.names:
+        read = name not in READ or READ[name](config)
+        if name == "num_semantics" and semantics_source(config.semantics, dataset) == "category":
+            read = False
+        if not read:
+            raise ValueError(
+                f"fields: expected fields that the trials read, got {name}, which method, backbone, loss "
+                f"{config.train.loss} or semantics leave unread here"
+            )
 
 
 def tune(
@@ -105,7 +148,8 @@ def tune(
         on_finished: called after each trial.
 
     Raises:
-        ValueError: no Optuna, no trials asked for, or `out` is no folder of this very search.
+        ValueError: no Optuna, no trials asked for, a field that no trial reads, or `out` is no folder of this very
+            search; all trials diverged.
     """
     try:
         import optuna
@@ -116,6 +160,7 @@ def tune(
 
     if trials < 1:
         raise ValueError(f"trials: expected at least 1, got {trials}")
+    _check_read(search, dataset)
     checked_path(out, "out")
     held = {entry.name for entry in out.iterdir()} if out.is_dir() else {"a file"} if os.path.lexists(out) else set()
     if "search.json" not in held and held - {LOCK}:
@@ -123,28 +168,65 @@ def tune(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with owned(out, "out"):
         _open(out, search, dataset)
-        study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(out / "journal.log"))),
-            study_name="tune",
-            direction="maximize",
-            load_if_exists=True,
-        )
+        journal = out / "journal.log"
+        _mend(journal)
+        try:
+            study = optuna.create_study(
+                storage=JournalStorage(JournalFileBackend(str(journal))),
+                study_name="tune",
+                direction="maximize",
+                load_if_exists=True,
+            )
+        except (KeyError, TypeError, ValueError, AssertionError) as error:
+            raise _damaged(journal, f"lines that tell of no search, {error!r:.80}") from error
+        ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
         for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):  # the one that a kill left behind
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         space = _space(search, dataset)
-        done = len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))
+        done = len(study.get_trials(states=ended))
         for number in range(done, trials):
             study.sampler = optuna.samplers.TPESampler(seed=(search.config.train.seed + number) % 2**32)
             asked = study.ask(space)
             metric = _train(out / "trials" / str(number), search.config.replace(**asked.params), dataset)
-            study.tell(asked, metric)
+            if metric is None:  # Optuna then looks elsewhere, as after a trial that was given up
+                study.tell(asked, state=optuna.trial.TrialState.PRUNED)
+            else:
+                study.tell(asked, metric)
             shutil.rmtree(out / "trials" / str(number))
             if on_finished is not None:
                 on_finished(Trial(number, asked.params, metric))
-        finished = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
-        best = max(range(len(finished)), key=lambda number: (finished[number].value, -number))
+        finished = study.get_trials(states=ended)
+        values = {number: trial.value for number, trial in enumerate(finished) if trial.value is not None}
+        if not values:
+            raise ValueError(
+                f"tune: expected a trial that trains to an end, got {len(finished)} that diverged (the fields that are "
+                "not searched, learning_rate, weight_decay and alignment among them, may be too large)"
+            )
+        best = max(values, key=lambda number: (values[number], -number))
         _write_best(out / "best.yaml", search.config.replace(**finished[best].params))
-        return Trial(best, finished[best].params, float(finished[best].value or 0.0))
+        return Trial(best, finished[best].params, float(values[best]))
+
+
+def _mend(journal: Path) -> None:
+    """Drop the line that a kill left half written; refuse a journal with any other that is no JSON object."""
+    if not journal.exists():
+        return
+    content = journal.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            entry = None
+        if not isinstance(entry, dict):
+            raise _damaged(journal, f"another, line {number}")
+    if whole != content:
+        with written(journal) as partial:
+            partial.write_bytes(whole)
+
+
+def _damaged(journal: Path, found: str) -> ValueError:
+    return ValueError(f"out: expected a journal of lines of JSON in {journal}, got {found} (search in a new folder)")
 
 
 def _open(out: Path, search: Search, dataset: Dataset) -> None:
@@ -177,8 +259,8 @@ def _space(search: Search, dataset: Dataset) -> dict[str, BaseDistribution]:
     return found
 
 
-def _train(folder: Path, config: Config, dataset: Dataset) -> float:
-    """The validation metric that a configuration reaches; a trial that was stopped goes on."""
+def _train(folder: Path, config: Config, dataset: Dataset) -> float | None:
+    """The validation metric that a configuration reaches, None where it diverges; a stopped trial goes on."""
     resume = holds_run(folder)
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
@@ -186,7 +268,7 @@ def _train(folder: Path, config: Config, dataset: Dataset) -> float:
     try:
         return SOLID(config).fit(dataset, folder=folder).training.stages[-1].best.valid
     except FloatingPointError:
-        return 0.0
+        return None
 
 
 def _write_best(path: Path, config: Config) -> None:

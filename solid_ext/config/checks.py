@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MOST_LAYERS = 1_000  # of a kind: a module each, so that a typing error would make millions before anything is said
 MOST_DIM = 65_536
+MOST_THREADS = 1_024
 
 
 def check_types(section: Any) -> None:
@@ -75,13 +76,15 @@ def check_values(config: Config) -> None:
     }.items():
         if number < 0:
             raise ValueError(f"{name}: expected 0 or more, got {number}")
+    if train.threads > MOST_THREADS:
+        raise ValueError(f"threads: expected at most {MOST_THREADS:,}, got {train.threads:,}")
     if not 0 <= train.seed < 2**63:
         raise ValueError(f"seed: expected 0 .. 2^63 - 1, got {train.seed}")
     if semantics.num_semantics < -1:
         raise ValueError(f"num_semantics: expected a number, 0 or -1, got {semantics.num_semantics}")
     if model.dim % model.heads:
         raise ValueError(f"heads: expected a divisor of dim={model.dim}, got {model.heads}")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", train.device):
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", train.device):
         raise ValueError(f"device: expected cpu, cuda or cuda:N, got {train.device!r}")
     if train.cuda_graph and train.device == "cpu":
         raise ValueError("cuda_graph: expected device cuda, got cpu")

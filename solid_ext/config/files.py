@@ -11,14 +11,27 @@ import yaml
 MOST_YAML = 1 << 20  # bytes
 
 
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+
+
 class _Yaml(yaml.SafeLoader):
-    """YAML whose numbers are those that people write: `1e-3` and `inf` too."""
+    """YAML whose numbers are those that people write: `1e-3` and `inf` too, and none to the base 8 or 60."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (as its base class has it)
+        first: [(tag, pattern) for tag, pattern in found if tag not in (_INT, _FLOAT)]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
+_Yaml.add_implicit_resolver(_INT, re.compile(r"[-+]?[0-9]+$"), list("-+0123456789"))
 _Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+|inf|nan)$"),
-    list("-+.0123456789in"),
+    _FLOAT,
+    re.compile(r"[-+]?(([0-9]+\.[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[0-9]+e[-+]?[0-9]+|\.?(inf|nan))$", re.IGNORECASE),
+    list("-+.0123456789inIN"),
+)
+_Yaml.add_constructor(_INT, lambda loader, node: int(loader.construct_scalar(node)))
+_Yaml.add_constructor(
+    _FLOAT, lambda loader, node: float(re.sub(r"\.(?=[in])", "", loader.construct_scalar(node).lower()))
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,12 +68,17 @@ def _shapes(model: ModelConfig, num_items: int, semantics: np.ndarray, features:
         return dict(DynamicRecommender(model, num_items, semantics, known).state_dict())
 
 
+def _memory() -> float:
+    """Bytes of this machine's memory; without bound on a system that does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+
+
 def _check_memory(shapes: dict[str, Tensor]) -> None:
     """Refuse a network whose parameters, gradients and moments together are more than the memory there is."""
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # a system that does not tell
-        return
+    memory = _memory()
     name, largest = max(shapes.items(), key=lambda entry: entry[1].nbytes)
     wanted = 4 * sum(tensor.nbytes for tensor in shapes.values())
     if wanted > memory:
@@ -82,13 +88,31 @@ def _check_memory(shapes: dict[str, Tensor]) -> None:
         )
 
 
-def check_memory(config: Config, num_items: int) -> None:
-    """Refuse a network that this machine's memory cannot hold, whatever the semantics and features will be.
+def check_memory(config: Config, num_items: int, rows: int) -> None:
+    """Refuse a network, or a step over a batch of `rows` at most, that this machine's memory cannot hold.
+
+    Whatever the semantics and features will be. Of a step only what no step goes without is counted, forward and
+    backward: the sequences' embeddings, and the candidates or the logits.
 
     Raises:
         ValueError: see `build_model`.
     """
     _check_memory(_shapes(config.model, num_items, np.minimum(np.arange(num_items + 1), 1), None))
+    model, train = config.model, config.train
+    batch, size = min(train.batch_size, rows), 8 if train.dtype == "float64" else 4
+    states = 2 * size * batch * model.length * model.dim
+    if train.loss == "full_softmax":
+        fields, scored = "batch_size", 2 * size * batch * num_items
+    else:
+        fields, scored = "batch_size and negatives", (8 + 2 * size * model.dim) * batch * (1 + train.negatives)
+    if states > scored:
+        fields = "batch_size, length and dim"
+    memory = _memory() if train.device == "cpu" else math.inf
+    if states + scored > memory:
+        raise ValueError(
+            f"{fields}: expected a step that fits into this machine's {memory / 2**30:,.0f} GiB, got one of at least "
+            f"{(states + scored) / 2**30:,.0f} GiB with a batch of {batch:,} sequences"
+        )
 
 
 def stage1_config(config: Config) -> Config | None:

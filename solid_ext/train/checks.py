@@ -14,13 +14,13 @@ def check_training(config: Config, dataset: Dataset) -> None:
     """Refuse what cannot be trained, before any work and before any folder is touched.
 
     Raises:
-        ValueError: no such device or backbone, a network larger than the memory, data that cannot be split as asked,
-            features that are not there.
+        ValueError: no such device or backbone, a network or a batch larger than the memory, data that cannot be split
+            as asked, features that are not there.
     """
     check_device(config.train.device)
     check_backbone(config.model.backbone)
-    check_memory(config, dataset.num_items)
-    make_split(config.evaluate.split, dataset)
+    split = make_split(config.evaluate.split, dataset)
+    check_memory(config.resolved(dataset.num_users, dataset.num_items), dataset.num_items, len(split.train.positions))
     check_semantics(config.semantics, dataset)
 
 
@@ -31,5 +31,5 @@ def check_device(device: str) -> None:
         ValueError: no such device.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device != "cpu" and (torch.device(device).index or 0) >= count:
+    if device != "cpu" and int(device.partition(":")[2] or 0) >= count:
         raise ValueError(f"device: expected cpu or one of the {count} CUDA devices that torch sees, got {device}")
