@@ -59,7 +59,8 @@ def test_a_child_of_a_process_that_read_data_refuses_to_read_write_and_train_and
 ) -> None:
     code = PARENT.format(folder=str(tmp_path)) + READ
     recommends = "assert len(small.recommend([[int(items[0])]], 3)[0]) == 3"
-    twice = "pid = os.fork(); pid or signal.alarm(30); pid or data.fingerprint; os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
+    twice = "pid = os.fork(); pid or signal.alarm(30); pid or data.fingerprint; "
+    twice += "os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
     code += "".join(CHILD.format(work=work) for work in [*WORK, recommends, twice])
     assert answers(code) == ["5"] * len(WORK) + ["0", "5"]
 

@@ -6,6 +6,7 @@ import torch
 
 from solid_ext.config import Config
 from solid_ext.data import Dataset, check_semantics, make_split
+from solid_ext.evaluate.protocols import check_unseen
 from solid_ext.models.backbones import check_backbone
 from solid_ext.train.algorithm import check_memory
 
@@ -14,13 +15,14 @@ def check_training(config: Config, dataset: Dataset) -> None:
     """Refuse what cannot be trained, before any work and before any folder is touched.
 
     Raises:
-        ValueError: no such device or backbone, a network larger than the memory, data that cannot be split as asked,
-            features that are not there.
+        ValueError: no such device or backbone, a network larger than the memory, data that cannot be split or evaluated
+            as asked, features that are not there.
     """
     check_device(config.train.device)
     check_backbone(config.model.backbone)
     check_memory(config, dataset.num_items)
-    make_split(config.evaluate.split, dataset)
+    split = make_split(config.evaluate.split, dataset)
+    check_unseen(config.evaluate.split, dataset, split.valid, split.test)
     check_semantics(config.semantics, dataset)
 
 
