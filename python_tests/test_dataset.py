@@ -580,3 +580,47 @@ def test_shared_data_has_its_published_statistics(shared_data: Path, name: str) 
     raw = pl.read_csv(shared_data / name / "interactions.tsv.gz", separator="\t")
     np.testing.assert_array_equal(dataset.items, raw["item_id"].to_numpy())
     np.testing.assert_array_equal(dataset.timestamps, raw["timestamp"].to_numpy())
+
+
+def described_by(tmp_path: Path, lines: str, **named: str) -> Dataset:
+    path = tmp_path / "items.jsonl"
+    path.write_text(lines, encoding="utf-8")
+    return load_dataset(([1, 1], [1, 2]), items=path, **named)
+
+
+def test_categories_that_are_lists_of_lists_are_flattened(tmp_path: Path) -> None:
+    lines = '{"item_id": 1, "categories": [["A", "B"], ["C|D", null]]}\n{"item_id": 2, "categories": [[" N/A "]]}\n'
+    dataset = described_by(tmp_path, lines)
+    assert dataset.item_table["categories"].to_list() == ["A|B|C/D", None]
+    assert dataset.report["missing_categories"] == 1
+    assert len(dataset.fingerprint) == 64
+    for column in ("title", "categories"):
+        with pytest.raises(TypeError, match=f"items: column {column}: expected text, numbers or lists of them, got S"):
+            described_by(tmp_path, f'{{"item_id": 1, "{column}": {{"a": 1}}}}')
+
+
+def test_words_that_mean_missing_are_neither_titles_nor_categories(tmp_path: Path) -> None:
+    lines = '{"item_id": 1, "title": "nan", "categories": "N/A"}\n{"item_id": 2, "title": "  ", "categories": "null"}\n'
+    dataset = described_by(tmp_path, lines)
+    assert dataset.item_table.rows() == [(1, None, None), (2, None, None)]
+    assert dataset.titles([1, 2]) == ["1", "2"]
+    assert (dataset.report["missing_title"], dataset.report["missing_categories"]) == (1, 2)
+    table = pl.DataFrame({"item_id": [1, 2], "categories": [float("nan"), 3.0]})
+    assert load_dataset(([1, 1], [1, 2]), items=table).item_table["categories"].to_list() == [None, "3"]
+
+
+def test_one_column_may_be_title_and_categories_and_the_id_may_be_the_title(tmp_path: Path) -> None:
+    lines = '{"item_id": 1, "title": "a", "categories": "x"}\n{"item_id": 2, "title": "b", "categories": "y"}\n'
+
+    def rows(**named: str) -> list[tuple[str, str]]:
+        return described_by(tmp_path, lines, **named).item_table.select("title", "categories").rows()
+
+    assert rows(title="title", categories="title") == [("a", "a"), ("b", "b")]
+    assert rows(title="categories", categories="title") == [("x", "a"), ("y", "b")]
+    assert rows(title="item_id") == [("1", "x"), ("2", "y")]
+
+
+def test_items_may_call_their_id_item_id_where_the_interactions_call_it_otherwise() -> None:
+    rows = pl.DataFrame({"user_id": [1, 1], "movieId": [1, 2]})
+    items = pl.DataFrame({"item_id": [2, 1], "title": ["b", "a"]})
+    assert load_dataset(rows, item="movieId", items=items).titles([1, 2]) == ["a", "b"]

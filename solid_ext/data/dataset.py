@@ -18,7 +18,7 @@ from solid_ext.data.catalogue import Catalogue
 from solid_ext.data.files import nearest_file
 from solid_ext.data.forked import check_not_forked
 from solid_ext.data.interactions import normalise_ids, read_interactions
-from solid_ext.data.prepare import align_items, index_interactions
+from solid_ext.data.prepare import align_items, description_text, index_interactions
 from solid_ext.data.reading import Reading, suggested
 from solid_ext.data.storage import METADATA, read_folder, write_folder
 from solid_ext.data.tables import read_table
@@ -345,25 +345,46 @@ def _find(folder: Path, stem: str) -> Path | None:
 def _read_items(source: Any, item: str, named: dict[str, str | None]) -> tuple[pl.DataFrame, dict[str, int | str]]:
     """The table of items with its id column, titles and categories under our names, and what is to be said of it."""
     reading = Reading()
-    table = read_table(
-        source, name="items", required=(item,), reading=reading, headerless=(item, "title", "categories")
-    )
+    try:
+        table = read_table(
+            source, name="items", required=(item,), reading=reading, headerless=(item, "title", "categories")
+        )
+    except ValueError:
+        # The interactions may call their column otherwise than our own tables of items do.
+        if item == "item_id" or item in reading.columns or "item_id" not in reading.columns:
+            raise
+        item = "item_id"
+        table = read_table(source, name="items", required=(item,), reading=reading)
     if item != "item_id" and "item_id" in table.columns:
         raise ValueError(f"items: expected one id column, got both {item} and item_id")
     ids = normalise_ids(f"items: column {item}", table[item], reading).alias("item_id")
     table = table.drop(item).insert_column(0, ids)
     notes = {f"{name}_of_items": note for name, note in reading.notes.items()}
+    # Copied before anything is dropped: one column may be both.
+    copies: dict[str, pl.Series] = {}
     for ours, theirs in named.items():
         if theirs is not None:
-            if theirs not in table.columns:
+            found = "item_id" if theirs == item else theirs
+            if found not in table.columns:
                 got = ", ".join(table.columns)
                 raise ValueError(f"items: expected a column {theirs} of {ours}, got {got}")
-            table = (table if theirs == ours else table.drop(ours, strict=False)).rename({theirs: ours})
+            copies[ours] = table[found].alias(ours)
         elif ours not in table.columns and (near := suggested(ours, table.columns)):
             notes[f"note_{ours}"] = (
                 f"The items have no column {ours!r}, and {near!r} is not read as such: {ours}={near!r} "
                 f"(--{ours} {near}) reads it."
             )
+    copied = {theirs for theirs in named.values() if theirs not in (None, item, "item_id", *named)}
+    table = table.drop(copied).with_columns(copies.values())
+    for ours in named:
+        if ours in table.columns:
+            text, missing = description_text(f"items: column {ours}", table[ours])
+            table = table.with_columns(text.alias(ours))
+            if missing:
+                notes[f"missing_{ours}"] = missing
+                notes[f"note_missing_{ours}"] = (
+                    f"{missing:,} cells of {ours!r} hold a word such as 'nan' or 'N/A', which counts as none."
+                )
     if "categories" in table.columns and table["categories"].dtype == pl.String:
         notes |= _category_notes(table["categories"].drop_nulls())
     return table, notes
