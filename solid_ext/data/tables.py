@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -147,6 +149,13 @@ def _from_columns(source: Any, kept: Sequence[str], name: str) -> pl.DataFrame:
 def _from_objects(name: str, values: Sequence[Any]) -> pl.Series:
     cells = [_cell(value) for value in values]
     kinds = {type(value) for value in cells if value is not None}
+    dates = [row for row, value in enumerate(cells, 1) if isinstance(value, (datetime.date, datetime.timedelta))]
+    numbers = [row for row, value in enumerate(cells, 1) if isinstance(value, (int, float, Decimal))]
+    if dates and numbers:
+        raise TypeError(
+            f"{name}: expected numbers or dates and not both, got {cells[numbers[0] - 1]!r} in row {numbers[0]:,} "
+            f"beside {str(cells[dates[0] - 1])!r} in row {dates[0]:,}"
+        )
     if bool in kinds and len(kinds) > 1:  # polars would make 1 of True
         cells = [str(value).lower() if isinstance(value, bool) else value for value in cells]
     if kinds - {float} and kinds & {float, Decimal}:
@@ -162,6 +171,8 @@ def _cell(value: Any) -> Any:
     """The value as Python has it; None for the ways in which pandas and numpy write "missing"."""
     if isinstance(value, np.generic) and value.dtype.kind in "biufSU":
         value = value.item()
+    if isinstance(value, uuid.UUID):
+        return str(value)
     if type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, (float, Decimal)) and value != value):
         return None
     return value
@@ -196,9 +207,20 @@ def _from_array(name: str, values: np.ndarray) -> pl.Series:
     if values.dtype.kind == "O":
         return _from_objects(name, values.tolist())
     if values.dtype.kind == "S":
-        values = np.char.decode(values, "utf-8")
+        try:
+            values = np.char.decode(values, "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name}: expected bytes that are UTF-8 text, got {error.object!r:.80}") from error
     if values.dtype.kind == "M" and values.dtype not in (np.dtype("M8[D]"), np.dtype("M8[ns]")):
-        values = values.astype("M8[us]")
+        fine = np.datetime_data(values.dtype)[0] in ("ns", "ps", "fs", "as")
+        exact = values.astype("M8[ns]" if fine else "M8[us]")
+        lost = np.flatnonzero((exact.astype(values.dtype) != values) & ~np.isnat(values))
+        if lost.size:
+            raise ValueError(
+                f"{name}: expected times in whole {'nano' if fine else 'micro'}seconds that fit in 64 bits, got "
+                f"{values[lost[0]]} in row {lost[0] + 1:,}"
+            )
+        values = exact
     if values.dtype.kind not in "biufUM" or (values.dtype.itemsize > 8 and values.dtype.kind == "f"):
         raise TypeError(f"{name}: expected numbers, text or times, got dtype {values.dtype}")
     return pl.Series(values.astype(np.float32) if values.dtype == np.float16 else values)
