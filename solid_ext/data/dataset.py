@@ -282,6 +282,14 @@ def load_dataset(
                     )
                 given = {"rating": rating, "min_rating": min_rating, "title": title, "categories": categories}
                 unused = [f"{key}={value!r}" for key, value in given.items() if value is not None]
+                others = {
+                    "user": (user, "user_id"),
+                    "item": (item, "item_id"),
+                    "timestamp": (timestamp, "timestamp"),
+                    "drop_duplicates": (drop_duplicates, True),
+                    "max_malformed": (max_malformed, 0),
+                }
+                unused += [f"{key}={value!r}" for key, (value, usual) in others.items() if value != usual]
                 if unused:
                     raise ValueError(
                         f"load_dataset: expected no {', '.join(unused)} beside the dataset folder {str(path)!r}, which "
