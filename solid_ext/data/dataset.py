@@ -17,7 +17,7 @@ import polars as pl
 from solid_ext.data.catalogue import Catalogue
 from solid_ext.data.files import nearest_file
 from solid_ext.data.forked import check_not_forked
-from solid_ext.data.interactions import normalise_ids, read_interactions
+from solid_ext.data.interactions import column_name, normalise_ids, read_interactions
 from solid_ext.data.prepare import align_items, description_text, index_interactions
 from solid_ext.data.reading import Reading, suggested
 from solid_ext.data.storage import METADATA, read_folder, write_folder
@@ -70,6 +70,13 @@ class Dataset:
             raise ValueError("Dataset: expected offsets [U + 1] that start at 0 and never decrease, got others")
         if self.offsets[-1] != self.items.size:
             raise ValueError(f"Dataset: expected offsets that end at {self.items.size}, got {self.offsets[-1]}")
+        for name, value, kind in (
+            ("user_ids", self.user_ids, pl.Series),
+            ("item_ids", self.item_ids, pl.Series),
+            ("item_table", self.item_table, pl.DataFrame),
+        ):
+            if not isinstance(value, kind):
+                raise TypeError(f"Dataset: expected {name} as a polars {kind.__name__}, got {type(value).__name__}")
         for name, ids, count in (
             ("user_ids", self.user_ids, self.num_users),
             ("item_ids", self.item_ids, None),
@@ -111,7 +118,9 @@ class Dataset:
 
     def __repr__(self) -> str:
         times = (
-            "without times" if self.timestamps is None else f"times {self.timestamps.min()}..{self.timestamps.max()}"
+            "without times"
+            if self.timestamps is None or not self.items.size
+            else f"times {self.timestamps.min()}..{self.timestamps.max()}"
         )
         metadata = ", ".join(self.item_table.columns[1:]) or "none"
         return (
@@ -268,9 +277,11 @@ def load_dataset(
         TypeError: a source, an id or a time of a kind that cannot be one.
     """
     check_not_forked("load_dataset")
+    if isinstance(max_malformed, bool) or not isinstance(max_malformed, int) or max_malformed < 0:
+        raise ValueError(f"load_dataset: expected max_malformed as a whole number of 0 or more, got {max_malformed!r}")
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        if not path.exists():
+        if not os.path.exists(path):  # of a name too long for the system too
             raise ValueError(
                 f"load_dataset: expected an existing file or folder, got {str(path)!r}{nearest_file(path)}"
             )
@@ -318,7 +329,11 @@ def load_dataset(
     report = (reading.report("malformed_lines") if reading.count else {}) | reading.notes | indexed.report
     table = indexed.item_ids.to_frame()
     if items is not None:
-        described, notes = _read_items(items, item, {"title": title, "categories": categories})
+        named = {
+            ours: None if theirs is None else column_name(ours, theirs)
+            for ours, theirs in (("title", title), ("categories", categories))
+        }
+        described, notes = _read_items(items, column_name("item", item), named)
         table, counts = align_items(described, indexed.item_ids)
         report = report | counts | notes
     return Dataset(
@@ -347,7 +362,18 @@ def _stem(path: Path) -> str:
 
 
 def _find(folder: Path, stem: str) -> Path | None:
-    return next((folder / (stem + suffix) for suffix in TABLE_SUFFIXES if (folder / (stem + suffix)).is_file()), None)
+    """The folder's one file of that stem, or None.
+
+    Raises:
+        ValueError: several.
+    """
+    found = [folder / (stem + suffix) for suffix in TABLE_SUFFIXES if (folder / (stem + suffix)).is_file()]
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise ValueError(
+            f"load_dataset: expected one file {stem}.* in {str(folder)!r}, got {names} (name the one meant)"
+        )
+    return found[0] if found else None
 
 
 def _read_items(source: Any, item: str, named: dict[str, str | None]) -> tuple[pl.DataFrame, dict[str, int | str]]:

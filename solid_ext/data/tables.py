@@ -71,7 +71,10 @@ def read_table(
                 "(reset_index() makes columns of it)"
             )
         reading.columns = [str(column) for column in found]
-        return _from_columns(source, kept_columns(found, required, optional, name), name)
+        kept = kept_columns(reading.columns, required, optional, name)
+        # pandas numbers columns that have no name.
+        by_name = dict(zip(reading.columns, found, strict=True))
+        return _from_columns({column: source[by_name[column]] for column in kept}, kept, name)
     raise TypeError(f"{name}: expected a path, a polars or pandas frame or arrays by name, got {type(source).__name__}")
 
 
