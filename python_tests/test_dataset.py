@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from polars.testing import assert_frame_equal
 
-from solid_ext.data import Catalogue, Dataset, global_time, leave_one_out, load_dataset
+from solid_ext.data import Catalogue, Dataset, Semantics, global_time, leave_one_out, load_dataset
 from solid_ext.files import describe_folder, read_json, write_json
 
 # Statistics of the shared data as its own description gives them: users, items, interactions, repeated pairs.
@@ -671,3 +672,16 @@ def test_small_mistakes_get_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="global_time: expected interactions, got a dataset without any"):
         global_time(empty)
     assert repr(data.catalogue) == "Catalogue(3 items, metadata none)"
+
+
+def test_unusual_columns_are_read_or_refused_by_one_sentence() -> None:
+    users = torch.tensor([1.0, 1.0], requires_grad=True)
+    for column in (users, users.bfloat16(), users.detach().long()):
+        assert load_dataset((column, [1, 2])).user_ids.to_list() == [1]
+    with pytest.raises(ValueError, match=r"expected text of whole characters, got half of one in .* in row 2"):
+        load_dataset(([1, 1], ["a", "\ud800"]))
+    lazy = pl.LazyFrame({"user_id": [1]}).select("nothing")
+    with pytest.raises(ValueError, match="expected a LazyFrame that can be collected, got one that fails"):
+        load_dataset(lazy)
+    semantics = Semantics(np.array([0, 1, 2]), 2, "id")
+    assert repr(semantics) == "Semantics(2 from 'id' of 2 items)"

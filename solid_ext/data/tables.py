@@ -61,7 +61,13 @@ def read_table(
     if isinstance(source, (str, os.PathLike)):
         return _read_file(Path(source), name, required, optional, reading, headerless)
     if isinstance(source, pl.LazyFrame):
-        source = source.collect()
+        try:
+            source = source.collect()
+        except (OSError, pl.exceptions.PolarsError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"{name}: expected a LazyFrame that can be collected, got one that fails: {reason}"
+            ) from error
     if isinstance(source, (pl.DataFrame, Mapping)) or _is_pandas_frame(source):
         found = list(source) if isinstance(source, Mapping) else list(source.columns)
         index = set(source.index.names) if _is_pandas_frame(source) else set()
@@ -93,6 +99,8 @@ def as_series(name: str, values: Any) -> pl.Series:
         series = _from_pandas(name, values)
     elif isinstance(values, (list, tuple)):
         series = _from_objects(name, values)
+    elif callable(getattr(values, "detach", None)):
+        series = _from_array(name, _from_tensor(name, values))
     else:
         masked = isinstance(values, np.ma.MaskedArray) and values.ndim == 1
         series = _from_objects(name, values.tolist()) if masked else _from_array(name, np.asarray(values))
@@ -164,6 +172,9 @@ def _from_objects(name: str, values: Sequence[Any]) -> pl.Series:
     if kinds - {float} and kinds & {float, Decimal}:
         # As one column polars would make floats of them all, and "1.0" of 1.0 beside text.
         cells = [_whole(name, row, value) for row, value in enumerate(cells, 1)]
+    for row, value in enumerate(cells, 1):
+        if isinstance(value, str) and not value.isascii() and value.encode("utf-8", "replace").decode() != value:
+            raise ValueError(f"{name}: expected text of whole characters, got half of one in {value!r} in row {row:,}")
     try:
         return pl.Series(cells, strict=False)
     except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
@@ -202,6 +213,19 @@ def _from_pandas(name: str, values: Any) -> pl.Series:
         return _from_array(name, values.to_numpy())
     # Extension and object columns go through Python objects: the direct way would need pyarrow.
     return _from_objects(name, values.astype(object).where(~values.isna(), None).to_list())
+
+
+def _from_tensor(name: str, values: Any) -> np.ndarray:
+    """A tensor of torch as an array; what numpy has no dtype for (bfloat16) goes through float32 exactly."""
+    values = values.detach().cpu()
+    try:
+        return values.numpy()
+    except TypeError:
+        pass
+    try:
+        return values.float().numpy()
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"{name}: expected numbers, text or times, got a tensor of {values.dtype}") from error
 
 
 def _from_array(name: str, values: np.ndarray) -> pl.Series:
