@@ -408,7 +408,7 @@ def _read_items(source: Any, item: str, named: dict[str, str | None]) -> tuple[p
                 f"The items have no column {ours!r}, and {near!r} is not read as such: {ours}={near!r} "
                 f"(--{ours} {near}) reads it."
             )
-    copied = {theirs for theirs in named.values() if theirs not in (None, item, "item_id", *named)}
+    copied = {theirs for theirs in named.values() if theirs is not None and theirs not in (item, "item_id", *named)}
     table = table.drop(copied).with_columns(copies.values())
     for ours in named:
         if ours in table.columns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -239,7 +240,7 @@ def description_text(name: str, column: pl.Series) -> tuple[pl.Series, int]:
     """
     if isinstance(column.dtype, pl.Array):
         column = column.arr.to_list()
-    inner = column.dtype
+    inner: Any = column.dtype
     while isinstance(inner, pl.List):
         inner = inner.inner
     if inner.is_nested() or inner in (pl.Object, pl.Binary):
