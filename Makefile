@@ -13,9 +13,9 @@ BIN := .venv/bin
 # recbole is installed for its data alone, so that nobody wants to read what it misses.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-warn-conflicts -c constraints.txt
 NATIVE := CMakeLists.txt $(filter-out csrc/check/%,$(wildcard csrc/*.cpp csrc/*/*))
-SLOW_TESTS := $(wildcard python_tests/test_cuda_*.py python_tests/test_compare.py python_tests/test_native_check.py)
-KERNEL_TESTS := $(wildcard python_tests/test_native.py python_tests/test_ops_*.py python_tests/test_nn_*.py \
-	python_tests/test_symbols.py python_tests/test_train.py)
+SLOW_TESTS := python_tests/cuda python_tests/compare python_tests/test_native_check.py
+KERNEL_TESTS := python_tests/test_native.py python_tests/ops python_tests/nn python_tests/models/test_symbols.py \
+	python_tests/train/test_train.py
 
 .PHONY: demo compare test test-isa test-cuda bench docs lint sanitize neon
 
@@ -52,7 +52,7 @@ bench: .venv/test
 NVCC := $(or $(CUDACXX),$(shell command -v nvcc))
 CUDA_MODULE := $(if $(NVCC),build/cuda/module)
 test-cuda: .venv/test $(CUDA_MODULE)
-	PYTHONPATH=$(dir $(CUDA_MODULE)) $(BIN)/python -m pytest -rs $(wildcard python_tests/test_cuda_*.py)
+	PYTHONPATH=$(dir $(CUDA_MODULE)) $(BIN)/python -m pytest -rs python_tests/cuda
 
 build/cuda/module: .venv/native
 	@echo "== a module with CUDA kernels, of one architecture, into build/cuda: about two minutes on two processors"

@@ -65,7 +65,7 @@ WEIGHTS, CONFIG, ITEMS, NEIGHBOURS = "model.safetensors", "config.yaml", "items.
 NEIGHBOUR_ROWS = 5_000  # of the validation, on which the neighbours' settings are chosen
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Training:
     """What `fit` worked on and what it left besides the model."""
 
@@ -73,6 +73,10 @@ class Training:
     split: Split
     semantics: Semantics
     stages: list[Stage]  # one log a stage, in order
+
+    def __repr__(self) -> str:
+        stages = ", ".join(f"{stage.name} {len(stage.history)} epochs" for stage in self.stages)
+        return f"Training(on {self.dataset.name!r}, {self.split!r}, {self.semantics!r}; {stages})"
 
 
 class SOLID:

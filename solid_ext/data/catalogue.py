@@ -25,7 +25,7 @@ WHOLE_FLOAT = re.compile(r"-?(?:0|[1-9]\d*)\.0+\Z")
 _OTHER_IDS = (datetime.date, datetime.time, decimal.Decimal, uuid.UUID)  # a datetime is a date
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Catalogue:
     """V items: item v in 1..V is row v - 1 of `table`.
 
@@ -52,6 +52,10 @@ class Catalogue:
     def num_items(self) -> int:
         """V."""
         return self.table.height
+
+    def __repr__(self) -> str:
+        metadata = ", ".join(self.table.columns[1:]) or "none"
+        return f"Catalogue({self.num_items:,} items, metadata {metadata})"
 
     def item_index(self, raw_ids: Any) -> np.ndarray:
         """Return the item ids of raw ids.
@@ -131,7 +135,10 @@ class Catalogue:
         return cls(table.drop(COUNTS), counts.to_numpy().copy())
 
     def _rows(self, name: str, items: Sequence[int] | np.ndarray) -> np.ndarray:
-        index = np.asarray(items, dtype=np.int64).reshape(-1)
+        asked = np.asarray(items)
+        if asked.size and asked.dtype.kind not in "iu":
+            raise TypeError(f"{name}: expected items as whole numbers in 1..{self.num_items}, got {_shown(items)}")
+        index = asked.astype(np.int64).reshape(-1)
         if index.size and (index.min() < 1 or index.max() > self.num_items):
             raise ValueError(f"{name}: expected items in 1..{self.num_items}, got {index.min()}..{index.max()}")
         return index - 1

@@ -17,8 +17,8 @@ import polars as pl
 from solid_ext.data.catalogue import Catalogue
 from solid_ext.data.files import nearest_file
 from solid_ext.data.forked import check_not_forked
-from solid_ext.data.interactions import normalise_ids, read_interactions
-from solid_ext.data.prepare import align_items, index_interactions
+from solid_ext.data.interactions import column_name, normalise_ids, read_interactions
+from solid_ext.data.prepare import align_items, description_text, index_interactions
 from solid_ext.data.reading import Reading, suggested
 from solid_ext.data.storage import METADATA, read_folder, write_folder
 from solid_ext.data.tables import read_table
@@ -71,6 +71,13 @@ class Dataset:
             raise ValueError("Dataset: expected offsets [U + 1] that start at 0 and never decrease, got others")
         if self.offsets[-1] != self.items.size:
             raise ValueError(f"Dataset: expected offsets that end at {self.items.size}, got {self.offsets[-1]}")
+        for name, value, kind in (
+            ("user_ids", self.user_ids, pl.Series),
+            ("item_ids", self.item_ids, pl.Series),
+            ("item_table", self.item_table, pl.DataFrame),
+        ):
+            if not isinstance(value, kind):
+                raise TypeError(f"Dataset: expected {name} as a polars {kind.__name__}, got {type(value).__name__}")
         for name, ids, count in (
             ("user_ids", self.user_ids, self.num_users),
             ("item_ids", self.item_ids, None),
@@ -112,7 +119,9 @@ class Dataset:
 
     def __repr__(self) -> str:
         times = (
-            "without times" if self.timestamps is None else f"times {self.timestamps.min()}..{self.timestamps.max()}"
+            "without times"
+            if self.timestamps is None or not self.items.size
+            else f"times {self.timestamps.min()}..{self.timestamps.max()}"
         )
         metadata = ", ".join(self.item_table.columns[1:]) or "none"
         return (
@@ -269,9 +278,11 @@ def load_dataset(
         TypeError: a source, an id or a time of a kind that cannot be one.
     """
     check_not_forked("load_dataset")
+    if isinstance(max_malformed, bool) or not isinstance(max_malformed, int) or max_malformed < 0:
+        raise ValueError(f"load_dataset: expected max_malformed as a whole number of 0 or more, got {max_malformed!r}")
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        if not path.exists():
+        if not os.path.exists(path):  # of a name too long for the system too
             raise ValueError(
                 f"load_dataset: expected an existing file or folder, got {str(path)!r}{nearest_file(path)}"
             )
@@ -283,6 +294,14 @@ def load_dataset(
                     )
                 given = {"rating": rating, "min_rating": min_rating, "title": title, "categories": categories}
                 unused = [f"{key}={value!r}" for key, value in given.items() if value is not None]
+                others = {
+                    "user": (user, "user_id"),
+                    "item": (item, "item_id"),
+                    "timestamp": (timestamp, "timestamp"),
+                    "drop_duplicates": (drop_duplicates, True),
+                    "max_malformed": (max_malformed, 0),
+                }
+                unused += [f"{key}={value!r}" for key, (value, usual) in others.items() if value != usual]
                 if unused:
                     raise ValueError(
                         f"load_dataset: expected no {', '.join(unused)} beside the dataset folder {str(path)!r}, which "
@@ -311,7 +330,11 @@ def load_dataset(
     report = (reading.report("malformed_lines") if reading.count else {}) | reading.notes | indexed.report
     table = indexed.item_ids.to_frame()
     if items is not None:
-        described, notes = _read_items(items, item, {"title": title, "categories": categories})
+        named = {
+            ours: None if theirs is None else column_name(ours, theirs)
+            for ours, theirs in (("title", title), ("categories", categories))
+        }
+        described, notes = _read_items(items, column_name("item", item), named)
         table, counts = align_items(described, indexed.item_ids)
         report = report | counts | notes
     return Dataset(
@@ -340,31 +363,63 @@ def _stem(path: Path) -> str:
 
 
 def _find(folder: Path, stem: str) -> Path | None:
-    return next((folder / (stem + suffix) for suffix in TABLE_SUFFIXES if (folder / (stem + suffix)).is_file()), None)
+    """The folder's one file of that stem, or None.
+
+    Raises:
+        ValueError: several.
+    """
+    found = [folder / (stem + suffix) for suffix in TABLE_SUFFIXES if (folder / (stem + suffix)).is_file()]
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise ValueError(
+            f"load_dataset: expected one file {stem}.* in {str(folder)!r}, got {names} (name the one meant)"
+        )
+    return found[0] if found else None
 
 
 def _read_items(source: Any, item: str, named: dict[str, str | None]) -> tuple[pl.DataFrame, dict[str, int | str]]:
     """The table of items with its id column, titles and categories under our names, and what is to be said of it."""
     reading = Reading()
-    table = read_table(
-        source, name="items", required=(item,), reading=reading, headerless=(item, "title", "categories")
-    )
+    try:
+        table = read_table(
+            source, name="items", required=(item,), reading=reading, headerless=(item, "title", "categories")
+        )
+    except ValueError:
+        # The interactions may call their column otherwise than our own tables of items do.
+        if item == "item_id" or item in reading.columns or "item_id" not in reading.columns:
+            raise
+        item = "item_id"
+        table = read_table(source, name="items", required=(item,), reading=reading)
     if item != "item_id" and "item_id" in table.columns:
         raise ValueError(f"items: expected one id column, got both {item} and item_id")
     ids = normalise_ids(f"items: column {item}", table[item], reading).alias("item_id")
     table = table.drop(item).insert_column(0, ids)
     notes = {f"{name}_of_items": note for name, note in reading.notes.items()}
+    # Copied before anything is dropped: one column may be both.
+    copies: dict[str, pl.Series] = {}
     for ours, theirs in named.items():
         if theirs is not None:
-            if theirs not in table.columns:
+            found = "item_id" if theirs == item else theirs
+            if found not in table.columns:
                 got = ", ".join(table.columns)
                 raise ValueError(f"items: expected a column {theirs} of {ours}, got {got}")
-            table = (table if theirs == ours else table.drop(ours, strict=False)).rename({theirs: ours})
+            copies[ours] = table[found].alias(ours)
         elif ours not in table.columns and (near := suggested(ours, table.columns)):
             notes[f"note_{ours}"] = (
                 f"The items have no column {ours!r}, and {near!r} is not read as such: {ours}={near!r} "
                 f"(--{ours} {near}) reads it."
             )
+    copied = {theirs for theirs in named.values() if theirs is not None and theirs not in (item, "item_id", *named)}
+    table = table.drop(copied).with_columns(copies.values())
+    for ours in named:
+        if ours in table.columns:
+            text, missing = description_text(f"items: column {ours}", table[ours])
+            table = table.with_columns(text.alias(ours))
+            if missing:
+                notes[f"missing_{ours}"] = missing
+                notes[f"note_missing_{ours}"] = (
+                    f"{missing:,} cells of {ours!r} hold a word such as 'nan' or 'N/A', which counts as none."
+                )
     if "categories" in table.columns and table["categories"].dtype == pl.String:
         notes |= _category_notes(table["categories"].drop_nulls())
     return table, notes

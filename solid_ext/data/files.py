@@ -45,7 +45,7 @@ def check_path(path: Path, name: str) -> None:
     """Refuse a path that is no file, and suggest the nearest name beside it.
 
     Raises:
-        ValueError: nothing there, or a folder.
+        ValueError: nothing there, a folder, a pipe or a device.
     """
     if path.is_dir():
         files = sorted(entry.name for entry in path.iterdir() if entry.is_file())
@@ -54,6 +54,8 @@ def check_path(path: Path, name: str) -> None:
         )
     if not path.exists():
         raise ValueError(f"{name}: expected an existing file, got {str(path)!r}{nearest_file(path)}")
+    if not path.is_file():
+        raise ValueError(f"{name}: expected a regular file, got {str(path)!r}, a pipe or a device (write it to a file)")
 
 
 def nearest_file(path: Path) -> str:

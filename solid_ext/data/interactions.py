@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import polars as pl
@@ -67,7 +68,11 @@ def read_interactions(
             raise ValueError(f"{NAME}: expected a tuple (users, items[, timestamps]), got {len(source)} entries")
         user, item, timestamp = "user_id", "item_id", TIMESTAMP if len(source) == 3 else None
         source = dict(zip(("user_id", "item_id", TIMESTAMP), source, strict=False))
-    if min_rating is not None and not (isinstance(min_rating, (int, float)) and abs(min_rating) < float("inf")):
+    user, item = column_name("user", user), column_name("item", item)
+    timestamp = None if timestamp is None else column_name("timestamp", timestamp)
+    rating = None if rating is None else column_name("rating", rating)
+    number = isinstance(min_rating, numbers.Real) and not isinstance(min_rating, bool)
+    if min_rating is not None and not (number and abs(min_rating) < float("inf")):
         raise TypeError(f"{NAME}: expected min_rating as a finite number, got {min_rating!r}")
     if rating is not None and min_rating is None:
         raise ValueError(f"{NAME}: expected min_rating beside rating={rating!r}, got none")
@@ -101,6 +106,17 @@ def read_interactions(
         if found.height == 0:
             raise ValueError(f"{NAME}: expected rows with a {rated} of {min_rating:g} or more, got none")
     return found
+
+
+def column_name(what: str, name: Any) -> str:
+    """The name of a column as text; pandas numbers columns that have none.
+
+    Raises:
+        TypeError: neither text nor a whole number.
+    """
+    if isinstance(name, bool) or not isinstance(name, (str, numbers.Integral)):
+        raise TypeError(f"{NAME}: expected {what} as the name of a column, got {name!r}")
+    return str(name)
 
 
 def normalise_ids(name: str, values: Any, reading: Reading | None = None) -> pl.Series:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
+
+from solid_ext.data.tables import MISSING, without_markers
 
 MAX_ITEMS = np.iinfo(np.int32).max
 SECONDS_PER_DAY = 86_400
@@ -221,6 +224,40 @@ def _integer_times(times: pl.Series) -> tuple[np.ndarray, str]:
             raise ValueError(f"interactions: expected timestamps below 2^63 millionths, got {np.abs(fine).max():g}")
         return fine.astype(np.int64), "millionths of the source's unit"
     return times.to_numpy().copy(), "as in the source"
+
+
+def description_text(name: str, column: pl.Series) -> tuple[pl.Series, int]:
+    """Titles or categories as text, null where there is none, and how many cells spell that something is missing.
+
+    Lists, of lists too, are flattened and joined by "|"; a "|" inside an entry of a list becomes "/".
+
+    Args:
+        name: named in errors.
+        column: numbers, text, or lists of these.
+
+    Raises:
+        TypeError: another type.
+    """
+    if isinstance(column.dtype, pl.Array):
+        column = column.arr.to_list()
+    inner: Any = column.dtype
+    while isinstance(inner, pl.List):
+        inner = inner.inner
+    if inner.is_nested() or inner in (pl.Object, pl.Binary):
+        raise TypeError(f"{name}: expected text, numbers or lists of them, got {inner}")
+    if not isinstance(column.dtype, pl.List):
+        if column.dtype.is_float():
+            return column.fill_nan(None).cast(pl.String).str.replace(r"\.0+$", ""), 0
+        text = column.cast(pl.String)
+        return text.set(without_markers(text).is_null(), None), int(text.str.strip_chars().is_in(MISSING).sum())
+    cells = pl.DataFrame({"row": range(column.len()), "entry": column})
+    while isinstance(cells["entry"].dtype, pl.List):
+        # An empty list would lose its row.
+        cells = cells.with_columns(pl.when(pl.col("entry").list.len() > 0).then("entry")).explode("entry")
+    entries = cells["entry"].cast(pl.String)
+    known = without_markers(entries).str.replace_all("|", "/", literal=True)
+    joined = cells.with_columns(entry=known).group_by("row", maintain_order=True).agg(pl.col("entry").drop_nulls())
+    return joined["entry"].list.join("|").replace("", None), int(entries.str.strip_chars().is_in(MISSING).sum())
 
 
 def _metadata(column: pl.Series) -> pl.Series:

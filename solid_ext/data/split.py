@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,6 +81,7 @@ def leave_one_out(dataset: Dataset) -> Split:
 
     Source: docs/evaluation.md#splits.
     """
+    _check_dataset("leave_one_out", dataset)
     starts, ends = dataset.offsets[:-1], dataset.offsets[1:]
     held_out = np.flatnonzero(ends - starts >= MIN_HELD_OUT)
     train_end = ends.copy()
@@ -113,6 +115,10 @@ def global_time(dataset: Dataset, valid: float = 0.1, test: float = 0.1) -> Spli
 
     Source: docs/evaluation.md#splits.
     """
+    _check_dataset("global_time", dataset)
+    for name, share in (("valid", valid), ("test", test)):
+        if isinstance(share, bool) or not isinstance(share, numbers.Real):
+            raise TypeError(f"global_time: expected {name} as a share in (0, 1), got {share!r}")
     if dataset.timestamps is None:
         raise ValueError("global_time: expected a dataset with timestamps, got one without")
     if not (0.0 < valid < 1.0 and 0.0 < test < 1.0 and valid + test < 1.0):
@@ -140,6 +146,13 @@ def global_time(dataset: Dataset, valid: float = 0.1, test: float = 0.1) -> Spli
         test=Rows(users[rows["test"]], rows["test"]),
         report=report,
     )
+
+
+def _check_dataset(name: str, dataset: Dataset) -> None:
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"{name}: expected a Dataset (load_dataset makes one), got {type(dataset).__name__}")
+    if not dataset.num_interactions:
+        raise ValueError(f"{name}: expected interactions, got a dataset without any")
 
 
 def _user_of_position(dataset: Dataset) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -59,7 +61,13 @@ def read_table(
     if isinstance(source, (str, os.PathLike)):
         return _read_file(Path(source), name, required, optional, reading, headerless)
     if isinstance(source, pl.LazyFrame):
-        source = source.collect()
+        try:
+            source = source.collect()
+        except (OSError, pl.exceptions.PolarsError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"{name}: expected a LazyFrame that can be collected, got one that fails: {reason}"
+            ) from error
     if isinstance(source, (pl.DataFrame, Mapping)) or _is_pandas_frame(source):
         found = list(source) if isinstance(source, Mapping) else list(source.columns)
         index = set(source.index.names) if _is_pandas_frame(source) else set()
@@ -69,7 +77,10 @@ def read_table(
                 "(reset_index() makes columns of it)"
             )
         reading.columns = [str(column) for column in found]
-        return _from_columns(source, kept_columns(found, required, optional, name), name)
+        kept = kept_columns(reading.columns, required, optional, name)
+        # pandas numbers columns that have no name.
+        by_name = dict(zip(reading.columns, found, strict=True))
+        return _from_columns({column: source[by_name[column]] for column in kept}, kept, name)
     raise TypeError(f"{name}: expected a path, a polars or pandas frame or arrays by name, got {type(source).__name__}")
 
 
@@ -88,6 +99,8 @@ def as_series(name: str, values: Any) -> pl.Series:
         series = _from_pandas(name, values)
     elif isinstance(values, (list, tuple)):
         series = _from_objects(name, values)
+    elif callable(getattr(values, "detach", None)):
+        series = _from_array(name, _from_tensor(name, values))
     else:
         masked = isinstance(values, np.ma.MaskedArray) and values.ndim == 1
         series = _from_objects(name, values.tolist()) if masked else _from_array(name, np.asarray(values))
@@ -147,11 +160,21 @@ def _from_columns(source: Any, kept: Sequence[str], name: str) -> pl.DataFrame:
 def _from_objects(name: str, values: Sequence[Any]) -> pl.Series:
     cells = [_cell(value) for value in values]
     kinds = {type(value) for value in cells if value is not None}
+    dates = [row for row, value in enumerate(cells, 1) if isinstance(value, (datetime.date, datetime.timedelta))]
+    numbers = [row for row, value in enumerate(cells, 1) if isinstance(value, (int, float, Decimal))]
+    if dates and numbers:
+        raise TypeError(
+            f"{name}: expected numbers or dates and not both, got {cells[numbers[0] - 1]!r} in row {numbers[0]:,} "
+            f"beside {str(cells[dates[0] - 1])!r} in row {dates[0]:,}"
+        )
     if bool in kinds and len(kinds) > 1:  # polars would make 1 of True
         cells = [str(value).lower() if isinstance(value, bool) else value for value in cells]
     if kinds - {float} and kinds & {float, Decimal}:
         # As one column polars would make floats of them all, and "1.0" of 1.0 beside text.
         cells = [_whole(name, row, value) for row, value in enumerate(cells, 1)]
+    for row, value in enumerate(cells, 1):
+        if isinstance(value, str) and not value.isascii() and value.encode("utf-8", "replace").decode() != value:
+            raise ValueError(f"{name}: expected text of whole characters, got half of one in {value!r} in row {row:,}")
     try:
         return pl.Series(cells, strict=False)
     except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
@@ -162,6 +185,8 @@ def _cell(value: Any) -> Any:
     """The value as Python has it; None for the ways in which pandas and numpy write "missing"."""
     if isinstance(value, np.generic) and value.dtype.kind in "biufSU":
         value = value.item()
+    if isinstance(value, uuid.UUID):
+        return str(value)
     if type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, (float, Decimal)) and value != value):
         return None
     return value
@@ -190,15 +215,39 @@ def _from_pandas(name: str, values: Any) -> pl.Series:
     return _from_objects(name, values.astype(object).where(~values.isna(), None).to_list())
 
 
+def _from_tensor(name: str, values: Any) -> np.ndarray:
+    """A tensor of torch as an array; what numpy has no dtype for (bfloat16) goes through float32 exactly."""
+    values = values.detach().cpu()
+    try:
+        return values.numpy()
+    except TypeError:
+        pass
+    try:
+        return values.float().numpy()
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"{name}: expected numbers, text or times, got a tensor of {values.dtype}") from error
+
+
 def _from_array(name: str, values: np.ndarray) -> pl.Series:
     if values.ndim != 1:
         raise ValueError(f"{name}: expected a one-dimensional array, got shape {list(values.shape)}")
     if values.dtype.kind == "O":
         return _from_objects(name, values.tolist())
     if values.dtype.kind == "S":
-        values = np.char.decode(values, "utf-8")
+        try:
+            values = np.char.decode(values, "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name}: expected bytes that are UTF-8 text, got {error.object!r:.80}") from error
     if values.dtype.kind == "M" and values.dtype not in (np.dtype("M8[D]"), np.dtype("M8[ns]")):
-        values = values.astype("M8[us]")
+        fine = np.datetime_data(values.dtype)[0] in ("ns", "ps", "fs", "as")
+        exact = values.astype("M8[ns]" if fine else "M8[us]")
+        lost = np.flatnonzero((exact.astype(values.dtype) != values) & ~np.isnat(values))
+        if lost.size:
+            raise ValueError(
+                f"{name}: expected times in whole {'nano' if fine else 'micro'}seconds that fit in 64 bits, got "
+                f"{values[lost[0]]} in row {lost[0] + 1:,}"
+            )
+        values = exact
     if values.dtype.kind not in "biufUM" or (values.dtype.itemsize > 8 and values.dtype.kind == "f"):
         raise TypeError(f"{name}: expected numbers, text or times, got dtype {values.dtype}")
     return pl.Series(values.astype(np.float32) if values.dtype == np.float16 else values)

@@ -137,12 +137,7 @@ def sampled_candidates(dataset: Dataset, rows: Rows, *, negatives: int = 99, see
     name = "evaluate_sampled"
     _check_rows(name, dataset, rows)
     _check_size(name, "negatives", negatives)
-    unseen = (dataset.num_items - distinct_counts(dataset, first_occurrence(dataset)))[rows.users]
-    if unseen.max() < 1:
-        raise ValueError(
-            f"{name}: expected users with items that they never had, got every one of {dataset.num_items:,} items in "
-            f"the history of each of {np.unique(rows.users).size:,} users"
-        )
+    unseen = check_unseen(name, dataset, rows)
     negatives = min(negatives, int(unseen.max()))
     candidates = np.empty((rows.users.size, 1 + negatives), np.int32)
     candidates[:, 0] = dataset.items[rows.positions]
@@ -150,6 +145,22 @@ def sampled_candidates(dataset: Dataset, rows: Rows, *, negatives: int = 99, see
     for index in _slices(rows.users.size, _ROWS_PER_DRAW):
         candidates[index, 1:] = sampler.sample(rows.users[index], negatives, rng, distinct=True)
     return candidates
+
+
+def check_unseen(name: str, dataset: Dataset, *parts: Rows) -> NDArray[np.int64]:
+    """How many items each row's user never had, `[R] int64`, of the last of the parts.
+
+    Raises:
+        ValueError: a part whose users all had every item, so that the sampled protocol has nothing to rank against.
+    """
+    counts = dataset.num_items - distinct_counts(dataset, first_occurrence(dataset))
+    for rows in parts:
+        if counts[rows.users].max() < 1:
+            raise ValueError(
+                f"{name}: expected users with items that they never had, got every one of {dataset.num_items:,} items "
+                f"in the history of each of {np.unique(rows.users).size:,} users"
+            )
+    return counts[parts[-1].users]
 
 
 def sampled_scores(

@@ -65,18 +65,21 @@ def _top_of_block(
     scorer: Scorer, num_items: int, histories: list[Tensor], k: int, exclude: bool, item_block: int
 ) -> tuple[Tensor, Tensor]:
     """`top_items` of as many histories as fit, the scorer in eval mode."""
-    sequences = torch.zeros(len(histories), scorer.length, dtype=torch.int64)
+    sequences = torch.zeros(len(histories), scorer.length, dtype=torch.int64, device="cpu")
     for row, history in enumerate(histories):
         recent = history[-scorer.length :]
         sequences[row, : len(recent)] = recent
-    sizes = torch.tensor([len(history) for history in histories], dtype=torch.int64)
-    owner = torch.repeat_interleave(torch.arange(len(histories)), sizes)
+    sizes = torch.tensor([len(history) for history in histories], dtype=torch.int64, device="cpu")
+    owner = torch.repeat_interleave(torch.arange(len(histories), device="cpu"), sizes)
     owned = torch.cat(histories)
     device = scorer_device(scorer)
     state = scorer.encode(sequences.to(device))
-    best, items = torch.empty(len(histories), 0), torch.empty(len(histories), 0, dtype=torch.int64)
+    best, items = (
+        torch.empty(len(histories), 0, device="cpu"),
+        torch.empty(len(histories), 0, dtype=torch.int64, device="cpu"),
+    )
     for first in range(1, num_items + 1, item_block):
-        block = torch.arange(first, min(first + item_block, num_items + 1))
+        block = torch.arange(first, min(first + item_block, num_items + 1), device="cpu")
         scores = checked_scores("recommend", scorer, state, block.to(device), len(histories)).cpu()
         if exclude:
             inside = (owned >= first) & (owned < first + len(block))

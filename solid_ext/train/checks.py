@@ -6,6 +6,7 @@ import torch
 
 from solid_ext.config import Config
 from solid_ext.data import Dataset, check_semantics, make_split
+from solid_ext.evaluate.protocols import check_unseen
 from solid_ext.models.backbones import check_backbone
 from solid_ext.train.algorithm import check_memory
 
@@ -15,12 +16,13 @@ def check_training(config: Config, dataset: Dataset) -> None:
 
     Raises:
         ValueError: no such device or backbone, a network or a batch larger than the memory, data that cannot be split
-            as asked, features that are not there.
+            or evaluated as asked, features that are not there.
     """
     check_device(config.train.device)
     check_backbone(config.model.backbone)
     split = make_split(config.evaluate.split, dataset)
     check_memory(config.resolved(dataset.num_users, dataset.num_items), dataset.num_items, len(split.train.positions))
+    check_unseen(config.evaluate.split, dataset, split.valid, split.test)
     check_semantics(config.semantics, dataset)
 
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from solid_ext.files import written
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Semantics:
     """One semantic per item.
 
@@ -42,6 +42,9 @@ class Semantics:
     names: list[str] | None = None
     report: dict[str, Any] = field(default_factory=dict)
     features: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        return f"Semantics({self.count:,} from {self.source!r} of {self.table.size - 1:,} items)"
 
     def __post_init__(self) -> None:
         table = self.table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import uuid
 from decimal import Decimal
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
+from solid_ext.data import load_dataset
 from solid_ext.data.reading import Reading
 from solid_ext.data.times import normalise_timestamps
 
@@ -209,3 +211,37 @@ def test_a_time_far_from_the_others_is_said() -> None:
 def test_zero_beside_real_times_is_said() -> None:
     assert "2 times are 0 or -1 (1970)" in noted([SECONDS, 0, SECONDS + 5, SECONDS + 9, 0])
     assert noted([0, 1, 2, 3]) == ""
+
+
+def test_numbers_beside_dates_are_refused() -> None:
+    moment = datetime.datetime(2020, 1, 1, 10)
+    for values in ([5, moment, 3], [5.5, moment.date(), 3], np.array([moment, 3, 4], dtype=object)):
+        with pytest.raises(TypeError, match=r"expected numbers or dates and not both, got .* in row"):
+            normalise_timestamps("t", values)
+
+
+def test_nanoseconds_of_text_and_arrays_keep_their_order() -> None:
+    texts = ["2020-01-01T00:00:00.000000002", "2020-01-01T00:00:00.000000001Z", "2020-01-01T00:00:00.5", None]
+    start = 1_577_836_800 * 10**9
+    expected = [start + 2, start + 1, start + 5 * 10**8, None]
+    assert normalise_timestamps("t", texts).to_physical().to_list() == expected
+    small = np.array([2_000, 1_000], dtype="M8[ps]")
+    assert normalise_timestamps("t", small).to_physical().to_list() == [2, 1]
+    with pytest.raises(ValueError, match=r"expected times in whole nanoseconds that fit in 64 bits, got .* in row 2"):
+        normalise_timestamps("t", np.array([2_000, 1_001], dtype="M8[ps]"))
+    data = load_dataset(([1, 1], ["b", "a"], texts[:2]))
+    assert data.item_ids.gather(data.items - 1).to_list() == ["a", "b"]
+    assert data.report["timestamp_unit"] == "nanoseconds"
+
+
+@pytest.mark.parametrize("zone", ["+99:99", "-15:00", "+05:60"])
+def test_a_zone_that_cannot_be_is_refused(zone: str) -> None:
+    with pytest.raises(ValueError, match="expected numbers or ISO dates"):
+        normalise_timestamps("t", [f"2020-01-01T10:00:00{zone}"])
+
+
+def test_unusual_ids_are_read_or_refused_by_a_sentence() -> None:
+    names = [uuid.UUID(int=1), uuid.UUID(int=2)]
+    assert load_dataset(([1, 1], names)).item_ids.to_list() == [str(name) for name in names]
+    with pytest.raises(ValueError, match="expected bytes that are UTF-8 text"):
+        load_dataset(([1, 1], np.array([b"\xff", b"a"])))

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-LIMITS = json.loads((Path(__file__).parent / "cuda_limits.json").read_text(encoding="utf-8"))
+ROOT = Path(__file__).parents[2]
+LIMITS = json.loads((Path(__file__).parents[1] / "cuda_limits.json").read_text(encoding="utf-8"))
 NVCC = os.environ.get("CUDACXX") or shutil.which("nvcc")
 SOURCES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("csrc/*/*_cuda.cu"))
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import host_policy
 import pytest
 import torch
-from host_policy import ORDERS, KernelError
-from test_ops_nearest_code import FUSED, WORLDS, assert_nearest, distances, normal, world
 from torch import Tensor
 
+from python_tests import host_policy
+from python_tests.host_policy import ORDERS, KernelError
+from python_tests.ops.test_nearest_code import FUSED, WORLDS, assert_nearest, distances, normal, world
 from solid_ext import build_info
 from solid_ext._native import kernels
 from solid_ext.ops import _cuda, nearest_code_cuda, reference, segment_sum_cuda

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from test_cuda_nearest_code import METHODS, SIZES, near_the_bound
-from test_ops_nearest_code import WORLDS, assert_nearest, distances, normal, world
 from torch import Tensor
 
+from python_tests.cuda.test_cuda_nearest_code import METHODS, SIZES, near_the_bound
+from python_tests.ops.test_nearest_code import WORLDS, assert_nearest, distances, normal, world
 from solid_ext import build_info
 from solid_ext.nn import Codebook
 from solid_ext.ops import nearest_code_cuda, segment_sum_cuda

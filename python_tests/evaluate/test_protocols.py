@@ -11,7 +11,7 @@ import sklearn.metrics
 import torch
 from torch import Tensor, nn
 
-from solid_ext import Config
+from solid_ext import SOLID, Config
 from solid_ext.data import Dataset, Rows, leave_one_out, load_dataset
 from solid_ext.evaluate import (
     evaluate_full,
@@ -582,3 +582,11 @@ def test_scoring_many_batches_holds_one_batch() -> None:
 def resident_bytes() -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
+
+
+def test_data_in_which_everybody_had_everything_is_refused_before_a_training(tmp_path: Path) -> None:
+    items = np.concatenate([np.random.default_rng(user).permutation(5) for user in range(8)])
+    data = load_dataset((np.repeat(np.arange(8), 5), items))
+    with pytest.raises(ValueError, match="expected users with items that they never had, got every one of 5 items"):
+        SOLID(dim=8, epochs=1, semantics="id", num_semantics=2).fit(data, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

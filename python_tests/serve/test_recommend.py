@@ -328,3 +328,9 @@ def test_scores_are_those_of_the_whole_history_read() -> None:
     index = CATALOGUE.item_index([10, 20, 30, 40])
     assert np.array_equal(index, [1, 2, 3, 4])
     assert recommend(LastItemPlus(), CATALOGUE, [[10, 20, 30, 40]], 1)[0][0].item == 50
+
+
+def test_a_default_device_of_the_caller_does_not_matter() -> None:
+    expected = recommend(LastItemPlus(), CATALOGUE, [[10], [20, 30]], 2)
+    with torch.device("meta"):
+        assert recommend(LastItemPlus(), CATALOGUE, [[10], [20, 30]], 2) == expected

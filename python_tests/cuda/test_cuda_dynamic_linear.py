@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import host_policy
 import pytest
 import torch
-from host_policy import ORDERS, KernelError
-from test_ops_dynamic_linear import (
+from torch import Tensor
+
+from python_tests import host_policy
+from python_tests.host_policy import ORDERS, KernelError
+from python_tests.ops.test_dynamic_linear import (
     INFINITE,
     SIZES,
     Case,
@@ -21,8 +23,6 @@ from test_ops_dynamic_linear import (
     weights_of,
     with_gradients,
 )
-from torch import Tensor
-
 from solid_ext.ops import _cuda, dynamic_linear_cuda
 
 SHARED = 99 * 1024  # bytes of a block on sm_86, 89 and 120

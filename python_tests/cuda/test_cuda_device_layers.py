@@ -11,11 +11,20 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import test_ops_gru as gru
 import torch
-from test_ops_dynamic_linear import INFINITE, SIZES, Case, assert_close, make, native, weights_of, with_gradients
 from torch import Tensor
 
+from python_tests.ops import test_gru as gru
+from python_tests.ops.test_dynamic_linear import (
+    INFINITE,
+    SIZES,
+    Case,
+    assert_close,
+    make,
+    native,
+    weights_of,
+    with_gradients,
+)
 from solid_ext import Config, build_info
 from solid_ext.config import PAPER
 from solid_ext.models import DynamicRecommender

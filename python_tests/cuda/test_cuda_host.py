@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import host_policy
 import pytest
 import torch
-from host_policy import ORDERS, KernelError
 from torch import Tensor
+
+from python_tests import host_policy
+from python_tests.host_policy import ORDERS, KernelError
 
 
 def planted(

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from test_ops_dynamic_linear import make
-from test_ops_gru import make as make_gru
 from torch import Tensor
 
+from python_tests.ops.test_dynamic_linear import make
+from python_tests.ops.test_gru import make as make_gru
 from solid_ext import build_info
 from solid_ext._native import kernels
 from solid_ext.ops import _cuda, dynamic_linear_cuda, gru_cuda, nearest_code_cuda, segment_sum_cuda

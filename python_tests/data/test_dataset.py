@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
+import torch
 from polars.testing import assert_frame_equal
 
-from solid_ext.data import Catalogue, Dataset, leave_one_out, load_dataset
+from solid_ext.data import Catalogue, Dataset, Semantics, global_time, leave_one_out, load_dataset
 from solid_ext.files import describe_folder, read_json, write_json
 
 # Statistics of the shared data as its own description gives them: users, items, interactions, repeated pairs.
@@ -580,3 +582,106 @@ def test_shared_data_has_its_published_statistics(shared_data: Path, name: str) 
     raw = pl.read_csv(shared_data / name / "interactions.tsv.gz", separator="\t")
     np.testing.assert_array_equal(dataset.items, raw["item_id"].to_numpy())
     np.testing.assert_array_equal(dataset.timestamps, raw["timestamp"].to_numpy())
+
+
+def described_by(tmp_path: Path, lines: str, **named: str) -> Dataset:
+    path = tmp_path / "items.jsonl"
+    path.write_text(lines, encoding="utf-8")
+    return load_dataset(([1, 1], [1, 2]), items=path, **named)
+
+
+def test_categories_that_are_lists_of_lists_are_flattened(tmp_path: Path) -> None:
+    lines = '{"item_id": 1, "categories": [["A", "B"], ["C|D", null]]}\n{"item_id": 2, "categories": [[" N/A "]]}\n'
+    dataset = described_by(tmp_path, lines)
+    assert dataset.item_table["categories"].to_list() == ["A|B|C/D", None]
+    assert dataset.report["missing_categories"] == 1
+    assert len(dataset.fingerprint) == 64
+    for column in ("title", "categories"):
+        with pytest.raises(TypeError, match=f"items: column {column}: expected text, numbers or lists of them, got S"):
+            described_by(tmp_path, f'{{"item_id": 1, "{column}": {{"a": 1}}}}')
+
+
+def test_words_that_mean_missing_are_neither_titles_nor_categories(tmp_path: Path) -> None:
+    lines = '{"item_id": 1, "title": "nan", "categories": "N/A"}\n{"item_id": 2, "title": "  ", "categories": "null"}\n'
+    dataset = described_by(tmp_path, lines)
+    assert dataset.item_table.rows() == [(1, None, None), (2, None, None)]
+    assert dataset.titles([1, 2]) == ["1", "2"]
+    assert (dataset.report["missing_title"], dataset.report["missing_categories"]) == (1, 2)
+    table = pl.DataFrame({"item_id": [1, 2], "categories": [float("nan"), 3.0]})
+    assert load_dataset(([1, 1], [1, 2]), items=table).item_table["categories"].to_list() == [None, "3"]
+
+
+def test_one_column_may_be_title_and_categories_and_the_id_may_be_the_title(tmp_path: Path) -> None:
+    lines = '{"item_id": 1, "title": "a", "categories": "x"}\n{"item_id": 2, "title": "b", "categories": "y"}\n'
+
+    def rows(**named: str) -> list[tuple[str, str]]:
+        return described_by(tmp_path, lines, **named).item_table.select("title", "categories").rows()
+
+    assert rows(title="title", categories="title") == [("a", "a"), ("b", "b")]
+    assert rows(title="categories", categories="title") == [("x", "a"), ("y", "b")]
+    assert rows(title="item_id") == [("1", "x"), ("2", "y")]
+
+
+def test_items_may_call_their_id_item_id_where_the_interactions_call_it_otherwise() -> None:
+    rows = pl.DataFrame({"user_id": [1, 1], "movieId": [1, 2]})
+    items = pl.DataFrame({"item_id": [2, 1], "title": ["b", "a"]})
+    assert load_dataset(rows, item="movieId", items=items).titles([1, 2]) == ["a", "b"]
+
+
+def test_columns_that_pandas_numbers_are_named_by_their_numbers() -> None:
+    frame = pd.DataFrame([[1, 7, 3], [1, 8, 2]])
+    data = load_dataset(frame, user=0, item=1, timestamp=2)
+    assert data.item_ids.gather(data.items - 1).to_list() == [8, 7]
+    for wrong in ({"user": None}, {"item": True}, {"timestamp": 1.5}):
+        with pytest.raises(TypeError, match="as the name of a column, got"):
+            load_dataset(frame, **{"user": 0, "item": 1, **wrong})
+
+
+def test_a_least_rating_is_a_number_of_any_kind_and_no_truth_value() -> None:
+    rows = {"user_id": [1, 1], "item_id": [1, 2], "rating": [1, 3]}
+    for least in (2, np.int64(2), np.float32(2.0)):
+        assert load_dataset(rows, min_rating=least).num_interactions == 1
+    with pytest.raises(TypeError, match="expected min_rating as a finite number, got True"):
+        load_dataset(rows, min_rating=True)
+
+
+def test_small_mistakes_get_one_sentence(tmp_path: Path) -> None:
+    data = load_dataset(([1, 1, 1], [1, 2, 3], [1, 2, 3]))
+    for malformed in ("x", -1, True):
+        with pytest.raises(ValueError, match="expected max_malformed as a whole number of 0 or more, got"):
+            load_dataset(([1], [1]), max_malformed=malformed)
+    with pytest.raises(ValueError, match="load_dataset: expected an existing file or folder, got 'aaa"):
+        load_dataset("a" * 5000)
+    for name in ("interactions.tsv", "interactions.csv"):
+        (tmp_path / name).write_text("user_id\titem_id\n1\t2\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"expected one file interactions\.\* in .*, got interactions.tsv, inter"):
+        load_dataset(tmp_path)
+    for wrong in ([1.7], ["a"]):
+        with pytest.raises(TypeError, match=r"titles: expected items as whole numbers in 1\.\.3, got"):
+            data.titles(wrong)
+    with pytest.raises(TypeError, match=r"leave_one_out: expected a Dataset .*, got str"):
+        leave_one_out("g.csv")
+    with pytest.raises(TypeError, match="global_time: expected valid as a share"):
+        global_time(data, valid="a")
+    with pytest.raises(TypeError, match="Dataset: expected user_ids as a polars Series, got list"):
+        replace(data, user_ids=[1])
+    with pytest.raises(TypeError, match="Dataset: expected item_table as a polars DataFrame, got NoneType"):
+        replace(data, item_table=None)
+    empty = replace(data, items=data.items[:0], timestamps=data.timestamps[:0], offsets=data.offsets * 0)
+    assert "0 interactions, without times" in repr(empty)
+    with pytest.raises(ValueError, match="global_time: expected interactions, got a dataset without any"):
+        global_time(empty)
+    assert repr(data.catalogue) == "Catalogue(3 items, metadata none)"
+
+
+def test_unusual_columns_are_read_or_refused_by_one_sentence() -> None:
+    users = torch.tensor([1.0, 1.0], requires_grad=True)
+    for column in (users, users.bfloat16(), users.detach().long()):
+        assert load_dataset((column, [1, 2])).user_ids.to_list() == [1]
+    with pytest.raises(ValueError, match=r"expected text of whole characters, got half of one in .* in row 2"):
+        load_dataset(([1, 1], ["a", "\ud800"]))
+    lazy = pl.LazyFrame({"user_id": [1]}).select("nothing")
+    with pytest.raises(ValueError, match="expected a LazyFrame that can be collected, got one that fails"):
+        load_dataset(lazy)
+    semantics = Semantics(np.array([0, 1, 2]), 2, "id")
+    assert repr(semantics) == "Semantics(2 from 'id' of 2 items)"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from python_tests.models.test_models import make_model
 from solid_ext import Config, build_info
 from solid_ext._native import kernels
 from solid_ext.config import PAPER
@@ -19,8 +20,6 @@ from solid_ext.nn.transformer import TransformerBlock
 from solid_ext.ops import reference
 from solid_ext.ops.gru import Backend
 from solid_ext.ops.symbols import embed_symbols
-
-from test_models import make_model  # isort: skip
 
 SEQUENCES = torch.tensor([[3, 1, 0, 0], [7, 7, 2, 5], [0, 0, 0, 0], [4, 0, 0, 0]])
 MASK = SEQUENCES > 0

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -133,3 +136,26 @@ def test_foreign_files_are_named_with_a_remedy(tmp_path: Path, content: bytes, m
         read_interactions(write(tmp_path, "x.csv", content))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    code = f"from solid_ext import load_dataset; load_dataset({str(tmp_path / 'pipe.csv')!r})"
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    except subprocess.TimeoutExpired:
+        pytest.fail("the pipe was waited for")
+    assert "expected a regular file, got" in done.stderr
+    with pytest.raises(ValueError, match="expected a regular file, got '/dev/null', a pipe or a device"):
+        load_dataset("/dev/null")
+
+
+@pytest.mark.parametrize(
+    "given", [{"user": "u"}, {"item": "i"}, {"timestamp": None}, {"drop_duplicates": False}, {"max_malformed": 5}]
+)
+def test_what_is_said_of_columns_beside_a_prepared_folder_is_refused(tmp_path: Path, given: dict[str, object]) -> None:
+    load_dataset(([1, 1], [1, 2])).save(tmp_path / "data")
+    name, value = next(iter(given.items()))
+    with pytest.raises(ValueError, match=f"expected no {name}={value!r} beside the dataset folder"):
+        load_dataset(tmp_path / "data", **given)

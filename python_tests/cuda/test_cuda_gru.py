@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import host_policy
 import pytest
 import torch
-from host_policy import ORDERS, KernelError
-from test_ops_gru import Case, assert_close, make, of, to, truth, weights_of, with_gradients
 from torch import Tensor
 
+from python_tests import host_policy
+from python_tests.host_policy import ORDERS, KernelError
+from python_tests.ops.test_gru import Case, assert_close, make, of, to, truth, weights_of, with_gradients
 from solid_ext.ops import _cuda, gru_cuda
 from solid_ext.ops.gru import gru_last_state
 
