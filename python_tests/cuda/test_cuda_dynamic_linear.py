@@ -147,7 +147,8 @@ def test_integers_are_exact_and_the_clip_is_closed(
     """Small integers have exact sums, in TF32 too, with many weights exactly on the bound."""
     monkeypatch.setattr(dynamic_linear_cuda, "_may_round_to_tf32", lambda: tf32)
     monkeypatch.setattr(
-        "test_cuda_dynamic_linear.weights_of", lambda y: (torch.arange(y.numel()) % 3 - 1).to(y).view_as(y)
+        "python_tests.cuda.test_cuda_dynamic_linear.weights_of",
+        lambda y: (torch.arange(y.numel()) % 3 - 1).to(y).view_as(y),
     )
     case = integers(make((6, 17), 3, 37, targets))
     on_bound = torch.einsum("bk,iko->bio", case.z_item, case.item_maps[0]) + case.item_offsets[0]
