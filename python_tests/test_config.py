@@ -213,3 +213,9 @@ def test_a_device_is_a_number_that_there_may_be(device: str) -> None:
 def test_more_threads_than_any_machine_has_are_refused() -> None:
     with pytest.raises(ValueError, match="threads: expected at most 1,024, got 100,000"):
         Config().replace(threads=100_000)
+
+
+def test_a_tab_in_yaml_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "tab.yaml").write_text("heads: 2\ndim:\t8\n")
+    with pytest.raises(ValueError, match=r"config: expected YAML in .*, got .*line 2"):
+        Config.from_yaml(tmp_path / "tab.yaml")

@@ -37,7 +37,7 @@ def checked_path(path: Any, what: str) -> Path:
     """
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
         raise TypeError(f"{what}: expected a path, got {path!r:.80}")
-    text = os.fspath(path)
+    text = os.path.expanduser(os.fspath(path))  # as polars does when it reads: one name is one place
     if "\0" in text:
         raise ValueError(f"{what}: expected a path without null characters, got {text!r:.80}")
     try:

@@ -685,3 +685,13 @@ def test_unusual_columns_are_read_or_refused_by_one_sentence() -> None:
         load_dataset(lazy)
     semantics = Semantics(np.array([0, 1, 2]), 2, "id")
     assert repr(semantics) == "Semantics(2 from 'id' of 2 items)"
+
+
+def test_a_path_below_the_home_folder_is_one_place(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    dataset.save("~/kept")
+    assert (tmp_path / "kept" / "metadata.json").is_file()
+    assert load_dataset("~/kept").fingerprint == dataset.fingerprint

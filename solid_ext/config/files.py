@@ -71,13 +71,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
                 names += [event.value] if place % 2 == 0 else []
                 place += 1
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"config: expected YAML in {path}, got {str(error).splitlines()[0]}") from error
+        raise ValueError(f"config: expected YAML in {path}, got {_cause(error)}") from error
     except OSError as error:
         raise ValueError(f"config: expected a file that can be read, got {path} ({error.strerror})") from error
     try:
         fields = yaml.load(text, Loader=_Yaml)
     except (yaml.YAMLError, ValueError) as error:  # a tag, a 13th month, a number of 5,000 digits
-        raise ValueError(f"config: expected YAML in {path}, got {str(error).splitlines()[0]}") from error
+        raise ValueError(f"config: expected YAML in {path}, got {_cause(error)}") from error
     if fields is None:
         return {}
     if not isinstance(fields, dict):
@@ -86,3 +86,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         if not isinstance(name, str):
             raise ValueError(f"{expected}, got the name {name!r}, which is no word")
     return fields
+
+
+def _cause(error: Exception) -> str:
+    """What is wrong and in which line, where YAML says it."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return f"{problem}, line {mark.line + 1}" if mark and problem else str(error).splitlines()[0]

@@ -281,7 +281,7 @@ def load_dataset(
     if isinstance(max_malformed, bool) or not isinstance(max_malformed, int) or max_malformed < 0:
         raise ValueError(f"load_dataset: expected max_malformed as a whole number of 0 or more, got {max_malformed!r}")
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
+        path = Path(os.path.expanduser(source))
         if not os.path.exists(path):  # of a name too long for the system too
             raise ValueError(
                 f"load_dataset: expected an existing file or folder, got {str(path)!r}{nearest_file(path)}"

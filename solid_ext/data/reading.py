@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 
+SHOWN_COLUMNS = 12  # of those that a sentence names
 NAMED_LINES = 3  # malformed lines shown in a report or an error
 SHOWN_CHARACTERS = 60
 
@@ -78,9 +79,9 @@ def kept_columns(found: Sequence[str], required: Sequence[str], optional: Sequen
             hint = f" ({hint}; the items' id column must be called as in the interactions)"
         elif hint:
             hint = f" ({hint}; user=, item=, timestamp= name the columns, on the command line --user, --item, ..)"
-        raise ValueError(
-            f"{name}: expected columns {', '.join(required)}, got {', '.join(map(str, found)) or 'none'}{hint}"
-        )
+        more = f" and {len(found) - SHOWN_COLUMNS:,} more" if len(found) > SHOWN_COLUMNS else ""
+        shown = (", ".join(map(str, found[:SHOWN_COLUMNS])) or "none") + more
+        raise ValueError(f"{name}: expected columns {', '.join(required)}, got {shown}{hint}")
     # A column without a name is what a separator at the end of the header makes, or pandas' index.
     kept = [
         column for column in found if column in required or (column != "" if optional is None else column in optional)

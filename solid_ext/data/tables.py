@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -59,7 +60,7 @@ def read_table(
     """
     reading = reading or Reading()
     if isinstance(source, (str, os.PathLike)):
-        return _read_file(Path(source), name, required, optional, reading, headerless)
+        return _read_file(Path(os.path.expanduser(source)), name, required, optional, reading, headerless)
     if isinstance(source, pl.LazyFrame):
         try:
             source = source.collect()
@@ -211,6 +212,8 @@ def lost_digits(name: str, row: int, value: float) -> str:
 def _from_pandas(name: str, values: Any) -> pl.Series:
     if isinstance(values.dtype, np.dtype) and values.dtype.kind != "O":
         return _from_array(name, values.to_numpy())
+    if not hasattr(values, "where"):  # one of pandas' own arrays, without its series
+        values = sys.modules["pandas"].Series(values)
     # Extension and object columns go through Python objects: the direct way would need pyarrow.
     return _from_objects(name, values.astype(object).where(~values.isna(), None).to_list())
 
