@@ -150,7 +150,7 @@ def check_resumed(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, An
             continue
         if name not in MAY_GROW or not isinstance(before, int) or not isinstance(now, int):
             raise ValueError(
-                f"resume: expected {name}={before} as in {folder}, got {now} (--config with the run's config.yaml repeats it)"
+                f"resume: expected {name}={before} as in {folder}, got {now} (--config RUN/config.yaml repeats it)"
             )
         if now < before:
             raise ValueError(f"resume: expected {name} of at least {before} as in {folder}, got {now}")
