@@ -297,13 +297,12 @@ def test_an_id_with_and_without_a_fraction_is_one_id_also_where_the_column_stays
 
 @pytest.mark.parametrize("made", ["values", "string", "categorical"])
 def test_arrays_of_pandas_own_are_read_like_series(made: str) -> None:
-    pandas = pytest.importorskip("pandas")
-    users = pandas.Series(["u1", "u2", "u1"])
+    users = pd.Series(["u1", "u2", "u1"])
     given = {
         "values": users.values,
-        "string": pandas.array(list(users), dtype="string"),
-        "categorical": pandas.Categorical(users),
+        "string": pd.array(list(users), dtype="string"),
+        "categorical": pd.Categorical(users),
     }[made]
-    frame = read_interactions({"user_id": given, "item_id": pandas.array([1, None, 3], dtype="Int64")})
+    frame = read_interactions({"user_id": given, "item_id": pd.array([1, None, 3], dtype="Int64")})
     assert frame["user_id"].to_list() == ["u1", "u2", "u1"]
     assert frame["item_id"].to_list() == [1, None, 3]

@@ -16,6 +16,7 @@ from solid_ext.compare.report import write_report
 from solid_ext.data import Dataset, make_split, semantics_from_categories
 from solid_ext.data.semantics import semantics_source
 from solid_ext.files import LOCK, checked_path, owned
+from solid_ext.threads import usable_processors
 
 OnFinished = Callable[[int, int, PlannedRun, str | None], None]
 
@@ -51,7 +52,7 @@ def compare(
             if not (out / DATA / dataset.name).exists():
                 dataset.save(out / DATA / dataset.name)
         failed = {}
-        for place, (planned, problem) in enumerate(_run_all(out, plan, jobs or _processors()), 1):
+        for place, (planned, problem) in enumerate(_run_all(out, plan, jobs or usable_processors()), 1):
             if problem is not None:
                 failed[planned.name] = problem
             if on_finished is not None:
@@ -63,11 +64,6 @@ def compare(
         raise ValueError(
             f"compare: expected {len(plan)} runs to finish, got {len(failed)} that failed ({name}: {problem})"
         )
-
-
-def _processors() -> int:
-    """Those that this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_dataset(dataset: Dataset, plan: list[PlannedRun]) -> None:
