@@ -18,6 +18,7 @@ Backend = Literal["native", "reference"]
 Reduction = Literal["mean", "none"]
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 NAME = "catalogue_cross_entropy"
+KEPT_ROWS = 48  # whose exponentials the CPU kernel keeps for the gradients, however many items there are
 
 
 def catalogue_cross_entropy(
