@@ -10,10 +10,10 @@
 //
 // An item whose bias is -infinity takes no part. NaN and infinity go where the formula takes them: a row with
 // a NaN among its logits, or with +infinity, has a loss of NaN, and so has one none of whose logits is above
-// -infinity. exp is within 2 units in the last place and 0 for arguments below -87.3 (float).
+// -infinity. exp is within 2 units in the last place and 0 for arguments below -87.7 (float).
 //
 // No array of B V values is written. With gradients the exponentials of a block of rows are kept, of 48 to
-// 192 rows so that they take at most kKeptLogits values, or 48 a item where there are more items than that
+// 192 rows so that they take at most kKeptLogits values, or 48 an item where there are more items than that
 // allows. All results are bitwise the same for any number of threads: items are divided among them, blocks of
 // rows follow one another, and what several blocks of items add to is added in their order.
 #pragma once
@@ -43,7 +43,7 @@ struct CatalogueCrossEntropy {
 };
 
 // Values of a block of rows that are kept from the softmax to its gradients.
-inline constexpr int64_t kKeptLogits = int64_t(1) << 25;
+inline constexpr int64_t kKeptLogits = int64_t(1) << 26;
 
 // catalogue_cross_entropy_workspace: bytes, from the sizes, the number of threads and whether weight is null;
 // every level gives the same answer.

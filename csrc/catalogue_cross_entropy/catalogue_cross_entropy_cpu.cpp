@@ -84,7 +84,8 @@ struct Plan {
     row_values = take(3 * room);
     kept = take(back ? panels * room * kPanel : 0);
     partial = take(back ? chunks * room * width : 0);
-    scratch = call.dim * kPanel + kPanel + 2 * kPanel * width + (back ? 0 : room * kPanel);
+    const int64_t logits = kRowStep * kPanel, operands = back ? 2 * kPanel * width : 0;
+    scratch = call.dim * kPanel + kPanel + (logits > operands ? logits : operands);
     take(call.threads * scratch);
   }
 
@@ -161,9 +162,9 @@ template <class T>
 constexpr T kLowest = sizeof(T) == 4 ? T(-3.4028234e38) : T(-1.7976931348623157e308);
 
 // A vector of rows of a panel: their largest logits (not below the lowest number), the exponentials of the
-// differences in place, and their sums.
+// differences, and their sums.
 template <class T>
-SOLID_APART void exponentials(T* panel, T* largest, T* sums) {
+SOLID_APART void exponentials(const T* panel, T* kept, T* largest, T* sums) {
   constexpr int L = kLanes<T>;
   Vector<T> v[L];
 #  pragma GCC unroll 16
@@ -175,13 +176,14 @@ SOLID_APART void exponentials(T* panel, T* largest, T* sums) {
   // A NaN that this loses comes back with the exponentials.
   store(largest, larger<T>(joined<T>(v, larger<T>), splat(kLowest<T>)));
   for (int i = 0; i < L; ++i) {
-    T* row = panel + i * kPanel;
+    const T* row = panel + i * kPanel;
+    T* to = kept + i * kPanel;
     const Vector<T> shift = splat(largest[i]);
     Vector<T> sum{};
 #  pragma GCC unroll 2
     for (int64_t j = 0; j < kPanel; j += L) {
       const Vector<T> e = exp_below(load(row + j) - shift);
-      store(row + j, e);
+      store(to + j, e);
       sum += e;
     }
     v[i] = sum;
@@ -250,21 +252,27 @@ struct Block {
     const int64_t dim = of.call.dim, item = panel * kPanel, count = of.count(panel);
     T* turned = scratch;
     T* bias = turned + dim * kPanel;
-    T* logits = of.call.weight == nullptr ? bias + kPanel : of.kept(panel);
+    T* logits = bias + kPanel;
+    T* kept = of.call.weight == nullptr ? nullptr : of.kept(panel);
     pack(Rows<T>(of.table(item), false), dim, count, dim, kPanel, turned);
     zero(bias, kPanel);
     if (of.call.bias != nullptr)
       for (int64_t i = 0; i < count; ++i) bias[i] = static_cast<const T*>(of.call.bias)[item + i];
-    multiply<T, 1, kLogitVectors>(rows, kPanel / kLanes<T>, of.at + plan.turned, plan.room, turned, kPanel,
-                                  dim, bias, 0, logits, kPanel);
-    for (int64_t r = 0; r < rows; ++r) {
-      if (count < kPanel)
-        for (int64_t i = count; i < kPanel; ++i) logits[r * kPanel + i] = -T(__builtin_inff());
-      const int64_t at = target[r] - item;
-      if (at >= 0 && at < count) of.target_logits()[r] = logits[r * kPanel + at];
+    // A few rows at a time, whose logits stay in the first-level cache.
+    for (int64_t r = 0; r < rows; r += kRowStep) {
+      const int64_t few = least(kRowStep, rows - r);
+      multiply<T, 1, kLogitVectors>(few, kPanel / kLanes<T>, of.at + plan.turned + r, plan.room, turned,
+                                    kPanel, dim, bias, 0, logits, kPanel);
+      for (int64_t i = 0; i < few; ++i) {
+        T* row = logits + i * kPanel;
+        for (int64_t v = count; v < kPanel; ++v) row[v] = -T(__builtin_inff());
+        const int64_t at = target[r + i] - item;
+        if (at >= 0 && at < count) of.target_logits()[r + i] = row[at];
+      }
+      for (int64_t i = 0; i < few; i += kLanes<T>)
+        exponentials(logits + i * kPanel, kept == nullptr ? logits : kept + (r + i) * kPanel,
+                     of.largest(panel) + r + i, of.sums(panel) + r + i);
     }
-    for (int64_t r = 0; r < rows; r += kLanes<T>)
-      exponentials(logits + r * kPanel, of.largest(panel) + r, of.sums(panel) + r);
   }
 
   // A vector of rows: their losses; the sums become the factors of the gradients.
@@ -328,10 +336,10 @@ struct Block {
     const int64_t dim = of.call.dim, width = of.plan.width;
     for (int64_t i = r; i < least(r + kLanes<T>, rows); ++i) {
       T* to = static_cast<T*>(of.call.dstate) + (first + i) * dim;
-      for (int64_t d = 0; d < dim; ++d) {
-        T sum = 0;
-        for (int64_t c = 0; c < of.plan.chunks; ++c) sum += of.partial(c)[i * width + d];
-        to[d] = sum;
+      for (int64_t d = 0; d < dim; d += kLanes<T>) {
+        Vector<T> sum{};
+        for (int64_t c = 0; c < of.plan.chunks; ++c) sum += load(of.partial(c) + i * width + d);
+        store_some(to + d, sum, dim - d);
       }
     }
   }
