@@ -183,11 +183,13 @@ class Train:
     Example: solid-ext train --dataset data/ratings --out runs/first --loss full_softmax --dim 64
 
     Every flag below --out is a field of the configuration. A YAML file of `name: value` lines sets them too
-    (--config FILE); flags win over the file.
+    (--config FILE); flags win over the file. With --resume all of them start from what the run has: `solid-ext train
+    --resume --out runs/first` goes on where it stopped, and with --epochs 8 further.
     """
 
     dataset: Dataset
-    """movielens-100k (the package recbole 1.2.1 carries it), synthetic, a dataset folder, or an interactions file."""
+    """movielens-100k (the package recbole 1.2.1 carries it), synthetic, a dataset folder, or an interactions file; a run
+    that is resumed has its own."""
     out: Path
     """The run's folder."""
     config: Path | None = None
@@ -198,7 +200,7 @@ class Train:
     """What to train: solid, or one of what it is compared with (static, finetune, duet, apg, solid-no-codebook, ..);
     its fields win over the flags below."""
     resume: bool = False
-    """Go on with the run in --out where it stopped."""
+    """Go on with the run in --out where it stopped, as it was started but for the flags given."""
     overwrite: bool = False
     """Replace the run in --out."""
     baseline: bool = True
@@ -229,6 +231,7 @@ class Train:
                 dataset,
                 method=self.method,
                 baseline=self.baseline,
+                source=self.dataset if self.dataset in NAMED_DATASETS else os.path.abspath(self.dataset),
                 resume=self.resume,
                 overwrite=self.overwrite,
                 reporter=progress,
@@ -586,19 +589,26 @@ def show_comparison(runs: Path) -> None:
 
 
 def parse(arguments: list[str]) -> Prepare | Train | Evaluate | Recommend | Compare | Tune | Doctor:
-    """Read the command line; `--preset` and, over it, a `--config FILE` give the defaults of the other flags."""
+    """Read the command line.
+
+    The defaults of train's flags are those of the run that is resumed or the package's, over them `--preset`'s, and over
+    those the fields of `--config FILE`.
+    """
     if arguments == ["--version"]:
         return Doctor()
     scan = ArgumentParser(add_help=False, allow_abbrev=False)
     scan.add_argument("--config")
     scan.add_argument("--preset")
+    scan.add_argument("--out")
+    scan.add_argument("--resume", action="store_true")
     given = scan.parse_known_args(arguments)[0]
+    training = Train(tyro.MISSING, tyro.MISSING)
     if arguments[:1] == ["train"]:
         refuse_old_flags(arguments[1:])
-    base = Config().replace(**PRESETS.get(given.preset, {}))
-    training = Train(
-        tyro.MISSING, tyro.MISSING, settings=Config.from_yaml(given.config, base) if given.config else base
-    )
+        if given.resume and given.out and not {"-h", "--help"} & {*arguments}:
+            training = as_begun(Path(given.out))
+    settings = training.settings.replace(**PRESETS.get(given.preset, {}))
+    training = replace(training, settings=Config.from_yaml(given.config, settings) if given.config else settings)
     commands = (
         Annotated[Prepare, tyro.conf.subcommand("prepare")]
         | Annotated[Train, tyro.conf.subcommand("train", default=training)]
@@ -609,6 +619,20 @@ def parse(arguments: list[str]) -> Prepare | Train | Evaluate | Recommend | Comp
         | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     )
     return tyro.cli(commands, prog="solid-ext", description=__doc__, args=arguments)
+
+
+def as_begun(out: Path) -> Train:
+    """The command that the run in `out` was begun with."""
+    from solid_ext.run import begun_run
+
+    begun = begun_run(out)
+    return Train(
+        tyro.MISSING if begun.source is None else begun.source,
+        tyro.MISSING,
+        method=begun.method,
+        baseline=begun.baseline,
+        settings=begun.config,
+    )
 
 
 def refuse_old_flags(arguments: list[str]) -> None:

@@ -40,6 +40,7 @@ def train_run(
     *,
     method: str = "solid",
     baseline: bool = True,
+    source: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     reporter: Reporter | None = None,
@@ -50,6 +51,7 @@ def train_run(
     Args:
         method: what the configuration is, for the names in metrics and picture.
         baseline: also train the static method for the comparison, unless the configuration is that one.
+        source: where the dataset is found again, for who resumes the run by its folder alone.
         begun: called once everything has been checked and the folder is there.
 
     Returns:
@@ -67,7 +69,16 @@ def train_run(
     check_out(folder, resume=resume, overwrite=overwrite)
     made = not folder.exists()
     with owned(folder, "out"):
-        open_run(folder, config, dataset, resume=resume, overwrite=overwrite, method=method)
+        open_run(
+            folder,
+            config,
+            dataset,
+            resume=resume,
+            overwrite=overwrite,
+            method=method,
+            baseline=baseline,
+            source=source,
+        )
         with under_way(folder, made=made):
             if begun is not None:
                 begun()
