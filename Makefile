@@ -14,7 +14,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-warn-conflicts -c constraints.txt
 NATIVE := CMakeLists.txt $(filter-out csrc/check/%,$(wildcard csrc/*.cpp csrc/*/*))
 SLOW_TESTS := $(addprefix python_tests/,cuda compare run train test_native_check.py test_cli.py test_solid.py test_methods.py \
-	test_docs.py test_files.py test_threads.py test_tune.py data/test_forked.py)
+	test_docs.py test_files.py test_threads.py test_tune.py test_forked.py)
 KERNEL_TESTS := python_tests/test_native.py python_tests/ops python_tests/nn python_tests/models/test_symbols.py \
 	python_tests/train/test_train.py
 

@@ -228,6 +228,29 @@ def test_mistakes_get_one_sentence(run: Path, data: Path, tmp_path: Path, capsys
     assert not (tmp_path / "d").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["prepare", "synthetic", "--out", "OUT"], "(--overwrite replaces one of its kind)"),
+        (
+            ["prepare", "interactions", "--raw", "DATA", "--title", "name", "--out", "new"],
+            "expected no --title name, ",
+        ),
+        (["recommend", "--run", "RUN", "--history", "nothing"], "(--unknown ignore reads histories"),
+        (
+            ["train", "--dataset", "s3://bucket/x", "--out", "new"],
+            "dataset: expected a local path, got the address 's3:",
+        ),
+        (["recommend", "--run", "https://x.org/run", "--history", "1"], "load: expected a local path, got the address"),
+    ],
+)
+def test_an_error_names_the_flag_and_not_pythons_argument(
+    arguments: list[str], said: str, run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"OUT": str(tmp_path), "RUN": str(run), "DATA": str(data)}
+    assert said in fails([places.get(word, word) for word in arguments], capsys)
+
+
 def test_a_user_can_ask_for_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "SOLID_EXT_TRACEBACK", "1")
     with pytest.raises(ValueError, match="dataset: expected movielens"):

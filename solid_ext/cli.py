@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import signal
 import sys
 import unicodedata
 import warnings
 from argparse import ArgumentParser
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
@@ -23,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from solid_ext.config import OLD_NAMES, PRESETS, Config, read_yaml
+from solid_ext.files import expect_local
 from solid_ext.methods import method_config
 
 if TYPE_CHECKING:
@@ -188,8 +190,8 @@ class Train:
     """
 
     dataset: Dataset
-    """movielens-100k (the package recbole 1.2.1 carries it), synthetic, a dataset folder, or an interactions file; a run
-    that is resumed has its own."""
+    """movielens-100k (the package recbole 1.2.1 carries it), synthetic, a dataset folder, or an interactions file; a
+    resumed run has its own."""
     out: Path
     """The run's folder."""
     config: Path | None = None
@@ -448,6 +450,7 @@ def open_dataset(name: str) -> Interactions:
         return dataset
     if name == "synthetic":
         return synthetic_dataset(2000, 500, 20, predictability=0.8, seed=0)[0]
+    expect_local(name, "dataset")
     if not Path(name).exists():
         from solid_ext.data.files import nearest_file
 
@@ -591,8 +594,8 @@ def show_comparison(runs: Path) -> None:
 def parse(arguments: list[str]) -> Prepare | Train | Evaluate | Recommend | Compare | Tune | Doctor:
     """Read the command line.
 
-    The defaults of train's flags are those of the run that is resumed or the package's, over them `--preset`'s, and over
-    those the fields of `--config FILE`.
+    The defaults of train's flags are those of the run that is resumed or the package's, over them `--preset`'s, and
+    over those the fields of `--config FILE`.
     """
     if arguments == ["--version"]:
         return Doctor()
@@ -647,6 +650,21 @@ def refuse_old_flags(arguments: list[str]) -> None:
             raise ValueError(f"train: expected a flag of this version, got {argument}, which is {OLD_NAMES[name]}")
 
 
+def in_flags(sentence: str, command: object) -> str:
+    """An error's sentence with the arguments of Python as the command has them: `--overwrite`, `--unknown ignore`."""
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found[1].replace("_", "-"), found[2].strip("'\"")
+        return f"--{'no-' if value == 'False' else ''}{name}" + (
+            f" {value}" if value not in ("True", "False", "") else ""
+        )
+
+    known = "|".join(field.name for field in fields(command)) if is_dataclass(command) else ""
+    if not known or "--" in sentence:  # it speaks of flags already
+        return sentence
+    return re.sub(rf"(?<![\w.-])({known})=(True|False|'[^']*'|\"[^\"]*\"|[\d.]*)(?![\w(\[])", flag, sentence)
+
+
 def kept_of(command: object) -> str:
     """What a stopped command leaves, for the sentence that says that it was stopped."""
     if isinstance(command, Train):
@@ -681,7 +699,7 @@ def main(arguments: list[str] | None = None) -> None:
         short = isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error))
         if os.environ.get("SOLID_EXT_TRACEBACK") or (isinstance(error, RuntimeError) and not short):
             raise
-        complain(f"memory: expected enough of it, got too little ({error})" if short else str(error))
+        complain(f"memory: expected enough of it, got too little ({error})" if short else in_flags(str(error), command))
         sys.exit(2)
     except KeyboardInterrupt:
         complain(f"stopped{kept_of(command)}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from solid_ext._native import is_forked_child
+from solid_ext.forked import is_forked_child
 
 WINDOW = 0.04  # seconds of a measurement: many times the few milliseconds for which a scheduler lets others run
 ROUNDS = 3  # of each number, in turns; the middle one counts
