@@ -120,8 +120,8 @@ def _measured(most: int) -> Threads:
     for count in counts[1:]:
         if speed[count] > GAIN * speed[best]:
             best = count
-    told = ", ".join(f"{count}: {speed[count] / speed[1]:.2f}" for count in counts)
-    return Threads(best, f"measured, speed by threads {told}; --threads sets it")
+    speeds_in_words = ", ".join(f"{count}: {speed[count] / speed[1]:.2f}" for count in counts)
+    return Threads(best, f"measured, speed by threads {speeds_in_words}; --threads sets it")
 
 
 def _speed(threads: int) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,31 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from solid_ext import build_info
-from solid_ext._native import kernels
+from python_tests.ops import cases
 from solid_ext.ops.dynamic_linear import dynamic_mlp
 from solid_ext.ops.gru import gru_last_state
 from solid_ext.ops.nearest_code import nearest_code, nearest_code_statistics
 from solid_ext.ops.segment_sum import segment_sum
 from solid_ext.ops.symbols import embed_symbols
 
+normal = partial(cases.normal, dtype=torch.float32)
 OPERATORS = torch.ops.solid_ext
 MASK = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 1, 1], [1, 1, 1]]) > 0
-BACKENDS = ["reference", *(f"native-{isa}" for isa in build_info()["isa_usable"])]
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    name, _, isa = request.param.partition("-")
-    before = build_info()["isa"]
-    if isa:
-        kernels.set_isa(isa)
-    yield name
-    kernels.set_isa(before)
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def search(backend: str, mask: Tensor, x: Tensor, codebook: Tensor) -> list[Tensor]:

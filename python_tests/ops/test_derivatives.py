@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from python_tests.ops.cases import normal
 from solid_ext.models.decoder import CodebookDecoder
 from solid_ext.models.symbols import SymbolEmbedding
 from solid_ext.nn import Codebook, DynamicLinear, LastState, Lookup
@@ -21,10 +22,6 @@ from solid_ext.ops.symbols import embed_symbols
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
 
 IDS = torch.tensor([[1, 3, 0], [2, 0, 0]])
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def decoded(x: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from functools import cache
@@ -15,11 +14,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from python_tests.ops.cases import IMPLEMENTATIONS, normal
 from solid_ext import build_info
 from solid_ext._native import kernels
 from solid_ext.ops.dynamic_linear import _in_runs, dynamic_linear, dynamic_mlp
 
-IMPLEMENTATIONS = ["reference", *(f"native-{isa}" for isa in build_info()["isa_usable"])]
 SIZES = [  # D_0 .. D_P, k: single elements, tile edges, full vectors, three layers
     ((1, 1, 1), 1),
     ((3, 5, 2), 4),
@@ -32,17 +31,6 @@ SIZES = [  # D_0 .. D_P, k: single elements, tile edges, full vectors, three lay
 BATCHES = [1, 2, 7, 16, 17, 33, 70]
 INFINITE = float("inf")
 operators = torch.ops.solid_ext
-
-
-@pytest.fixture(params=IMPLEMENTATIONS)
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each backend, the native one at each instruction set."""
-    name, _, isa = request.param.partition("-")
-    before = build_info()["isa"]
-    if isa:
-        kernels.set_isa(isa)
-    yield name
-    kernels.set_isa(before)
 
 
 @dataclass
@@ -81,11 +69,6 @@ class Case:
 
     def arguments(self) -> tuple:
         return tuple(getattr(self, field.name) for field in fields(self))
-
-
-def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64) * scale
 
 
 def make(

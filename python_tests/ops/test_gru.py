@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from python_tests.ops.cases import IMPLEMENTATIONS
 from solid_ext import build_info
-from solid_ext._native import kernels
 from solid_ext.nn.last_state import LastState
 from solid_ext.ops.gru import gru_last_state
 
-IMPLEMENTATIONS = ["reference", *(f"native-{isa}" for isa in build_info()["isa_usable"])]
 SIZES = [  # B, L, D, H: single elements, tile edges, full vectors, several strips
     (1, 1, 1, 1),
     (2, 4, 3, 5),
@@ -26,17 +25,6 @@ SIZES = [  # B, L, D, H: single elements, tile edges, full vectors, several stri
 ]
 operators = torch.ops.solid_ext
 Case = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-
-
-@pytest.fixture(params=IMPLEMENTATIONS)
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each backend, the native one at each instruction set."""
-    name, _, isa = request.param.partition("-")
-    before = build_info()["isa"]
-    if isa:
-        kernels.set_isa(isa)
-    yield name
-    kernels.set_isa(before)
 
 
 def right_padded(batch: int, length: int) -> Tensor:

@@ -141,7 +141,7 @@ def _measured(folder: Path, solid: SOLID, rival: SOLID | None, method: str, seco
             }
             for stage in stages
         ],
-        "codes_used": None if usage is None else int((usage > 0).sum()),
+        "entries_used": None if usage is None else int((usage > 0).sum()),
         "seconds": seconds,
     }
     write_json(folder / "metrics.json", metrics)
