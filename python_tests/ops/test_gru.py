@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from python_tests.ops.cases import IMPLEMENTATIONS
+from python_tests.ops.cases import IMPLEMENTATIONS, assert_close, assert_same, weights_of
 from solid_ext import build_info
 from solid_ext.nn.last_state import LastState
 from solid_ext.ops.gru import gru_last_state
@@ -85,11 +85,6 @@ def of(backend: str = "native") -> Callable[..., Tensor]:
     return lambda *case: gru_last_state(*case, backend=backend)
 
 
-def weights_of(y: Tensor) -> Tensor:
-    """What the gradients are taken with: uneven, the same for every dtype."""
-    return torch.linspace(-3, 3, y.numel(), dtype=torch.float64).sin().reshape(y.shape).to(y.dtype)
-
-
 def with_gradients(function: Callable[..., Tensor], case: Case) -> list[Tensor]:
     """The result, and the gradients of x and the parameters."""
     leaves = [t.detach().clone().requires_grad_(t.dtype != torch.bool) for t in case]
@@ -97,25 +92,8 @@ def with_gradients(function: Callable[..., Tensor], case: Case) -> list[Tensor]:
     return [y.detach(), *torch.autograd.grad(y, [leaves[0], *leaves[2:]], weights_of(y))]
 
 
-def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    """Within `tolerance` of the largest value of each expected tensor."""
-    for at, (one, other) in enumerate(zip(found, expected, strict=True)):
-        assert one.shape == other.shape
-        if other.numel():
-            error = (one.double() - other.double()).abs().max()
-            assert error <= tolerance * (1 + other.double().abs().max()), f"tensor {at}: {error}"
-
-
-def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
-    for at, (one, other) in enumerate(zip(found, expected, strict=True)):
-        assert torch.equal(one, other), f"tensor {at}"
-
-
 def test_every_instruction_set_is_in_the_list() -> None:
     assert {"reference", *(f"native-{isa}" for isa in build_info()["isa_usable"])} == set(IMPLEMENTATIONS)
-
-
-# ---- Against truth -------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -172,9 +150,6 @@ def test_gates_to_a_few_units_in_the_last_place(backend: str) -> None:
     bias = torch.tensor([0.0, 0.0, 30.0])  # n = 1: h = 1 - z
     kept = (-values.double()).sigmoid()
     assert bool((error(gate, bias, kept) * kept <= 4 * eps).all())  # 1 - z loses what z has rounded away
-
-
-# ---- Special values, layouts and sizes -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("batch", "length"), [(0, 3), (3, 0), (0, 0)])
@@ -266,9 +241,6 @@ def test_results_with_and_without_gradients_are_the_same(backend: str) -> None:
     assert torch.equal(y, with_gradients(of(backend), case)[0])
 
 
-# ---- Repeatability and memory --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("mask", MASKS)
 def test_any_number_of_threads_gives_the_same_bits(mask: str, dtype: torch.dtype) -> None:
@@ -335,9 +307,6 @@ def test_a_step_keeps_the_states_and_little_more() -> None:
     assert native - states - results - 8 * batch * size < 0.25 * gates
     assert serving < 0.15 * states
     assert written > gates  # the measure sees what the reference writes
-
-
-# ---- torch -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mask", MASKS)
