@@ -9,7 +9,7 @@ namespace solid {
 inline uint32_t packed_maps(const DynamicCuda& call) {
   uint32_t bits = 0;
   for (int branch = 0; branch < kBranches; ++branch) {
-    for (int l = 0; l < call.layers && call.codes[branch] > 0; ++l) {
+    for (int l = 0; l < call.layers && call.code_dim[branch] > 0; ++l) {
       const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
       if (call.type == Element::kFloat && call.sizes[l + 1] % 4 == 0 && aligned(call.maps[branch][l]) &&
           aligned(call.offsets[branch][l]))
@@ -21,7 +21,7 @@ inline uint32_t packed_maps(const DynamicCuda& call) {
 
 inline bool sensible(const DynamicCuda& call) {
   return call.layers >= 1 && call.layers <= kMostLayers && call.batch >= 0 && call.targets >= 0 &&
-         call.codes[0] + call.codes[1] > 0;
+         call.code_dim[0] + call.code_dim[1] > 0;
 }
 
 // Tiles take float32 and narrower, T = 1, as long as a block's fit; most sequences a block while every
@@ -60,8 +60,8 @@ Status forward_by_tiles(const Launch& launch, const DynamicCuda& call, const Dyn
   *taken = choose_tiles<Math>(call, device, bytes, &args);
   if (!*taken) return Status::kOk;
   const TileShape<Math> shape(call, args.groups);
-  return launch.template run<DynamicForwardTiles<Math> >((call.batch + shape.sequences - 1) / shape.sequences,
-                                                         shape.forward_bytes(call), args);
+  return launch.template run<DynamicForwardTiles<Math>>((call.batch + shape.sequences - 1) / shape.sequences,
+                                                        shape.forward_bytes(call), args);
 }
 
 template <class Math, class Launch>
@@ -73,32 +73,32 @@ Status backward_by_tiles(const Launch& launch, const DynamicCuda& call, const Dy
       MapShape<Math>(call).bytes() <= device.shared_bytes && choose_tiles<Math>(call, device, bytes, &args);
   if (!*taken) return Status::kOk;
   const TileShape<Math> shape(call, args.groups);
-  const Status status = launch.template run<DynamicBackwardTiles<Math> >(
+  const Status status = launch.template run<DynamicBackwardTiles<Math>>(
       (call.batch + shape.sequences - 1) / shape.sequences, shape.backward_bytes(), args);
   if (status != Status::kOk) return status;
   const DynamicWorkspace& places = args.places;
-  return launch.template run<DynamicMapTiles<Math> >(places.tasks * places.strips,
-                                                     MapShape<Math>(call).bytes(), args);
+  return launch.template run<DynamicMapTiles<Math>>(places.tasks * places.strips,
+                                                    MapShape<Math>(call).bytes(), args);
 }
 
 template <class T, class Launch>
 Status forward_any(const Launch& launch, const DynamicCuda& call, const DynamicDevice& device) {
   AnyArgs args(call);
   if (!choose_any(device, 1, &args)) return Status::kTooLarge;
-  return launch.template run<DynamicForwardAny<T> >((call.batch + args.sequences - 1) / args.sequences,
-                                                    any_bytes(args, 1), args);
+  return launch.template run<DynamicForwardAny<T>>((call.batch + args.sequences - 1) / args.sequences,
+                                                   any_bytes(args, 1), args);
 }
 
 template <class T, class Launch>
 Status backward_any(const Launch& launch, const DynamicCuda& call, const DynamicDevice& device) {
   AnyArgs args(call);
   if (!choose_any(device, kWeightArrays, &args)) return Status::kTooLarge;
-  const Status status = launch.template run<DynamicBackwardAny<T> >(
+  const Status status = launch.template run<DynamicBackwardAny<T>>(
       (call.batch + args.sequences - 1) / args.sequences, any_bytes(args, kWeightArrays), args);
   if (status != Status::kOk) return status;
   const DynamicWorkspace& places = args.places;
-  return launch.template run<DynamicMapAny<T> >(places.tasks * places.strips, DynamicMapAny<T>::bytes(call),
-                                                args);
+  return launch.template run<DynamicMapAny<T>>(places.tasks * places.strips, DynamicMapAny<T>::bytes(call),
+                                               args);
 }
 
 template <class Launch>

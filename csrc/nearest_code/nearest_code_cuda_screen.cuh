@@ -55,7 +55,7 @@ struct GroupBounds {
 
 // Pairs of a row, to whole steps of the matrix units (16 components).
 SOLID_BOTH int64_t screen_words(int64_t dim) { return (dim + 15) / 16 * 8; }
-SOLID_BOTH int64_t screen_groups(int64_t codes) { return (codes + kGroup - 1) / kGroup; }
+SOLID_BOTH int64_t screen_groups(int64_t num_codes) { return (num_codes + kGroup - 1) / kGroup; }
 
 // The codebook as the matrix units take it, in the workspace: pairs [groups x 64, words], then bounds
 // [groups], then half norms [groups x 64], +infinity for codes that cannot be chosen.
@@ -66,7 +66,7 @@ struct PackedCodes {
 };
 
 SOLID_DEVICE PackedCodes packed_codes(const NearestCodeCuda& args) {
-  const int64_t groups = screen_groups(args.codes);
+  const int64_t groups = screen_groups(args.num_codes);
   PackedCodes packed;
   packed.pairs = static_cast<uint32_t*>(args.workspace);
   packed.bounds = reinterpret_cast<GroupBounds*>(packed.pairs + groups * kGroup * screen_words(args.dim));
@@ -95,7 +95,7 @@ struct PackCodes {
     const int64_t words = screen_words(args.dim);
     const float* codebook = static_cast<const float*>(args.codebook);
     const auto offset = [&](int lane) {
-      return first_code + lane < args.codes ? (first_code + lane) * args.dim : int64_t(-1);
+      return first_code + lane < args.num_codes ? (first_code + lane) * args.dim : int64_t(-1);
     };
     float square = 0, rounded = 0, lost = 0;
     for (int64_t first = 0; first < args.dim; first += kDepth) {
@@ -113,7 +113,7 @@ struct PackCodes {
     }
     if (t < kGroup) {
       const float half = square * 0.5f;
-      const bool usable = first_code + t < args.codes && half < infinity<float>();
+      const bool usable = first_code + t < args.num_codes && half < infinity<float>();
       halves.set(t, usable ? half : infinity<float>());
       norms.set(t, usable ? larger(sqrtf(rounded)) : 0);
       losses.set(t, usable ? larger(sqrtf(lost)) : 0);
@@ -256,7 +256,7 @@ struct ScreenedSearch {
     }
 
     SOLID_DEVICE void sweep() {
-      const int groups = int(screen_groups(args.codes));
+      const int groups = int(screen_groups(args.num_codes));
       float sums[2][8][4];
       fetch(0, 0, 0);
       int buffer = 0;

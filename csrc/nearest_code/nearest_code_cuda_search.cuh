@@ -64,9 +64,9 @@ SOLID_DEVICE void search_tile(Block& block, const NearestCodeCuda& args, SearchM
 #pragma unroll
   for (int r = 0; r < kThreadRows; ++r) best[r] = infinity<T>(), code[r] = 0;
 
-  for (int64_t first_code = 0; first_code < args.codes; first_code += kTile) {
+  for (int64_t first_code = 0; first_code < args.num_codes; first_code += kTile) {
     const auto code_offset = [&](int lane) {
-      return first_code + lane < args.codes ? (first_code + lane) * args.dim : int64_t(-1);
+      return first_code + lane < args.num_codes ? (first_code + lane) * args.dim : int64_t(-1);
     };
     const auto row_offset = [&](int place) {
       const int row = memory.taken[place];
@@ -77,7 +77,7 @@ SOLID_DEVICE void search_tile(Block& block, const NearestCodeCuda& args, SearchM
     for (int r = 0; r < kThreadRows; ++r)
 #pragma unroll
       for (int c = 0; c < kThreadCodes; ++c)
-        sum[r][c] = first_code + first_lane + c < args.codes ? T(0) : infinity<T>();
+        sum[r][c] = first_code + first_lane + c < args.num_codes ? T(0) : infinity<T>();
     for (int64_t first = 0; first < args.dim; first += kDepth) {
       block.sync();  // the tile before has been read
       load_tile<T>(block, memory.codes, codebook, code_offset, first, args.dim);

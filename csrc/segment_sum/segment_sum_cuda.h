@@ -18,7 +18,7 @@ struct SegmentSumCuda {
   int64_t stride = 0;
   int64_t rows = 0;
   int64_t dim = 0;
-  int64_t codes = 0;
+  int64_t num_codes = 0;
   void* sums = nullptr;  // [K, D] float (double)
   // In no fixed order: index [N], mask [N] or null; sums must be zero before. A row whose index is not in
   // 0 .. codes - 1 counts nowhere.
