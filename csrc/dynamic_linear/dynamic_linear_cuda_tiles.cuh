@@ -31,6 +31,7 @@ struct TileArgs {
 };
 
 SOLID_BOTH int round_up_to(int64_t value, int step) { return int((value + step - 1) / step * step); }
+SOLID_BOTH int larger_of(int64_t one, int64_t other) { return int(one > other ? one : other); }
 
 // Sizes of a block that both sides must agree on, in floats.
 template <class Math>
@@ -39,22 +40,22 @@ struct TileShape {
   static constexpr int kRightPitch = kTile + Math::kRightPitch;
   static constexpr int kMapTile = kLines * kRightPitch;
 
-  int sequences, phases, rows, height, most_code_dim, z_pitch, pitch;
+  // height: lines of activations, whole steps of rows; lines: of gradients, also read 32 outputs at a time.
+  int sequences, phases, rows, height, lines, most_code_dim, z_pitch, pitch;
 
   SOLID_BOTH TileShape(const DynamicCuda& call, int groups)
       : sequences(groups * kTile),
         phases(kWarps / groups),
         rows(kPair * phases),
         height(round_up_to(widest_of(call) + 1, rows)),
-        most_code_dim(
-            round_up_to(call.code_dim[0] > call.code_dim[1] ? call.code_dim[0] : call.code_dim[1], kTile)),
+        lines(larger_of(height, round_up_to(widest_of(call), kTile))),
+        most_code_dim(round_up_to(larger_of(call.code_dim[0], call.code_dim[1]), kTile)),
         z_pitch(sequences + kLeftPitch),
         pitch(sequences + kLeftPitchTransposed) {}
 
   SOLID_BOTH int stages() const { return 2 * rows * kMapTile; }
   SOLID_BOTH int activations() const { return height * pitch; }
-  // Backward: tiles of g are read in 32 lines at a time.
-  SOLID_BOTH int gradients() const { return round_up_to(height, kTile) * pitch; }
+  SOLID_BOTH int gradients() const { return lines * pitch; }
   SOLID_BOTH int own_pitch() const { return kTile + kLeftPitchTransposed; }
   // A tile per warp of x_i m g, two where z comes in several tiles and it is read again; and dz of those.
   SOLID_BOTH int masked() const { return (most_code_dim > kTile ? 2 : 1) * kTile * own_pitch(); }
@@ -340,7 +341,6 @@ struct DynamicBackwardTiles {
     SOLID_DEVICE void layer(int l) {
       const DynamicCuda& call = args.call;
       const int inputs = int(call.sizes[l]), outputs = int(call.sizes[l + 1]);
-      const int lines = round_up_to(shape.height, kTile);
       float* gradient = gradient_of<float>(call, l);
       if (l + 1 == call.layers) {
         for (int i = block.thread(); i < shape.sequences * outputs; i += kThreads) {
@@ -351,9 +351,9 @@ struct DynamicBackwardTiles {
           g.set(o * shape.pitch + m, up);
         }
       }
-      for (int i = block.thread(); i < (lines - outputs) * shape.sequences; i += kThreads)
+      for (int i = block.thread(); i < (shape.lines - outputs) * shape.sequences; i += kThreads)
         g.set((outputs + i / shape.sequences) * shape.pitch + i % shape.sequences, 0.f);
-      for (int i = block.thread(); i < lines * shape.sequences; i += kThreads)
+      for (int i = block.thread(); i < shape.lines * shape.sequences; i += kThreads)
         dx.set(i / shape.sequences * shape.pitch + i % shape.sequences, 0.f);
       load_inputs(block, call, l, first, shape.height, shape.sequences, shape.pitch, x);
       for (int branch = 0; branch < kBranches; ++branch) {
