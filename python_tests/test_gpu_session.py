@@ -68,6 +68,14 @@ def test_the_number_of_skipped_tests_is_read_from_the_last_line(session: ModuleT
     assert session.test_counts("no pytest") == {}
 
 
+def test_a_part_whose_tests_were_skipped_has_not_passed(session: ModuleType) -> None:
+    assert session.ran_enough({"passed": 18, "skipped": 1}, 1, dry=False)
+    assert not session.ran_enough({"passed": 18, "skipped": 2}, 1, dry=False)
+    assert not session.ran_enough({"skipped": 1}, 1, dry=False)
+    assert session.ran_enough({"skipped": 20}, 1, dry=True)
+    assert not session.ran_enough({}, 1, dry=True)
+
+
 def test_a_part_that_fails_is_kept_with_its_last_lines(session: ModuleType, begin: Callable[..., Any]) -> None:
     run = begin()
     assert run.run("right", "printf", "one\ntwo\n", limit=60)

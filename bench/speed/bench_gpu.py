@@ -444,7 +444,9 @@ def epochs(bench: Bench) -> None:
         return
     dataset = load_dataset(bench.data)
     for fields in ({}, {"cuda_graph": True}) if bench.on_gpu else ({},):
-        solid = SOLID(Config().replace(**PAPER | {"device": str(bench.device), "epochs": 3} | fields)).fit(dataset)
+        solid = SOLID(
+            Config().replace(**PAPER | {"device": str(bench.device), "epochs": 1 if bench.small else 3} | fields)
+        ).fit(dataset)
         how = " (CUDA graph)" if fields else ""
         for stage in solid.training.stages:
             seconds = statistics.median([epoch.seconds for epoch in stage.history])

@@ -108,19 +108,19 @@ SOLID_DEVICE void load_map(Block& block, const TileArgs& args, int l, int branch
   }
 }
 
-// z^T [code_dim rounded up][sequences], zero where there is none.
-template <class Block>
+// z^T [code_dim rounded up][sequences], zero where there is none; `rounded` as factors of products alone.
+template <class Math, class Block>
 SOLID_DEVICE void load_conditions(Block& block, const DynamicCuda& call, int branch, int64_t first,
-                                  int sequences, int pitch, typename Block::template Shared<float>& to,
-                                  int at) {
+                                  int sequences, int pitch, bool rounded,
+                                  typename Block::template Shared<float>& to, int at) {
   const int64_t code_dim = call.code_dim[branch];
   const int width = round_up_to(code_dim, kTile);
   for (int i = block.thread(); i < sequences * width; i += Block::kThreads) {
     const int m = i / width, component = i % width;
     const bool present = component < code_dim && first + m < call.batch;
-    to.set(
-        at + component * pitch + m,
-        present ? load_element<float>(call.z[branch], call.type, (first + m) * code_dim + component) : 0.f);
+    const float value =
+        present ? load_element<float>(call.z[branch], call.type, (first + m) * code_dim + component) : 0.f;
+    to.set(at + component * pitch + m, rounded ? Math::round(value) : value);
   }
 }
 
@@ -180,8 +180,8 @@ struct DynamicForwardTiles {
     auto stages = block.template shared<float>(shape.stages());
 
     for (int branch = 0; branch < kBranches; ++branch) {
-      load_conditions(block, call, branch, first, shape.sequences, shape.z_pitch, z,
-                      branch * item_steps * kTile * shape.z_pitch);
+      load_conditions<Math>(block, call, branch, first, shape.sequences, shape.z_pitch, true, z,
+                            branch * item_steps * kTile * shape.z_pitch);
     }
     load_inputs(block, call, 0, first, shape.height, shape.sequences, shape.pitch, in);
 
@@ -223,8 +223,8 @@ struct DynamicForwardTiles {
                 w[n][r][c] = begins ? offset : clipped(w[n][r][c], delta) + offset;
             }
         }
-        Math::template multiply<false>(block, z, here.step * kTile * shape.z_pitch + group * kTile,
-                                       shape.z_pitch, stages, map, shape.kRightPitch, w);
+        Math::template multiply<false, true>(block, z, here.step * kTile * shape.z_pitch + group * kTile,
+                                             shape.z_pitch, stages, map, shape.kRightPitch, w);
         if (here.step + 1 == steps) {
           const bool item_alone = steps == item_steps;
           if (here.row == 0) {
@@ -358,7 +358,8 @@ struct DynamicBackwardTiles {
       load_inputs(block, call, l, first, shape.height, shape.sequences, shape.pitch, x);
       for (int branch = 0; branch < kBranches; ++branch) {
         if (call.code_dim[branch] == 0) continue;
-        load_conditions(block, call, branch, first, shape.sequences, shape.z_pitch, z, 0);
+        load_conditions<Math>(block, call, branch, first, shape.sequences, shape.z_pitch,
+                              bounded(call, branch), z, 0);
         if (bounded(call, branch))
           rows<true>(l, branch);
         else
@@ -517,8 +518,8 @@ struct DynamicBackwardTiles {
             for (int r = 0; r < kRows; ++r) w[n][r][c] = offset;
           }
       }
-      Math::template multiply<false>(block, z, tile * kTile * shape.z_pitch + group * kTile, shape.z_pitch,
-                                     stages, map, shape.kRightPitch, w);
+      Math::template multiply<false, true>(block, z, tile * kTile * shape.z_pitch + group * kTile,
+                                           shape.z_pitch, stages, map, shape.kRightPitch, w);
       if (ends && tiles > 1) {
         for (int n = 0; n < kPair; ++n) mask(w, n, row, line, l, own + n * kTile * shape.own_pitch(), delta);
         block.sync_warp();

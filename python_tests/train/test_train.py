@@ -292,8 +292,8 @@ def test_mixed_precision_trains(backbone: str, loss: str, world: tuple[Dataset, 
 def test_a_device_that_is_not_there_is_refused_before_work_starts(world: tuple[Dataset, SyntheticTruth]) -> None:
     with pytest.raises(ValueError, match="device: expected cpu, cuda or cuda:N, got 'gpu'"):
         SOLID(device="gpu")
-    with pytest.raises(ValueError, match="cuda_graph: expected device cuda, got cpu"):
-        SOLID(cuda_graph=True)
+    with pytest.raises(ValueError, match="tf32: expected device cuda, got cpu"):
+        SOLID(tf32=True)
     absent = f"cuda:{torch.cuda.device_count()}"
     with pytest.raises(ValueError, match="device: expected cpu or one of the"):
         SOLID(device=absent).fit(world[0])
