@@ -325,7 +325,7 @@ class SOLID:
                 f"load: expected {num_items} different items in {folder / ITEMS}, as the model has, got {ids.len()} "
                 f"rows with {ids.drop_nulls().n_unique()} different ids"
             )
-        on_cpu = solid.config.replace(device="cpu", cuda_graph=False)
+        on_cpu = solid.config.replace(device="cpu", tf32=False)
         solid.model = restore_model(on_cpu, ids.len(), tensors, folder / WEIGHTS)
         if solid.config.model.item.neighbours:
             solid.neighbours = WithNeighbours.load(folder / NEIGHBOURS, fine_tuned(solid.model))

@@ -31,6 +31,7 @@ struct TileArgs {
 };
 
 SOLID_BOTH int round_up_to(int64_t value, int step) { return int((value + step - 1) / step * step); }
+SOLID_BOTH int larger_of(int64_t one, int64_t other) { return int(one > other ? one : other); }
 
 // Sizes of a block that both sides must agree on, in floats.
 template <class Math>
@@ -39,22 +40,22 @@ struct TileShape {
   static constexpr int kRightPitch = kTile + Math::kRightPitch;
   static constexpr int kMapTile = kLines * kRightPitch;
 
-  int sequences, phases, rows, height, most_code_dim, z_pitch, pitch;
+  // height: lines of activations, whole steps of rows; lines: of gradients, also read 32 outputs at a time.
+  int sequences, phases, rows, height, lines, most_code_dim, z_pitch, pitch;
 
   SOLID_BOTH TileShape(const DynamicCuda& call, int groups)
       : sequences(groups * kTile),
         phases(kWarps / groups),
         rows(kPair * phases),
         height(round_up_to(widest_of(call) + 1, rows)),
-        most_code_dim(
-            round_up_to(call.code_dim[0] > call.code_dim[1] ? call.code_dim[0] : call.code_dim[1], kTile)),
+        lines(larger_of(height, round_up_to(widest_of(call), kTile))),
+        most_code_dim(round_up_to(larger_of(call.code_dim[0], call.code_dim[1]), kTile)),
         z_pitch(sequences + kLeftPitch),
         pitch(sequences + kLeftPitchTransposed) {}
 
   SOLID_BOTH int stages() const { return 2 * rows * kMapTile; }
   SOLID_BOTH int activations() const { return height * pitch; }
-  // Backward: tiles of g are read in 32 lines at a time.
-  SOLID_BOTH int gradients() const { return round_up_to(height, kTile) * pitch; }
+  SOLID_BOTH int gradients() const { return lines * pitch; }
   SOLID_BOTH int own_pitch() const { return kTile + kLeftPitchTransposed; }
   // A tile per warp of x_i m g, two where z comes in several tiles and it is read again; and dz of those.
   SOLID_BOTH int masked() const { return (most_code_dim > kTile ? 2 : 1) * kTile * own_pitch(); }
@@ -107,19 +108,19 @@ SOLID_DEVICE void load_map(Block& block, const TileArgs& args, int l, int branch
   }
 }
 
-// z^T [code_dim rounded up][sequences], zero where there is none.
-template <class Block>
+// z^T [code_dim rounded up][sequences], zero where there is none; `rounded` as factors of products alone.
+template <class Math, class Block>
 SOLID_DEVICE void load_conditions(Block& block, const DynamicCuda& call, int branch, int64_t first,
-                                  int sequences, int pitch, typename Block::template Shared<float>& to,
-                                  int at) {
+                                  int sequences, int pitch, bool rounded,
+                                  typename Block::template Shared<float>& to, int at) {
   const int64_t code_dim = call.code_dim[branch];
   const int width = round_up_to(code_dim, kTile);
   for (int i = block.thread(); i < sequences * width; i += Block::kThreads) {
     const int m = i / width, component = i % width;
     const bool present = component < code_dim && first + m < call.batch;
-    to.set(
-        at + component * pitch + m,
-        present ? load_element<float>(call.z[branch], call.type, (first + m) * code_dim + component) : 0.f);
+    const float value =
+        present ? load_element<float>(call.z[branch], call.type, (first + m) * code_dim + component) : 0.f;
+    to.set(at + component * pitch + m, rounded ? Math::round(value) : value);
   }
 }
 
@@ -179,8 +180,8 @@ struct DynamicForwardTiles {
     auto stages = block.template shared<float>(shape.stages());
 
     for (int branch = 0; branch < kBranches; ++branch) {
-      load_conditions(block, call, branch, first, shape.sequences, shape.z_pitch, z,
-                      branch * item_steps * kTile * shape.z_pitch);
+      load_conditions<Math>(block, call, branch, first, shape.sequences, shape.z_pitch, true, z,
+                            branch * item_steps * kTile * shape.z_pitch);
     }
     load_inputs(block, call, 0, first, shape.height, shape.sequences, shape.pitch, in);
 
@@ -222,8 +223,8 @@ struct DynamicForwardTiles {
                 w[n][r][c] = begins ? offset : clipped(w[n][r][c], delta) + offset;
             }
         }
-        Math::template multiply<false>(block, z, here.step * kTile * shape.z_pitch + group * kTile,
-                                       shape.z_pitch, stages, map, shape.kRightPitch, w);
+        Math::template multiply<false, true>(block, z, here.step * kTile * shape.z_pitch + group * kTile,
+                                             shape.z_pitch, stages, map, shape.kRightPitch, w);
         if (here.step + 1 == steps) {
           const bool item_alone = steps == item_steps;
           if (here.row == 0) {
@@ -340,7 +341,6 @@ struct DynamicBackwardTiles {
     SOLID_DEVICE void layer(int l) {
       const DynamicCuda& call = args.call;
       const int inputs = int(call.sizes[l]), outputs = int(call.sizes[l + 1]);
-      const int lines = round_up_to(shape.height, kTile);
       float* gradient = gradient_of<float>(call, l);
       if (l + 1 == call.layers) {
         for (int i = block.thread(); i < shape.sequences * outputs; i += kThreads) {
@@ -351,14 +351,15 @@ struct DynamicBackwardTiles {
           g.set(o * shape.pitch + m, up);
         }
       }
-      for (int i = block.thread(); i < (lines - outputs) * shape.sequences; i += kThreads)
+      for (int i = block.thread(); i < (shape.lines - outputs) * shape.sequences; i += kThreads)
         g.set((outputs + i / shape.sequences) * shape.pitch + i % shape.sequences, 0.f);
-      for (int i = block.thread(); i < lines * shape.sequences; i += kThreads)
+      for (int i = block.thread(); i < shape.lines * shape.sequences; i += kThreads)
         dx.set(i / shape.sequences * shape.pitch + i % shape.sequences, 0.f);
       load_inputs(block, call, l, first, shape.height, shape.sequences, shape.pitch, x);
       for (int branch = 0; branch < kBranches; ++branch) {
         if (call.code_dim[branch] == 0) continue;
-        load_conditions(block, call, branch, first, shape.sequences, shape.z_pitch, z, 0);
+        load_conditions<Math>(block, call, branch, first, shape.sequences, shape.z_pitch,
+                              bounded(call, branch), z, 0);
         if (bounded(call, branch))
           rows<true>(l, branch);
         else
@@ -517,8 +518,8 @@ struct DynamicBackwardTiles {
             for (int r = 0; r < kRows; ++r) w[n][r][c] = offset;
           }
       }
-      Math::template multiply<false>(block, z, tile * kTile * shape.z_pitch + group * kTile, shape.z_pitch,
-                                     stages, map, shape.kRightPitch, w);
+      Math::template multiply<false, true>(block, z, tile * kTile * shape.z_pitch + group * kTile,
+                                           shape.z_pitch, stages, map, shape.kRightPitch, w);
       if (ends && tiles > 1) {
         for (int n = 0; n < kPair; ++n) mask(w, n, row, line, l, own + n * kTile * shape.own_pitch(), delta);
         block.sync_warp();

@@ -152,13 +152,20 @@ class TrainConfig(Section):
     """Where the model is trained: cpu, cuda or cuda:N."""
     amp: bool = False
     """Mixed precision: matrix products in bfloat16; the kernels, parameters and Adam stay in float32."""
-    cuda_graph: bool = False
-    """Record the training step once and replay it (CUDA)."""
+    tf32: bool = False
+    """Float32 matrix products on a CUDA device round their factors to ten bits of mantissa."""
+    cuda_graph: bool = True
+    """On a CUDA device, record the training step once and replay it."""
     threads: int = 0
     """CPU threads; 0 leaves torch's choice, but for `solid-ext train`, which measures one, says it and keeps it."""
     tensorboard: bool = False
     """Also write TensorBoard event files (needs the extra `tensorboard`)."""
     stage2: Stage2Config = field(default_factory=Stage2Config)
+
+    @property
+    def records_steps(self) -> bool:
+        """Whether training steps are recorded: `cuda_graph`, where there is a CUDA device."""
+        return self.cuda_graph and self.device != "cpu"
 
     @property
     def validation_protocol(self) -> str:

@@ -14,7 +14,7 @@ from solid_ext.ops.gru import Backend
 from solid_ext.ops.segment_sum import sum_segments
 
 SLOPE = 0.1  # of the LeakyReLU below zero
-ROWS = 2048  # positions whose gradient is computed at once, so that the hidden layer's stays in the cache
+ROWS = 2048  # positions whose gradient is computed at once, so that the hidden layer's stays in a CPU's cache
 
 
 class DecodedEntries(NamedTuple):
@@ -87,8 +87,9 @@ class _DecodedLookup(torch.autograd.Function):
         rows = gradient.reshape(len(index), gradient.shape[-1])
         of_quantized = torch.empty_like(rows)
         slope = rows.new_full(positive.shape, SLOPE).masked_fill_(positive, 1)
-        for start in range(0, len(rows), ROWS):
-            part = slice(start, start + ROWS)
+        some = max(len(rows), 1) if rows.is_cuda else ROWS
+        for start in range(0, len(rows), some):
+            part = slice(start, start + some)
             hidden = (rows[part] @ last).mul_(slope.index_select(0, index[part]))
             torch.mm(hidden, first, out=of_quantized[part])
         of_table = sum_segments(rows, index, None, len(positive))

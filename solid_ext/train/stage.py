@@ -7,7 +7,7 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from solid_ext._native import arithmetic
 from solid_ext.config import TrainConfig
 from solid_ext.data import Dataset, NegativeSampler, Rows, Split, gather_sequences
 from solid_ext.models import DynamicRecommender, SASRecSoftmax, SemanticRecommender
+from solid_ext.train.ahead import one_ahead
 from solid_ext.train.checkpoint import (
     check_fit,
     check_moments,
@@ -214,16 +215,22 @@ def _train_epoch(
     # Sums stay on the model's device: reading a loss in every step would wait for it.
     losses = torch.zeros((), dtype=torch.float64, device=model.device)
     alignments = torch.zeros((), dtype=torch.float64, device=model.device)
-    for first in range(0, len(order), config.batch_size):
-        batch = rows.take(order[first : first + config.batch_size])
-        sequences = _on(model.device, gather_sequences(dataset, batch, model.length))
-        candidates = dataset.items[batch.positions].astype(np.int64)
-        if sampler is not None:
-            negatives = sampler.sample(batch.users, config.negatives, rng)
-            candidates = np.concatenate([candidates[:, None], negatives], axis=1)
-        loss, alignment = step(sequences, _on(model.device, candidates))
-        losses += loss * len(batch.positions)
-        alignments += alignment * len(batch.positions)
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for first in range(0, len(order), config.batch_size):
+            batch = rows.take(order[first : first + config.batch_size])
+            candidates = dataset.items[batch.positions].astype(np.int64)
+            if sampler is not None:
+                negatives = sampler.sample(batch.users, config.negatives, rng)
+                candidates = np.concatenate([candidates[:, None], negatives], axis=1)
+            yield gather_sequences(dataset, batch, model.length), candidates
+
+    # On the CPU a second thread would only take its time from the step.
+    given = batches() if model.device.type == "cpu" else one_ahead(batches())
+    for sequences, candidates in given:
+        loss, alignment = step(_on(model.device, sequences), _on(model.device, candidates))
+        losses += loss * len(sequences)
+        alignments += alignment * len(sequences)
         reporter.step()
     return float(losses) / len(order), float(alignments) / len(order)
 
