@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from solid_ext.models.checks import check_candidates, check_sequences
-from solid_ext.models.state import CatalogueLogits, UserState
+from solid_ext.models.state import Catalogue, UserState
 from solid_ext.nn.padding import last_valid, valid_mask
+from solid_ext.ops.gru import Backend
 
 
 class SASRecSoftmax(nn.Module):
@@ -28,14 +29,23 @@ class SASRecSoftmax(nn.Module):
         layers: the number of blocks.
         heads: of each block's attention, a divisor of d.
         dropout: of the embedded sequence and in the blocks.
+        backend: "native" or "reference", of the loss.
 
     Source: Kang and McAuley, Self-Attentive Sequential Recommendation, 2018; loss and sizes as RecBole 1.2.1.
     """
 
     def __init__(
-        self, num_items: int, length: int, dim: int = 64, layers: int = 2, heads: int = 2, dropout: float = 0.5
+        self,
+        num_items: int,
+        length: int,
+        dim: int = 64,
+        layers: int = 2,
+        heads: int = 2,
+        dropout: float = 0.5,
+        backend: Backend = "native",
     ) -> None:
         super().__init__()
+        self.backend: Backend = backend
         self.num_items, self.length = num_items, length
         self.item_embedding = nn.Embedding(num_items + 1, dim, padding_idx=0)
         self.position = nn.Embedding(length, dim)
@@ -74,9 +84,9 @@ class SASRecSoftmax(nn.Module):
             return state @ targets.T
         return torch.bmm(targets, state.unsqueeze(2)).squeeze(2)
 
-    def over_catalogue(self, state: Tensor, items: Tensor) -> CatalogueLogits:
-        """The logits of all items [B, V], and the columns of `items` [B] int64 in them."""
-        return CatalogueLogits(self.score(state, torch.arange(1, self.num_items + 1, device=items.device)), items - 1)
+    def over_catalogue(self, state: Tensor, items: Tensor) -> Catalogue:
+        """What a softmax over all items is computed from, with the positives `items` [B] int64."""
+        return Catalogue(state, self.item_embedding.weight[1:], items - 1, backend=self.backend)
 
 
 def _small_normal(module: nn.Module) -> None:

@@ -52,6 +52,12 @@ class ItemEmbedding(Lookup):
         if features is not None:
             self.feature_map = nn.Parameter(torch.zeros(dim, features.shape[1]))
 
+    def table(self) -> Tensor:
+        """e(v) of padding and of all items: [V + 1, d]."""
+        if self.features is None or self.feature_map is None:
+            return self.weight
+        return torch.addmm(self.weight, self.features, self.feature_map.T)
+
     def forward(self, index: Tensor) -> Tensor:
         embedded = super().forward(index)
         if self.features is None or self.feature_map is None:

@@ -256,3 +256,23 @@ def embed_symbols(sequences: Tensor, symbol: Tensor, age: Tensor, looked_up: boo
     rows = symbol if looked_up else symbol.index_select(0, sequences.flatten())
     h = rows + age.index_select(0, position.clamp(min=0).flatten())
     return (h.tanh_() * mask.flatten().unsqueeze(1)).view(*sequences.shape, symbol.shape[1])
+
+
+def catalogue_cross_entropy(
+    state: Tensor, table: Tensor, target: Tensor, bias: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """Cross-entropy of the softmax over all items, `-log softmax(state @ table.T + bias)[target]`.
+
+    Args:
+        state: [B, D].
+        table: [V, D].
+        target: [B] int64.
+        bias: [V] or None.
+        reduction: "mean" over the rows, or "none".
+
+    Source: docs/method.md#prediction-and-losses.
+    """
+    logits = state @ table.T
+    if bias is not None:
+        logits = logits + bias
+    return torch.nn.functional.cross_entropy(logits, target, reduction=reduction)
