@@ -215,18 +215,25 @@ class DynamicRecommender(nn.Module):
         check_candidates(candidates, self.num_items, batch)
         if isinstance(state, CandidateState):
             return self._score_each(state, candidates)
-        hidden = self.item_embedding(candidates)
+        return self._logits(state, self.item_embedding(candidates))
+
+    def _logits(self, state: Tensor, hidden: Tensor) -> Tensor:
+        """The logits [B, T] of embedded items [B, T, d], or [T, d] shared by all sequences."""
         query, constant = state, None
         if isinstance(self.target, nn.Sequential):
             hidden = self.target[1](self.target[0](hidden))
             weight, bias = self.target[2].parameters()
             query, constant = state @ weight, (state @ bias).unsqueeze(1)
-        logits = query @ hidden.T if candidates.dim() == 1 else torch.bmm(hidden, query.unsqueeze(2)).squeeze(2)
+        logits = query @ hidden.T if hidden.dim() == 2 else torch.bmm(hidden, query.unsqueeze(2)).squeeze(2)
         return logits if constant is None else logits + constant
 
     def over_catalogue(self, state: Tensor, items: Tensor) -> CatalogueLogits:
         """The logits of all items [B, V], and the columns of `items` [B] int64 in them."""
-        return CatalogueLogits(self.score(state, torch.arange(1, self.num_items + 1, device=items.device)), items - 1)
+        if self.reads_candidates:
+            logits = self.score(state, torch.arange(1, self.num_items + 1, device=items.device))
+        else:
+            logits = self._logits(state, self.item_embedding.table()[1:])
+        return CatalogueLogits(logits, items - 1)
 
     def _score_each(self, state: CandidateState, candidates: Tensor) -> Tensor:
         """Logits where every candidate has a user state of its own, a bounded number of pairs at a time."""
