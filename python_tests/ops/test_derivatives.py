@@ -14,6 +14,7 @@ from python_tests.ops.cases import normal
 from solid_ext.models.decoder import CodebookDecoder
 from solid_ext.models.symbols import SymbolEmbedding
 from solid_ext.nn import Codebook, DynamicLinear, LastState, Lookup
+from solid_ext.ops.dropout import dropout
 from solid_ext.ops.nearest_code import codebook_lookup, nearest_code
 from solid_ext.ops.segment_sum import segment_sum
 from solid_ext.ops.symbols import embed_symbols
@@ -79,6 +80,8 @@ def test_forward_mode_of_the_sums_and_the_embedding_is_refused() -> None:
             segment_sum(rows, IDS.flatten(), None, 4)
         with pytest.raises(NotImplementedError, match="embed_symbols: expected no forward-mode"):
             embed_symbols(IDS, rows, normal(3, 4), True)
+        with pytest.raises(NotImplementedError, match="dropout: expected no forward-mode"):
+            dropout(rows, IDS[0, 0], 0.5)
 
 
 def test_a_gradient_of_a_vmap_is_that_of_the_batch() -> None:
