@@ -151,7 +151,7 @@ REFUSED: list[tuple[str, Sequence[Any], str]] = [
     ("segment_sum", (X.bfloat16(), IDS, None, 7), "expected values of float32 or float64, got torch.bfloat16"),
     ("segment_sum", (X.long(), IDS, None, 7), "expected values of float32 or float64, got torch.int64"),
     ("segment_sum", (X, IDS, IDS[:2] > 0, 7), r"expected mask \[4\], got \[2\]"),
-    ("segment_sum", (X, IDS, None, 0), "expected codes >= 1, got 0"),
+    ("segment_sum", (X, IDS, None, 0), "expected num_codes >= 1, got 0"),
     ("segment_sum", (X[0], IDS, None, 7), r"expected values \[N, D\], got \[5\]"),
     ("embed_symbols", (SEQUENCES, SYMBOL, AGE, False), None),
     ("embed_symbols", (SEQUENCES, SYMBOL[:3], AGE, False), r"expected sequences in 0 \.\. 2, got 3"),
