@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import math
 import pickle
 from collections.abc import Callable
@@ -63,6 +64,7 @@ def test_a_field_in_the_wrong_section_is_told_where_it_lies(make: Callable[[], A
 def test_sections_are_copied_and_pickled() -> None:
     config = Config(train=TrainConfig(epochs=3))
     assert pickle.loads(pickle.dumps(config)) == copy.deepcopy(config) == config
+    assert list(inspect.signature(Config).parameters) == ["semantics", "model", "train", "evaluate"]
 
 
 def test_yaml_round_trip(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ REFUSED: list[tuple[str, Sequence[Any], str]] = [
     ("segment_sum", (X.bfloat16(), IDS, None, 7), "expected values of float32 or float64, got torch.bfloat16"),
     ("segment_sum", (X.long(), IDS, None, 7), "expected values of float32 or float64, got torch.int64"),
     ("segment_sum", (X, IDS, IDS[:2] > 0, 7), r"expected mask \[4\], got \[2\]"),
-    ("segment_sum", (X, IDS, None, 0), "expected codes >= 1, got 0"),
+    ("segment_sum", (X, IDS, None, 0), "expected num_codes >= 1, got 0"),
     ("segment_sum", (X[0], IDS, None, 7), r"expected values \[N, D\], got \[5\]"),
     ("catalogue_cross_entropy", (X, CODES, IDS, CODES[:, 0], Z[:, 0], [True, True]), None),
     ("catalogue_cross_entropy", (X, CODES[:, :3], IDS, None, None, [True, True]), r"expected table \[V >= 1, D=5\]"),

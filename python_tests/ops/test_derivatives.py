@@ -84,6 +84,20 @@ def test_forward_mode_of_the_sums_and_the_embedding_is_refused() -> None:
             dropout(rows, IDS[0, 0], 0.5)
 
 
+def test_forward_mode_of_the_operators_under_the_functions_is_refused() -> None:
+    operators = torch.ops.solid_ext
+    with forward_ad.dual_level():
+        rows = forward_ad.make_dual(normal(6, 4), normal(6, 4))
+        with pytest.raises(NotImplementedError, match="segment_sum: expected no forward-mode"):
+            operators.segment_sum(rows, IDS.flatten(), None, 4)
+        with pytest.raises(NotImplementedError, match="nearest_code: expected no forward-mode"):
+            operators.nearest_code(rows, normal(3, 4), None)
+        maps = [forward_ad.make_dual(normal(5, 2, 3), normal(5, 2, 3))]
+        with pytest.raises(NotImplementedError, match="dynamic_mlp_forward: expected no forward-mode"):
+            operators.dynamic_mlp_forward(normal(6, 1, 4), normal(6, 2), None, [*maps, normal(5, 3)], 0.1, False, False)
+        assert operators.segment_sum(normal(6, 4), IDS.flatten(), None, 4).shape == (4, 4)
+
+
 def test_a_gradient_of_a_vmap_is_that_of_the_batch() -> None:
     codes = normal(5, 4, seed=1)
 

@@ -468,6 +468,7 @@ def test_opcheck(targets: int | None, branches: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_compile_without_breaks_for_any_batch() -> None:
     case = make((4, 5, 3), 3, 6)
 

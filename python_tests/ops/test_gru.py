@@ -326,6 +326,7 @@ def test_opcheck() -> None:
         torch.library.opcheck(operators.gru_last_state_backward.default, arguments)
 
 
+@pytest.mark.slow
 def test_compile_without_breaks_for_any_batch() -> None:
     def step(*case: Tensor) -> Tensor:
         return gru_last_state(*case).square()

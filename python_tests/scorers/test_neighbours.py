@@ -117,6 +117,7 @@ def test_what_is_out_of_range_is_refused(knn: ItemKNN) -> None:
             WithNeighbours(ByItem(), knn, 1.0, decay)
 
 
+@pytest.mark.slow
 def test_solid_with_neighbours_is_saved_whole(world: tuple[Dataset, SyntheticTruth], tmp_path: Path) -> None:
     dataset, _ = world
     plain = SOLID(**TINY, neighbours=False).fit(dataset)

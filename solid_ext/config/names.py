@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -25,8 +26,18 @@ OLD_NAMES = {
 """Fields of earlier versions, by name: what became of each."""
 
 
+class _Signature:
+    """The fields, which the catch-all of `Section.__new__` would hide from `help` and the reference."""
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature:
+        own = inspect.signature(owner.__init__)  # type: ignore[misc]
+        return own.replace(parameters=list(own.parameters.values())[1:])
+
+
 class Section:
     """A dataclass of the configuration, whose constructor says of a foreign field where that lies."""
+
+    __signature__ = _Signature()
 
     def __new__(cls: type[S], *values: Any, **fields: Any) -> S:
         own = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
