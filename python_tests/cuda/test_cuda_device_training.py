@@ -49,7 +49,9 @@ def losses(**fields: object) -> Tensor:
     from solid_ext.train import Step, make_optimizer
 
     torch.manual_seed(0)
-    config = Config().replace(**PAPER, device=str(DEVICE), **fields)  # without dropout, whose draws a recording changes
+    config = Config().replace(
+        **PAPER | {"device": str(DEVICE), "cuda_graph": False} | fields
+    )  # without dropout, whose draws a recording changes
     model = DynamicRecommender(config.model, 200, np.concatenate([[0], np.arange(200) % 20 + 1])).to(DEVICE)
     step = Step(model, make_optimizer(model, config.train), config.train)
     return torch.stack([step(*batch)[0] for batch in batches(8)]).cpu()
