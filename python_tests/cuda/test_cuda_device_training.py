@@ -70,6 +70,11 @@ def test_a_recorded_training_step_is_the_same(deterministic: None) -> None:
 
 
 @gpu_alone
+def test_a_training_step_in_tf32_is_close_to_one_in_float32() -> None:
+    torch.testing.assert_close(losses(tf32=True), losses(), rtol=2**-7, atol=0)
+
+
+@gpu_alone
 @pytest.mark.parametrize("cuda_graph", [False, True])
 def test_a_run_on_the_device_gives_the_metrics_of_the_processor(
     cuda_graph: bool, world: tuple[Dataset, SyntheticTruth]
