@@ -215,7 +215,7 @@ def build(run: Session, prefix: str = "") -> bool:
     options += ["-DCMAKE_CUDA_ARCHITECTURES=90-real;90-virtual"] if run.dry else []
     return (
         run.run(f"{prefix}configure", "cmake", "-S", run.source, "-B", run.build, "-G", "Ninja", *options, limit=60)
-        and run.run(f"{prefix}build", "cmake", "--build", run.build, limit=580 if run.dry else 300)
+        and run.run(f"{prefix}build", "cmake", "--build", run.build, limit=1800 if run.dry else 300)
         and run.run(f"{prefix}info", python, "-c", CAPABLE.format(dry=run.dry), limit=90)
     )
 
