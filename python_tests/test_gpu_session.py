@@ -128,6 +128,27 @@ def test_nothing_is_tried_on_what_was_not_built(
     assert tried[-1] == broken
 
 
+def test_an_earlier_source_is_built_by_itself_and_measured_by_the_same_benchmarks(
+    session: ModuleType, begin: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run, earlier = begin("before"), tmp_path / "earlier"
+    tried: dict[str, tuple[Path, list[str]]] = {}
+
+    def pretend(name: str, *command: object, limit: float, **environment: str) -> bool:
+        if run.wants(name):
+            tried[name] = run.source, [str(word) for word in command]
+        return True
+
+    monkeypatch.setattr(run, "run", pretend)
+    monkeypatch.delenv("SOLID_EXT_WHEELS", raising=False)
+    session.session(run, earlier)
+    assert tried["build"][0] == session.ROOT
+    assert tried["before_build"][0] == tried["before_nearest_code"][0] == earlier
+    assert str(earlier / "build" / "gpu") in tried["before_build"][1]
+    assert str(session.ROOT / "bench" / "speed" / "bench_gpu.py") in tried["before_nearest_code"][1]
+    assert str(run.out / "before.json") in tried["before_nearest_code"][1]
+
+
 def test_the_folders_of_several_commands_are_joined(session: ModuleType, begin: Callable[..., Any]) -> None:
     first, second = begin(name="first"), begin(name="second")
     first.run("tests_layers", "true", limit=60)

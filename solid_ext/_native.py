@@ -40,9 +40,10 @@ def build_info() -> dict[str, Any]:
     Returns:
         dict with `version`; `compiler`; `isa_built`, `isa_usable` (instruction sets compiled in; those this
         processor runs), `isa` (the one in use, `SOLID_EXT_ISA` forces another); `threads` (of torch, which the kernels
-        take too); `cuda` (None, or a dict with the toolkit's `version` and `architectures`, of which "PTX" serves GPUs
-        newer than the others); `cuda_build` (whether CUDA kernels were built, and why: `SOLID_EXT_CUDA` when the
-        package is built is AUTO, for the GPUs that are present; ON, for every architecture; or OFF).
+        take too); `cuda` (None, or a dict with the toolkit's `version` and `architectures`, "90" being machine code
+        of sm_90 and "compute_90" what newer GPUs translate); `cuda_build` (whether CUDA kernels were built, and why:
+        `SOLID_EXT_CUDA` when the package is built is AUTO, for the GPUs that are present; ON, for every architecture;
+        or OFF).
 
     Source: docs/kernels/index.md#what-was-built.
     """

@@ -402,7 +402,9 @@ def bench_training_step(bench: Bench) -> None:
     contestants: dict[str, Work] = {}
     kinds: dict[str, dict[str, Any]] = {"native": {}, "reference": {"backend": "reference"}}
     if bench.on_gpu:
-        kinds = {"native, graph": {"cuda_graph": True}, **kinds, "native, bf16 autocast": {"amp": True}}
+        plain = {name: fields | {"cuda_graph": False} for name, fields in kinds.items()}
+        kinds = {"native, graph": {}, **plain}
+        kinds |= {"native, graph, TF32": {"tf32": True}, "native, graph, bf16 autocast": {"amp": True}}
     for name, fields in kinds.items():
         config = Config().replace(**PAPER | {"device": str(bench.device)} | fields)
         model = model_of(config.model.backend).to(bench.device)
@@ -443,11 +445,11 @@ def epochs(bench: Bench) -> None:
     if bench.data is None:
         return
     dataset = load_dataset(bench.data)
-    for fields in ({}, {"cuda_graph": True}) if bench.on_gpu else ({},):
+    for fields in ({}, {"cuda_graph": False}) if bench.on_gpu else ({},):
         solid = SOLID(
             Config().replace(**PAPER | {"device": str(bench.device), "epochs": 1 if bench.small else 3} | fields)
         ).fit(dataset)
-        how = " (CUDA graph)" if fields else ""
+        how = " (CUDA graph)" if bench.on_gpu and not fields else ""
         for stage in solid.training.stages:
             seconds = statistics.median([epoch.seconds for epoch in stage.history])
             bench.note(f"{dataset.name}, {stage.name}, epochs per second{how}", 1 / seconds)

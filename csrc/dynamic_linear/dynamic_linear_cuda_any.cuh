@@ -131,10 +131,7 @@ struct DynamicBackwardAny {
     const DynamicCuda& call = args.call;
     const DynamicWorkspace& places = args.places;
     T* const workspace = static_cast<T*>(call.workspace);
-    if (block.index() == 0) {
-      int* counters = reinterpret_cast<int*>(workspace + places.counters);
-      for (int64_t i = block.thread(); i < places.tasks; i += kThreads) counters[i] = 0;
-    }
+    zero_counters<T>(block, call, places);
     const int64_t first = block.index() * args.sequences, targets = call.targets;
     const int count = int(first + args.sequences < call.batch ? args.sequences : call.batch - first);
     const int area = int(widest_of(call) + 1) * args.columns;

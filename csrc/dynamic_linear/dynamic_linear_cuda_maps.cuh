@@ -89,8 +89,7 @@ SOLID_DEVICE void finish_task(Block& block, const DynamicCuda& call, const Dynam
   });
   block.fence();
   block.sync();
-  int* const counter = reinterpret_cast<int*>(static_cast<T*>(call.workspace) + places.counters) + task.index;
-  if (block.thread() == 0) flag.set(0, T(block.add(counter, 1)));
+  if (block.thread() == 0) flag.set(0, T(block.add(counters_of<T>(call, places) + task.index, 1)));
   block.sync();
   if (int(flag[0]) + 1 < places.strips) return;
   block.fence();

@@ -316,11 +316,7 @@ struct DynamicBackwardTiles {
                      block.template shared<float>(shape.stages()),
                      block.template shared<float>(shape.kWarps * shape.masked()),
                      block.template shared<float>(shape.kWarps * shape.kept_dz())};
-    // The second launch counts from zero.
-    if (block.index() == 0) {
-      int* counters = reinterpret_cast<int*>(static_cast<float*>(call.workspace) + places.counters);
-      for (int64_t i = block.thread(); i < places.tasks; i += kThreads) counters[i] = 0;
-    }
+    zero_counters<float>(block, call, places);
     for (int l = call.layers - 1; l >= 0; --l) pass.layer(l);
   }
 

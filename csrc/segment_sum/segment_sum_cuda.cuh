@@ -19,11 +19,12 @@ struct AtomicSegmentSum {
   static SOLID_DEVICE void run(Block& block, const Args& args) {
     const int64_t first = block.index() * kSumRows;
     const int64_t last = first + kSumRows < args.rows ? first + kSumRows : args.rows;
+    T* sums = static_cast<T*>(args.sums) + block.index() % args.copies * args.num_codes * args.dim;
     for (int64_t row = first + block.warp(); row < last; row += Block::kWarps) {
       const int64_t code = args.index[row];
       const bool counted = args.mask == nullptr || args.mask[row];
       if (!counted || code < 0 || code >= args.num_codes) continue;
-      T* to = static_cast<T*>(args.sums) + code * args.dim;
+      T* to = sums + code * args.dim;
       for (int64_t d = block.lane(); d < args.dim; d += 32)
         block.add(to + d, load_element<T>(args.values, args.type, row * args.stride + d));
     }

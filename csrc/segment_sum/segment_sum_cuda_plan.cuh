@@ -15,7 +15,7 @@ Status plan_segment_sum_of(const Launcher& launcher, const SegmentSumCuda& args)
 
 template <class Launcher>
 Status plan_segment_sum(const Launcher& launcher, const SegmentSumCuda& args) {
-  if (args.rows < 0 || args.dim < 0 || args.num_codes < 1) return Status::kBadArgument;
+  if (args.rows < 0 || args.dim < 0 || args.num_codes < 1 || args.copies < 1) return Status::kBadArgument;
   if (args.type == Element::kDouble) return plan_segment_sum_of<double>(launcher, args);
   return plan_segment_sum_of<float>(launcher, args);
 }

@@ -49,7 +49,9 @@ def losses(**fields: object) -> Tensor:
     from solid_ext.train import Step, make_optimizer
 
     torch.manual_seed(0)
-    config = Config().replace(**PAPER, device=str(DEVICE), **fields)  # without dropout, whose draws a recording changes
+    config = Config().replace(
+        **PAPER | {"device": str(DEVICE), "cuda_graph": False} | fields
+    )  # without dropout, whose draws a recording changes
     model = DynamicRecommender(config.model, 200, np.concatenate([[0], np.arange(200) % 20 + 1])).to(DEVICE)
     step = Step(model, make_optimizer(model, config.train), config.train)
     return torch.stack([step(*batch)[0] for batch in batches(8)]).cpu()
@@ -65,6 +67,11 @@ def test_a_training_step_is_that_of_the_reference() -> None:
 @gpu_alone
 def test_a_recorded_training_step_is_the_same(deterministic: None) -> None:
     torch.testing.assert_close(losses(cuda_graph=True), losses(), rtol=1e-5, atol=1e-6)
+
+
+@gpu_alone
+def test_a_training_step_in_tf32_is_close_to_one_in_float32() -> None:
+    torch.testing.assert_close(losses(tf32=True), losses(), rtol=2**-7, atol=0)
 
 
 @gpu_alone

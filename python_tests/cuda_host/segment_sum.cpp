@@ -15,6 +15,7 @@ const solid_test::Register segment("segment_sum_cuda", [](const HostLauncher& la
   args.sums = values.pointer<void>();
   args.index = values.pointer<int64_t>(), args.mask = values.pointer<bool>();
   args.order = values.pointer<int64_t>(), args.starts = values.pointer<int64_t>();
+  args.copies = values.next();
   solid_test::expect_ok(solid::plan_segment_sum(launcher, args));
 });
 
