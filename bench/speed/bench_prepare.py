@@ -54,17 +54,22 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--quick", action="store_true", help=f"{QUICK:,} rows, only to see that it runs")
     arguments.add_argument("--json", action="store_true", help="write bench/results/prepare.json")
+    arguments.add_argument("--generate", type=Path, help=argparse.SUPPRESS)
     options = arguments.parse_args()
     rows = QUICK if options.quick else ROWS
+    if options.generate:  # in a process of its own, whose memory would count as that of the ones that it starts
+        sys.stdout.write(json.dumps(generate(options.generate, rows)) + "\n")
+        return
     found: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        expected = generate(folder, rows)
+        itself = [sys.executable, "-m", "bench.speed.bench_prepare", *(["--quick"] if options.quick else [])]
+        expected = json.loads(measured([*itself, "--generate", folder])[1])
         for ids in ("whole", "text"):
             source, out = folder / f"{ids}.csv", folder / ids
             alone, _ = measured([sys.executable, "-c", f"import polars; polars.read_csv({str(source)!r})"])
-            command = [sys.executable, "-m", "solid_ext.cli", "prepare", "interactions", "--raw", source, "--out", out]
-            figures, _ = measured(command)
+            command: list[str | Path] = [sys.executable, "-m", "solid_ext.cli", "prepare", "interactions"]
+            figures, _ = measured([*command, "--raw", source, "--out", out])
             metadata = json.loads((out / "metadata.json").read_text())
             if (counts := {name: metadata[name] for name in expected}) != expected:
                 raise SystemExit(f"bench_prepare: expected {expected}, got {counts}")
