@@ -284,7 +284,9 @@ def _read_file(
     data = as_utf8(data, where)
     if data[:200].lstrip()[:1] in (b"{", b"["):
         return _from_json(data, where, name, required, optional, reading)
-    frame = read_text(data, where, required, optional, reading, headerless)
+    whole = required if optional is None else [*required, *optional]
+    frame = read_text(data, where, required, optional, reading, headerless, whole)
+    del data
     return frame.with_columns(_ids(column, frame[column], reading) for column in required)
 
 
@@ -329,10 +331,9 @@ def _object(line: bytes) -> dict[str, Any] | None:
 
 
 def _ids(column: str, text: pl.Series, reading: Reading) -> pl.Series:
-    """A column of ids of a text file, as `integers` gives it, with notes on what their spelling made of them."""
-    numbers = text.cast(pl.Int64, strict=False)
-    if (numbers.cast(pl.String).eq_missing(text)).all():
-        return numbers
+    """A column of ids of a text file, int64 or text, as `integers` gives it, with notes on what their spelling made."""
+    if text.dtype == pl.Int64:
+        return text
     known = without_markers(text)
     if known.null_count() > text.null_count():
         note_missing(column, text, reading)
