@@ -34,12 +34,22 @@ def holds_run(folder: Path) -> bool:
 
 
 def open_run(
-    folder: Path, config: Config, dataset: Dataset, *, resume: bool, overwrite: bool, method: str = "solid"
-) -> None:
+    folder: Path,
+    config: Config,
+    dataset: Dataset,
+    *,
+    resume: bool,
+    overwrite: bool,
+    method: str = "solid",
+    baseline: bool = False,
+) -> bool:
     """Make the run's folder and write down what it is about to do; a resumed one may have more epochs or patience.
 
     `run.json` says it all, with its checksum; `config.yaml` is its configuration for people and for `--config`. A
     folder in which a run was stopped before it had said so is begun again. What is overwritten lies in `.replaced`.
+
+    Returns:
+        Whether the static method is trained too: where `baseline` is set, or was when a resumed run was begun.
 
     Raises:
         ValueError: the folder exists and neither `resume` nor `overwrite` is set; nothing to resume; the folder
@@ -49,11 +59,12 @@ def open_run(
     facts = {"method": method, "dataset": dataset.name, "fingerprint": dataset.fingerprint, "report": dataset.report}
     described = {**facts, "config": config.flat(), "build": build_info()}
     if resume:
-        _check_same(folder, described)
+        baseline |= _check_same(folder, described).get("baseline") is True
     elif overwrite and folder.exists():
         _set_aside(folder)
-    write_json(folder / DESCRIPTION, described)
+    write_json(folder / DESCRIPTION, {**described, "baseline": baseline})
     write_text(folder / "config.yaml", config.to_yaml())
+    return baseline
 
 
 def check_out(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -92,8 +103,8 @@ def check_out(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise ValueError(f"overwrite: expected nothing but a run in {folder}, got {min(others)}, which no run wrote")
 
 
-def _check_same(folder: Path, described: dict[str, Any]) -> None:
-    """Refuse to resume a run with another configuration, dataset or method."""
+def _check_same(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
+    """What the folder's run was begun as; one with another configuration, dataset or method is not resumed."""
     try:
         saved = read_json(folder / DESCRIPTION, "resume")
     except ValueError as error:
@@ -106,6 +117,7 @@ def _check_same(folder: Path, described: dict[str, Any]) -> None:
             f"resume: expected the dataset of {folder} ({saved['fingerprint'][:12]}), "
             f"got {described['fingerprint'][:12]}"
         )
+    return saved
 
 
 def _set_aside(folder: Path) -> None:
