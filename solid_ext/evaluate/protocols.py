@@ -75,12 +75,23 @@ def evaluate_sampled(
 
 
 def sampled_metrics(
-    scores: NDArray[np.floating], rows: Rows, candidates: NDArray[np.int32], cutoffs: Sequence[int] = (5, 10, 20)
+    scores: NDArray[np.floating],
+    rows: Rows,
+    candidates: NDArray[np.int32],
+    cutoffs: Sequence[int] = (5, 10, 20),
+    *,
+    ranks_alone: bool = False,
 ) -> Metrics:
-    """The metrics of what `sampled_scores` gives for a scorer; see `evaluate_sampled`."""
+    """The metrics of what `sampled_scores` gives for a scorer; see `evaluate_sampled`.
+
+    With `ranks_alone` those of ranks; all others together take as long as a model takes to score.
+    """
     ranks = ranks_of_first(scores)
     there = candidates > 0
     compared = there.sum(axis=1) > 1
+    of_ranks = ranking_metrics(ranks[compared], cutoffs)
+    if ranks_alone:
+        return Metrics("sampled", of_ranks, rows.users, ranks)
     used = there & compared[:, None]
     labels = np.zeros(scores.shape, bool)
     labels[:, 0] = True
@@ -91,8 +102,7 @@ def sampled_metrics(
         "user_auc": user_auc(flat_scores, flat_labels, users[used]),
         "log_loss": log_loss(flat_scores, flat_labels),
     }
-    values |= ranking_metrics(ranks[compared], cutoffs)
-    return Metrics("sampled", values, rows.users, ranks, _areas(scores, there))
+    return Metrics("sampled", values | of_ranks, rows.users, ranks, _areas(scores, there))
 
 
 def evaluate_full(

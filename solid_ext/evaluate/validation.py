@@ -50,7 +50,8 @@ class Validation:
             found = [full_metrics(of_model, self.rows) for of_model in ranks]
         else:
             scores = sampled_scores_of_each(models, self.dataset, self.rows, self.candidates)
-            found = [sampled_metrics(of_model, self.rows, self.candidates) for of_model in scores]
+            ranked = self.config.train.validation_metric != "user_auc"
+            found = [sampled_metrics(of, self.rows, self.candidates, ranks_alone=ranked) for of in scores]
         return [metrics.values[self.config.train.validation_metric] for metrics in found]
 
 
