@@ -21,7 +21,7 @@ KERNEL_TESTS := python_tests/test_native.py python_tests/ops python_tests/nn pyt
 .PHONY: demo compare test test-isa test-cuda bench docs lint sanitize neon
 
 demo: .venv/native $(if $(filter movielens-100k,$(DATASET)),.venv/recbole)
-	$(BIN)/python -m solid_ext.cli train --dataset $(DATASET) --out $(OUT) --overwrite
+	$(BIN)/python -m solid_ext.cli train --dataset $(DATASET) --out $(OUT) --overwrite --baseline
 
 compare: .venv/native $(if $(findstring movielens-100k,$(DATASETS)),.venv/recbole)
 	$(BIN)/python -m solid_ext.cli compare --datasets $(DATASETS) --backbones $(BACKBONES) --methods $(METHODS) \

@@ -48,7 +48,7 @@ def data(raw: Path) -> Path:
 @pytest.fixture(scope="module")
 def run(data: Path) -> Path:
     out = data.parent / "run"
-    main(["train", "--dataset", str(data), "--out", str(out), "--eval-negatives", "20", *QUICK])
+    main(["train", "--dataset", str(data), "--out", str(out), "--eval-negatives", "20", "--baseline", *QUICK])
     return out
 
 
@@ -76,7 +76,12 @@ def test_printed_numbers_are_those_of_the_metrics_file(
 ) -> None:
     out = tmp_path / "run"
     main(["train", "--dataset", str(data), "--out", str(out), "--eval-negatives", "20", *QUICK])
+    assert "not trained: the static method" in capsys.readouterr().out
+    main(
+        ["train", "--dataset", str(data), "--out", str(out), "--eval-negatives", "20", *QUICK, "--resume", "--baseline"]
+    )
     printed = capsys.readouterr().out
+    assert "not trained" not in printed
     models = json.loads((out / "metrics.json").read_text())["models"]
     shown = printed.split("one positive against")[1].split("ndcg@10 user by user")[0]
     tables = dict(zip(("sampled", "full"), shown.split("full ranking"), strict=True))

@@ -180,7 +180,7 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Train:
-    """Run Algorithm 1 on a dataset, evaluate it beside popularity, ItemKNN and the static method, keep everything.
+    """Run Algorithm 1 on a dataset, evaluate it beside popularity and ItemKNN, keep everything.
 
     Example: solid-ext train --dataset data/ratings --out runs/first --loss full_softmax --dim 64
 
@@ -205,8 +205,8 @@ class Train:
     """Go on with the run in --out where it stopped, as it was started but for the flags given."""
     overwrite: bool = False
     """Replace the run in --out."""
-    baseline: bool = True
-    """Also train the static method, to compare with."""
+    baseline: bool = False
+    """Also train the static method, to compare with; with --resume also after a run without it has ended."""
     settings: Settings = field(default_factory=Config)
 
     def run(self) -> None:
@@ -242,6 +242,8 @@ class Train:
         show_semantics(run.metrics["semantics"])
         show_examples(example_users(run.solid, dataset, count=5, k=5))
         show_metrics(run.metrics["models"], run.metrics["split"]["test_rows"])
+        if "static" not in run.metrics["models"] and self.method != "static":
+            console.print("not trained: the static method, SOLID without dynamic layers (--resume --baseline adds it)")
         console.print("\nndcg@10 user by user, the rows of each averaged", style="bold")
         for difference in run.metrics["differences"]:
             console.print(f"  {difference['in_words']}")

@@ -196,7 +196,7 @@ class SOLID:
             content = None
             if semantics.features is not None and dataset.num_items <= MOST_ITEMS:
                 content = content_similarity(semantics.features)
-            neighbours = choose_neighbours(fine_tuned(model), knn, validate, content).narrow()
+            neighbours = choose_neighbours(fine_tuned(model), knn, validate.of_each, content).narrow()
         catalogue, training = _counted(dataset, split), Training(dataset, split, semantics, stages)
         # All of it at the end: a fit that is stopped leaves the model that was fitted before, whole.
         self.model, self.neighbours, self.catalogue = model, neighbours, catalogue

@@ -27,7 +27,8 @@ IDS = torch.tensor([[1, 3, 0], [2, 0, 0]])
 
 def decoded(x: Tensor) -> Tensor:
     codebook, decoder = Codebook(3, 4, update="gradient").double(), CodebookDecoder(4, 5).double()
-    return decoder.look_up(decoder.decode_entries(codebook.weight.detach().clone()), codebook(x))
+    everywhere = torch.ones(x.shape[:-1], dtype=torch.bool)
+    return decoder.look_up(decoder.decode_entries(codebook.weight.detach().clone()), codebook(x), everywhere)
 
 
 X, CODES = normal(2, 3, 4), normal(5, 4, seed=1)

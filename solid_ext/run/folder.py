@@ -45,7 +45,7 @@ def begun_run(folder: Path) -> Begun:
     config = Config().replace(**saved["config"])
     if path.exists():
         config = Config.from_yaml(path, config)
-    return Begun(config, saved["method"], saved.get("baseline", True), saved.get("source"))
+    return Begun(config, saved["method"], saved.get("baseline") is True, saved.get("source"))
 
 
 def holds_run(folder: Path) -> bool:
@@ -65,9 +65,9 @@ def open_run(
     resume: bool,
     overwrite: bool,
     method: str = "solid",
-    baseline: bool = True,
+    baseline: bool = False,
     source: str | None = None,
-) -> None:
+) -> bool:
     """Make the run's folder and write down what it is about to do; a resumed one may have more epochs or patience.
 
     `run.json` says it all, with its checksum; `config.yaml` is its configuration for people and for `--config`. A
@@ -76,20 +76,25 @@ def open_run(
     Args:
         source: where the dataset is found again, if that is known; a resumed run keeps what it has.
 
+    Returns:
+        Whether the static method is trained too: where `baseline` is set, or was when a resumed run was begun.
+
     Raises:
         ValueError: the folder exists and neither `resume` nor `overwrite` is set; nothing to resume; the folder
             is no run, or holds other things too; a resumed run with another configuration, method or dataset.
     """
     check_out(folder, resume=resume, overwrite=overwrite)
     facts = {"method": method, "dataset": dataset.name, "fingerprint": dataset.fingerprint, "report": dataset.report}
-    described = {**facts, "config": config.flat(), "build": build_info(), "baseline": baseline, "source": source}
+    described = {**facts, "config": config.flat(), "build": build_info(), "source": source}
     if resume:
         saved = _check_same(folder, described)
         described["source"] = source or saved.get("source")
+        baseline |= saved.get("baseline") is True
     elif overwrite and folder.exists():
         _set_aside(folder)
-    write_json(folder / DESCRIPTION, described)
+    write_json(folder / DESCRIPTION, {**described, "baseline": baseline})
     write_text(folder / "config.yaml", config.to_yaml())
+    return baseline
 
 
 def check_out(folder: Path, *, resume: bool, overwrite: bool) -> None:

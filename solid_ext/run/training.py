@@ -39,24 +39,25 @@ def train_run(
     dataset: Dataset,
     *,
     method: str = "solid",
-    baseline: bool = True,
+    baseline: bool = False,
     source: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     reporter: Reporter | None = None,
     begun: Callable[[], None] | None = None,
 ) -> Run:
-    """Train, evaluate beside popularity, ItemKNN and the static method, and write everything down.
+    """Train, evaluate beside popularity, ItemKNN and, if asked for, the static method, and write everything down.
 
     Args:
         method: what the configuration is, for the names in metrics and picture.
-        baseline: also train the static method for the comparison, unless the configuration is that one.
+        baseline: also train the static method for the comparison, unless the configuration is that one; a run that
+            is resumed has it where it was begun with it, or is asked for it now.
         source: where the dataset is found again, for who resumes the run by its folder alone.
         begun: called once everything has been checked and the folder is there.
 
     Returns:
         The run; its folder holds `config.yaml`, `run.json`, a folder a stage, `static/` with those of the static
-        method, `model/`, `semantics.safetensors`, `metrics.json`, `report.png`.
+        method if there is one, `model/`, `semantics.safetensors`, `metrics.json`, `report.png`.
 
     Raises:
         ValueError: what cannot be trained, said before the folder is made or anything in it replaced; a folder in
@@ -69,7 +70,7 @@ def train_run(
     check_out(folder, resume=resume, overwrite=overwrite)
     made = not folder.exists()
     with owned(folder, "out"):
-        open_run(
+        baseline = open_run(
             folder,
             config,
             dataset,
