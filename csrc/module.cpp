@@ -11,6 +11,7 @@
 #include "catalogue_cross_entropy/bind.h"
 #include "common/isa.h"
 #include "cuda/bind.h"
+#include "dropout/bind.h"
 #include "dynamic_linear/bind.h"
 #include "dynamic_linear/bind_cuda.h"
 #include "gru/bind.h"
@@ -65,6 +66,7 @@ PYBIND11_MODULE(_solid_ext, m) {
   m.def("build_info", &build_info);
   m.def("set_isa", &set_isa, py::arg("name"));
   solid::bind_catalogue_cross_entropy(m);
+  solid::bind_dropout(m);
   solid::bind_dynamic_linear(m);
   solid::bind_gru(m);
   solid::bind_nearest_code(m);

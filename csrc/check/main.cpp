@@ -34,7 +34,8 @@ constexpr Kernel kKernels[] = {{"catalogue_cross_entropy", &check_catalogue_cros
                                {"nearest_code", &check_nearest_code},
                                {"segment_sum", &check_segment_sum},
                                {"dynamic_mlp", &check_dynamic_mlp},
-                               {"gru", &check_gru}};
+                               {"gru", &check_gru},
+                               {"dropout", &check_dropout}};
 
 // The caller's mistakes, made inside the kernels: room for one index too few, a float at an odd address, a
 // sum that threads share.
@@ -57,17 +58,18 @@ bool plant(const std::string& bug) {
   const Array<int64_t> index(bug == "overrun" ? 3 : 4);
   NearestCode call;
   call.x = x.data() + (bug == "misaligned"), call.x_stride = 8, call.rows = 4, call.dim = 8;
-  call.codebook = codebook.data(), call.codes = 2, call.workspace = workspace.data();
+  call.codebook = codebook.data(), call.num_codes = 2, call.workspace = workspace.data();
   call.index = index.data(), call.quantized = quantized.data(), call.distance = distance.data();
   SOLID_IN_USE(nearest_code_float)(call);
   return true;
 }
 
 int usage() {
-  std::fprintf(stderr,
-               "check_kernels: expected [--cases N] [--case I] "
-               "[--only catalogue_cross_entropy|nearest_code|segment_sum|dynamic_mlp|gru] [--isa LEVEL] "
-               "[--bits] [--plant overrun|misaligned|race]\n");
+  std::fprintf(
+      stderr,
+      "check_kernels: expected [--cases N] [--case I] "
+      "[--only catalogue_cross_entropy|nearest_code|segment_sum|dynamic_mlp|gru|dropout] [--isa LEVEL] "
+      "[--bits] [--plant overrun|misaligned|race]\n");
   return 2;
 }
 

@@ -14,7 +14,7 @@ from solid_ext.ops.gru import Backend
 from solid_ext.ops.segment_sum import sum_segments
 
 SLOPE = 0.1  # of the LeakyReLU below zero
-ROWS = 2048  # positions whose gradient is computed at once, so that the hidden layer's stays in the cache
+ROWS = 2048  # positions whose gradient is computed at once, so that the hidden layer's stays in a CPU's cache
 
 
 class DecodedEntries(NamedTuple):
@@ -61,11 +61,20 @@ class CodebookDecoder(nn.Sequential):
         hidden = F.leaky_relu_(first(entries), SLOPE)
         return DecodedEntries(last(hidden), (hidden > 0).detach())
 
-    def look_up(self, decoded: DecodedEntries, found: CodebookOutput) -> Tensor:
-        """The metacode sequence `decoder(quantized)` [B, L, d], read from the decoded entries."""
+    def look_up(self, decoded: DecodedEntries, found: CodebookOutput, mask: Tensor) -> Tensor:
+        """The metacode sequence `decoder(quantized)` [B, L, d], read from the decoded entries.
+
+        What comes back for positions where mask [B, L] bool is False reaches no gradient.
+        """
         first, _, last = self
         return _DecodedLookup.apply(
-            decoded.table, decoded.positive, first.weight, last.weight, found.index.flatten(), found.quantized
+            decoded.table,
+            decoded.positive,
+            first.weight,
+            last.weight,
+            found.index.flatten(),
+            mask.flatten(),
+            found.quantized,
         )
 
 
@@ -75,21 +84,29 @@ class _DecodedLookup(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, table: Tensor, positive: Tensor, first: Tensor, last: Tensor, index: Tensor, quantized: Tensor
+        ctx: Any,
+        table: Tensor,
+        positive: Tensor,
+        first: Tensor,
+        last: Tensor,
+        index: Tensor,
+        mask: Tensor,
+        quantized: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(positive, first, last, index)
+        ctx.save_for_backward(positive, first, last, index, mask)
         return table.index_select(0, index).view(quantized.shape)
 
     @staticmethod
     @first_order("CodebookDecoder")
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        positive, first, last, index = ctx.saved_tensors
+        positive, first, last, index, mask = ctx.saved_tensors
         rows = gradient.reshape(len(index), gradient.shape[-1])
-        of_quantized = torch.empty_like(rows)
+        of_table = sum_segments(rows, index, mask, len(positive))
+        of_quantized = torch.zeros_like(rows)
         slope = rows.new_full(positive.shape, SLOPE).masked_fill_(positive, 1)
-        for start in range(0, len(rows), ROWS):
-            part = slice(start, start + ROWS)
-            hidden = (rows[part] @ last).mul_(slope.index_select(0, index[part]))
-            torch.mm(hidden, first, out=of_quantized[part])
-        of_table = sum_segments(rows, index, None, len(positive))
-        return of_table, None, None, None, None, of_quantized.view_as(gradient)
+        # Two of three positions of a batch may be padding. On a GPU their number would have to be waited for.
+        valid = mask.nonzero().squeeze(1) if mask.device.type == "cpu" else torch.arange(len(mask), device=mask.device)
+        for at in valid.split(max(len(rows), 1) if rows.is_cuda else ROWS):
+            hidden = (rows.index_select(0, at) @ last).mul_(slope.index_select(0, index.index_select(0, at)))
+            of_quantized.index_copy_(0, at, hidden @ first)
+        return of_table, None, None, None, None, None, of_quantized.view_as(gradient)
