@@ -132,6 +132,19 @@ SOLID_INLINE Exponential exponential(Vector<float> x) {
   return {scale, p};
 }
 
+// exp(x) in float to 2 units in the last place for x <= 0; 0 below -87.3, where float has no normal number left.
+SOLID_INLINE Vector<float> exp_below(Vector<float> x) {
+  const Vector<float> least = splat(-87.3f);
+  const Exponential e = exponential(x < least ? least : x);
+  const Vector<float> value = e.p * e.scale + e.scale;
+  return x < least ? Vector<float>{} : value;
+}
+
+SOLID_INLINE Vector<double> exp_below(Vector<double> x) {
+  for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = __builtin_exp(x[lane]);
+  return x;
+}
+
 // tanh in float to 4 units in the last place: q / (q + 2) with q = exp(2x) - 1, which loses nothing near 0.
 // tanh is 1 in float from 9.02 on.
 SOLID_INLINE Vector<float> tanh(Vector<float> x) {
