@@ -1,16 +1,22 @@
-"""One run on a machine with a GPU: build, tests on the device, compute-sanitizer, benchmarks, profile; one file.
+"""A session on a machine with a GPU, in few commands of less than ten minutes each; see bench/gpu_session.sh.
 
-    bench/gpu_session.sh [--dry] [--out FILE] [--parts NAME ..]
+    bench/gpu_session.sh STEP .. --out FOLDER [--dry] [--before FOLDER]
+    bench/gpu_session.sh collect FOLDER .. --out FOLDER
 
-writes `bench/results/gpu_session.json` (`gpu_session_dry_run.json` with --dry, which goes the same way without a
-device as far as that leads, at tiny sizes whose times mean nothing and are left out). Logs go to `build/gpu_session/`.
-A part that fails is recorded and the rest goes on; the exit status is then 1. --parts runs those whose names begin so
-(wheels, configure, build, info, tests, opcheck, sanitizer, bench, ncu) and adds them to what the file holds, where one
-command may not take as long as all of them do.
+Steps, and how long each may take: `first` (7 minutes: a smoke of every kernel, the tests on the device, memcheck),
+`bench` (9: benchmarks, ncu), `sanitize` (8: racecheck, synccheck, initcheck), `train` (the rest: epochs, and what the
+source in the folder --before reaches in the same benchmarks). Or the names of parts, or how they begin. Each command
+first does `wheels`, `configure`, `build` and `info`, which are quick where a command before has done them; if one of
+the last three fails, nothing else is tried.
 
-Needs nvcc, and a Python with torch, pybind11, CMake, ninja, pytest and what the package itself imports; no network.
-What that Python lacks, say polars, may lie as wheels in the folder that SOLID_EXT_WHEELS names. SOLID_EXT_DATA names a
-folder of datasets, for epochs per second.
+FOLDER gets session.json and logs.tar.gz, both written after every part, and bench.json, written after every case. A
+part that fails is recorded and the rest goes on; one that takes longer than its share is ended. The exit status is 1
+if a part failed. `collect` joins the folders of several commands into one.
+
+Needs nvcc, and a Python with torch, numpy, pytest, pybind11, CMake and ninja; no network. Training also needs what the
+package imports: what that Python lacks of it, say polars, may lie as wheels in the folder that SOLID_EXT_WHEELS names;
+without it the parts that train are left out. SOLID_EXT_DATA names a folder of datasets, for epochs per second. --dry
+goes the same way without a device as far as that leads, at tiny sizes whose times mean nothing.
 """
 
 from __future__ import annotations
@@ -19,70 +25,159 @@ import argparse
 import contextlib
 import csv
 import datetime
+import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-LOGS = ROOT / "build" / "gpu_session"
-BUILD = ROOT / "build" / "gpu"
-SITE = LOGS / "site"  # what came as wheels
-SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
+WORK = ROOT / "build" / "gpu_session"
+STEPS = {
+    "first": ("smoke", "tests", "sanitizer_memcheck"),
+    "bench": ("bench", "ncu"),
+    "sanitize": ("sanitizer_racecheck", "sanitizer_synccheck", "sanitizer_initcheck"),
+    "train": ("train", "before"),
+}
+ALWAYS = ("wheels", "configure", "build", "info")
+TESTS = {
+    "nearest_code": "test_cuda_device",
+    "layers": "test_cuda_device_layers",
+    "training": "test_cuda_device_training",
+}
+BENCH = ("limits", "nearest_code", "dynamic_mlp", "gru", "memory", "compiled")
+TRAIN = ("step", "largest_batch", "epochs")
+SKIPPED = {"nearest_code": 1, "layers": 0, "training": 0}  # most tests that may be skipped: one wants a second device
 NCU_SECTIONS = ("SpeedOfLight", "Occupancy", "LaunchStats", "ComputeWorkloadAnalysis", "MemoryWorkloadAnalysis")
 TAIL = 3  # lines of a passed part's log; 30 of a failed one's
+CAPABLE = """
+import json, torch, solid_ext
+info = solid_ext.build_info()
+print("torch", torch.__version__, "CUDA", torch.version.cuda, "available", torch.cuda.is_available())
+print(json.dumps(info))
+assert info["cuda"] is not None, "expected a module with CUDA kernels: " + info["cuda_build"]
+if not {dry}:
+    assert torch.cuda.is_available(), "expected a CUDA device that torch can use"
+    name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    built, own = info["cuda"]["architectures"], str(10 * major + minor)
+    assert own in built, f"expected kernels for sm_{{own}}, got {{built}}"
+    print("device:", name)
+"""
 
 
 class Session:
-    """Parts in their order, with what came of each."""
+    """Parts in their order, with what came of each, kept in a folder as they end."""
 
-    def __init__(self, chosen: tuple[str, ...] = ()) -> None:
-        self.chosen = chosen
+    def __init__(self, out: Path, chosen: tuple[str, ...] = (), dry: bool = False, source: Path = ROOT) -> None:
+        self.out, self.chosen, self.dry = out, chosen, dry
         self.parts: dict[str, dict[str, Any]] = {}
-        self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (BUILD, ROOT, SITE)))}
-        LOGS.mkdir(parents=True, exist_ok=True)
+        self.device = "none: no device was at hand, so that no kernel ran on one and nothing was measured"
+        self.logs = WORK / "logs"
+        shutil.rmtree(self.logs, ignore_errors=True)
+        for folder in (out, self.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.at(source)
 
-    def run(self, name: str, *command: object, environment: dict[str, str] | None = None) -> bool:
-        """Whether it ran and passed; its log stays in LOGS, its last lines in `parts`."""
-        if self.chosen and not name.startswith(self.chosen):
+    def at(self, source: Path) -> None:
+        """Builds and runs what lies in this folder from now on."""
+        self.source, self.build, self.site = source, source / "build" / "gpu", WORK / "site"
+        path = os.pathsep.join(map(str, (self.build, source, self.site)))
+        # Which cuBLAS wants for torch's deterministic algorithms.
+        self.environment = {**os.environ, "PYTHONPATH": path, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+
+    def wants(self, name: str) -> bool:
+        return not self.chosen or name.startswith((*self.chosen, *ALWAYS))
+
+    def run(self, name: str, *command: object, limit: float, **environment: str) -> bool:
+        """Whether it was wanted, ran and passed within `limit` seconds; its log and its last lines are kept."""
+        if not self.wants(name):
             return False
         words = [str(word) for word in command]
         print(f"== {name}: {' '.join(words)}", flush=True)
-        log = LOGS / f"{name}.log"
+        log = self.logs / f"{name}.log"
         start = time.perf_counter()
         with log.open("w") as output:
             try:
                 code = subprocess.run(
                     words,
-                    cwd=ROOT,
+                    cwd=self.source,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env={**self.environment, **(environment or {})},
+                    env={**self.environment, **environment},
                     check=False,
+                    timeout=limit,
                 ).returncode
             except FileNotFoundError as error:
                 output.write(str(error))
                 code = 127
+            except subprocess.TimeoutExpired:
+                output.write(f"\nended after {limit:g} seconds")
+                code = 124
         lines = log.read_text(errors="replace").splitlines()
         kept = lines[-(TAIL if code == 0 else 30) :]
         print("\n".join(kept), flush=True)
+        places = {str(self.source): ".", str(WORK): "build/gpu_session", sys.executable: "python", str(self.out): "OUT"}
         self.parts[name] = {
             "passed": code == 0,
             "status": code,
             "seconds": round(time.perf_counter() - start, 1),
-            "tail": [line.replace(str(ROOT), ".").replace(sys.executable, "python") for line in kept],
+            "tail": [_replaced(line, places) for line in kept],
         }
+        self.write()
         return code == 0
 
     def leave_out(self, name: str, reason: str) -> None:
-        if self.chosen and not name.startswith(self.chosen):
-            return
-        print(f"== {name}: left out, {reason}", flush=True)
-        self.parts[name] = {"passed": None, "left out": reason}
+        if self.wants(name):
+            print(f"== {name}: left out, {reason}", flush=True)
+            self.parts[name] = {"passed": None, "left out": reason}
+            self.write()
+
+    def judge(self, name: str, passed: bool, **what: Any) -> None:
+        """A second look at a part that ran."""
+        if name in self.parts and "status" in self.parts[name]:
+            self.parts[name] |= {**what, "passed": bool(self.parts[name]["passed"] and passed)}
+            self.write()
+
+    def write(self) -> None:
+        """session.json and logs.tar.gz as of now."""
+        content = {
+            "device": self.device,
+            "dry": self.dry,
+            "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+            "python": ".".join(map(str, sys.version_info[:3])),
+            "parts": self.parts,
+        }
+        (self.out / "session.json").write_text(json.dumps(content, indent=1) + "\n")
+        with tarfile.open(self.out / "logs.tar.gz", "w:gz") as archive:
+            archive.add(self.logs, "logs")
+
+    def text(self, name: str) -> str:
+        path = self.logs / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+
+def _replaced(line: str, places: dict[str, str]) -> str:
+    for place, name in places.items():
+        line = line.replace(place, name)
+    return line
+
+
+def test_counts(log: str) -> dict[str, int]:
+    """What pytest's last line says: passed, skipped, failed, errors."""
+    lines = [line for line in log.splitlines() if re.search(r"\d+ (passed|skipped|failed|error)", line)]
+    return {name.rstrip("s"): int(count) for count, name in re.findall(r"(\d+) ([a-z]+)", lines[-1])} if lines else {}
+
+
+def ran_enough(counts: dict[str, int], most_skipped: int, dry: bool) -> bool:
+    """Whether tests were run and no more were skipped than may be: pytest itself is content with none at all."""
+    ran, skipped = counts.get("passed", 0), counts.get("skipped", 0)
+    return ran + skipped > 0 if dry else ran > 0 and skipped <= most_skipped
 
 
 def sanitizer_findings(log: str) -> tuple[bool, list[str]]:
@@ -94,10 +189,10 @@ def sanitizer_findings(log: str) -> tuple[bool, list[str]]:
     return any(" SUMMARY: " in line for line in lines), [line for line in lines if "kernel_entry" in line]
 
 
-def ncu_figures(path: Path) -> list[dict[str, Any]]:
+def ncu_figures(log: str) -> list[dict[str, Any]]:
     """One entry per profiled launch, its metrics by name, from ncu's CSV; what is no number stays a string."""
     launches: dict[str, dict[str, Any]] = {}
-    lines = [line for line in path.read_text(errors="replace").splitlines() if line.startswith('"')]
+    lines = [line for line in log.splitlines() if line.startswith('"')]
     for row in csv.DictReader(lines):
         entry = launches.setdefault(row["ID"], {"kernel": row["Kernel Name"], "metrics": {}})
         value: float | str = row["Metric Value"]
@@ -108,82 +203,137 @@ def ncu_figures(path: Path) -> list[dict[str, Any]]:
     return list(launches.values())
 
 
-def session(dry: bool, chosen: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def build(run: Session, prefix: str = "") -> bool:
+    """Configures and builds what lies at hand, and asks it what it is; False if that failed."""
     python = sys.executable
-    run = Session(chosen)
-    wheels = sorted(Path(os.environ["SOLID_EXT_WHEELS"]).glob("*.whl")) if "SOLID_EXT_WHEELS" in os.environ else []
-    if wheels:
-        run.run("wheels", python, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", SITE, *wheels)
     cmake_of_pybind = subprocess.run(
         [python, "-m", "pybind11", "--cmakedir"], capture_output=True, text=True, check=False
     ).stdout.strip()
     options = ["-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={python}", f"-Dpybind11_DIR={cmake_of_pybind}"]
-    # The dry run compiles one architecture: that all of them compile is what `make test` is for.
-    options += ["-DSOLID_EXT_CUDA=ON", *(["-DCMAKE_CUDA_ARCHITECTURES=90-real;90-virtual"] if dry else [])]
-    run.run("configure", "cmake", "-S", ROOT, "-B", BUILD, "-G", "Ninja", *options)
-    run.run("build", "cmake", "--build", BUILD)
-    run.run(
-        "info",
-        python,
-        "-c",
-        "import solid_ext, torch; print(solid_ext.build_info()); print(torch.__version__, torch.cuda.is_available())",
+    # For the GPU that is there; the dry run compiles one architecture: that all compile is what `make test` is for.
+    options.append("-DSOLID_EXT_CUDA=" + ("ON" if run.dry else "AUTO"))
+    options += ["-DCMAKE_CUDA_ARCHITECTURES=90-real;90-virtual"] if run.dry else []
+    return (
+        run.run(f"{prefix}configure", "cmake", "-S", run.source, "-B", run.build, "-G", "Ninja", *options, limit=60)
+        and run.run(f"{prefix}build", "cmake", "--build", run.build, limit=1800 if run.dry else 300)
+        and run.run(f"{prefix}info", python, "-c", CAPABLE.format(dry=run.dry), limit=90)
     )
-    device = {"SOLID_EXT_TEST_DEVICE": "cpu"} if dry else {}
-    pytest = (python, "-m", "pytest", "-q", "-m", "cuda", "-rs", "python_tests")
-    run.run("tests", *pytest, environment=device)
-    run.run("opcheck", *pytest, "-k", "opcheck or registered", environment=device)
-    for tool in SANITIZERS:
-        name, tests = f"sanitizer_{tool}", (*pytest, "-k", "for_the_sanitizer")
-        if dry:
+
+
+def run_tests(run: Session, device: dict[str, str]) -> None:
+    python = sys.executable
+    # Quiet once, by pyproject.toml: twice, and the line that counts is gone.
+    pytest = (python, "-m", "pytest", "-m", "cuda", "-rs", "-W", "default", "-p", "no:cacheprovider")
+    files = {name: f"python_tests/cuda/{file}.py" for name, file in TESTS.items()}
+    kernels = [files["nearest_code"], files["layers"]]
+    # A launch that fails is then named by the test that made it; the first to fail ends the part.
+    run.run("smoke", *pytest, "-x", "-k", "for_the_sanitizer", *kernels, limit=60, CUDA_LAUNCH_BLOCKING="1", **device)
+    for name, file in files.items():
+        if name == "training" and not trains():
+            run.leave_out("tests_training", "polars is neither installed nor among the wheels")
+            continue
+        run.run(f"tests_{name}", *pytest, file, limit=120 if not run.dry else 580, **device)
+        counts = test_counts(run.text(f"tests_{name}"))
+        run.judge(f"tests_{name}", ran_enough(counts, SKIPPED[name], run.dry), tests=counts)
+    for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
+        name = f"sanitizer_{tool}"
+        if run.dry:
             run.leave_out(name, "no device at hand")
-        else:
-            # PyTorch's allocator would hide what lies beyond an array.
-            uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-            run.run(name, "compute-sanitizer", f"--tool={tool}", *tests, environment=uncached)
-            if name in run.parts:
-                complete, ours = sanitizer_findings((LOGS / f"{name}.log").read_text(errors="replace"))
-                run.parts[name] |= {"of our kernels": ours[:20]}
-                run.parts[name]["passed"] &= complete and not ours
-    if dry:
-        run.run("sanitizer_tests", *pytest, "-k", "for_the_sanitizer", environment=device)
-    bench = [python, "-m", "bench.speed.bench_gpu", "--json", LOGS / "bench.json"]
+            continue
+        # initcheck must see what other kernels write; PyTorch's allocator would hide what lies beyond an array.
+        ours = () if tool == "initcheck" else ("--kernel-regex", "kns=kernel_entry")
+        words = ("compute-sanitizer", f"--tool={tool}", *ours, *pytest, "-k", "for_the_sanitizer", *kernels)
+        run.run(name, *words, limit=150, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+        complete, found = sanitizer_findings(run.text(name))
+        run.judge(name, complete and not found, **{"of our kernels": found[:20]})
+
+
+def run_bench(run: Session, prefix: str, sections: tuple[str, ...], limit: float) -> None:
+    """Each section in a process of its own: what breaks one breaks no other."""
+    # By its path: an earlier source is measured by this one's benchmarks.
+    words: list[object] = [sys.executable, ROOT / "bench" / "speed" / "bench_gpu.py"]
+    words += ["--json", run.out / ("before.json" if prefix == "before" else "bench.json")]
     data = os.environ.get("SOLID_EXT_DATA")
     if data:
-        bench += ["--data", Path(data) / "amazon_scientific" / "interactions.tsv.gz"]
-    run.run("bench", *bench, *(["--device", "cpu", "--small"] if dry else []))
-    if dry or shutil.which("ncu") is None:
-        run.leave_out("ncu", "no device at hand" if dry else "no ncu on the path")
+        words += ["--data", Path(data) / "amazon_scientific" / "interactions.tsv.gz"]
+    words += ["--device", "cpu", "--small"] if run.dry else []
+    for section in sections:
+        name = f"{prefix}_{section}"
+        if section in TRAIN and not trains():
+            run.leave_out(name, "polars is neither installed nor among the wheels")
+            continue
+        run.run(name, *words, "--sections", section, limit=580 if run.dry else limit)
+        if run.dry and name in run.parts:
+            run.parts[name].pop("tail", None)  # numbers that mean nothing
+
+
+def trains() -> bool:
+    """Whether what training imports is there, in this Python or among the wheels."""
+    return importlib.util.find_spec("polars") is not None or (WORK / "site" / "polars").is_dir()
+
+
+def session(run: Session, before: Path | None) -> None:
+    python = sys.executable
+    wheels = sorted(Path(os.environ["SOLID_EXT_WHEELS"]).glob("*.whl")) if "SOLID_EXT_WHEELS" in os.environ else []
+    if wheels:
+        shutil.rmtree(run.site, ignore_errors=True)
+        pip = (python, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile", "--target", run.site)
+        run.run("wheels", *pip, *wheels, limit=120)
+    if not build(run):
+        return
+    run.device = next((line[8:] for line in run.text("info").splitlines() if line.startswith("device: ")), run.device)
+    run_tests(run, {"SOLID_EXT_TEST_DEVICE": "cpu"} if run.dry else {})
+    run_bench(run, "bench", BENCH, 120)
+    if run.dry or shutil.which("ncu") is None:
+        run.leave_out("ncu", "no device at hand" if run.dry else "no ncu on the path")
     else:
         sections = [word for section in NCU_SECTIONS for word in ("--section", section)]
-        profiled = ("--kernel-name", "regex:kernel_entry", "--csv", "--page", "details", "--print-details", "all")
-        run.run("ncu", "ncu", *sections, *profiled, python, "-m", "bench.speed.bench_gpu", "--profile")
-    return run.parts
+        # Clocks belong to the machine's owner.
+        profiled = ("--clock-control", "none", "--kernel-name", "regex:kernel_entry", "--csv", "--page", "details")
+        command = (python, "-m", "bench.speed.bench_gpu", "--profile")
+        run.run("ncu", "ncu", *profiled, "--print-details", "all", *sections, *command, limit=120)
+    run_bench(run, "train", TRAIN, 150)
+    if before is not None and run.wants("before"):
+        run.at(before)
+        if build(run, "before_"):
+            run_bench(run, "before", ("limits", "nearest_code", "dynamic_mlp", "gru"), 100)
+        run.at(ROOT)
+
+
+def collect(folders: list[Path], out: Path) -> None:
+    """Joins what several commands wrote: parts in their order, benchmarks, ncu's figures out of the logs."""
+    content: dict[str, Any] = {"parts": {}}
+    for folder in folders:
+        one = json.loads((folder / "session.json").read_text())
+        content |= {**one, "parts": content["parts"] | one["parts"]}
+        for name in ("bench", "before"):
+            if (folder / f"{name}.json").exists():
+                content[name] = json.loads((folder / f"{name}.json").read_text())
+        with tarfile.open(folder / "logs.tar.gz") as archive:
+            log = archive.extractfile("logs/ncu.log") if "logs/ncu.log" in archive.getnames() else None
+            if log is not None:
+                content["ncu"] = ncu_figures(log.read().decode(errors="replace"))
+    out.mkdir(parents=True, exist_ok=True)
+    name = "gpu_session_dry_run" if content["dry"] else "gpu_session"
+    (out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("steps", nargs="*", help="first, bench, sanitize, train; parts; or collect FOLDER ..")
+    arguments.add_argument("--out", type=Path, required=True, help="the folder to write into")
     arguments.add_argument("--dry", action="store_true", help="without a device, as far as that leads")
-    arguments.add_argument("--out", type=Path, help="the file to write")
-    arguments.add_argument("--parts", nargs="+", default=(), help="names, or how they begin; all if left out")
+    arguments.add_argument(
+        "--before", type=Path, help="a folder with an earlier source, to be measured beside this one"
+    )
     options = arguments.parse_args()
-    name = "gpu_session_dry_run" if options.dry else "gpu_session"
-    out = options.out or ROOT / "bench" / "results" / f"{name}.json"
-    content: dict[str, Any] = json.loads(out.read_text()) if options.parts and out.exists() else {}
-    parts = session(options.dry, tuple(options.parts))
-    if options.dry and "bench" in parts:
-        parts["bench"].pop("tail")  # numbers that mean nothing
-    content |= {
-        "device": content.get("device", "none: no device was at hand, so that no kernel ran and nothing was measured"),
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
-        "parts": content.get("parts", {}) | parts,
-    }
-    if not options.dry and parts.get("bench", {}).get("passed"):
-        content |= json.loads((LOGS / "bench.json").read_text())
-        content["device"] = content["notes"]["device"]
-    if not options.dry and parts.get("ncu", {}).get("passed"):
-        content["ncu"] = ncu_figures(LOGS / "ncu.log")
-    out.write_text(json.dumps(content, indent=1) + "\n")
-    failed = [name for name, part in content["parts"].items() if part["passed"] is False]
+    out = options.out.resolve()
+    if options.steps[:1] == ["collect"]:
+        return collect([Path(name) for name in options.steps[1:]], out)
+    chosen = tuple(part for step in options.steps for part in STEPS.get(step, (step,)))
+    run = Session(out, chosen, options.dry)
+    session(run, options.before and options.before.resolve())
+    failed = [name for name, part in run.parts.items() if part["passed"] is False]
     print(f"{out}: {'failed: ' + ', '.join(failed) if failed else 'all parts passed'}")
     raise SystemExit(bool(failed))
 

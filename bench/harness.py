@@ -7,6 +7,7 @@ round: what the processor does in that very run is the limit that GFLOP/s are co
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import platform
@@ -97,9 +98,10 @@ def machine() -> dict[str, object]:
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if line.startswith("model name")
     }
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS.parent, capture_output=True, text=True, check=False
-    )
+    commit = ""
+    with contextlib.suppress(OSError):  # no git
+        command = ["git", "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "processor": ", ".join(sorted(names)) or platform.processor(),
         "cores": torch.get_num_threads(),
@@ -108,7 +110,7 @@ def machine() -> dict[str, object]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit or "unknown",
     }
 
 

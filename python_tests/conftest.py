@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 # Before any test imports torch: idle threads then sleep (solid_ext/_native.py), and all tests survive a neighbour.
-from solid_ext import Dataset
-from solid_ext.data import SyntheticTruth, synthetic_dataset
 from solid_ext.threads import usable_processors
 
+if TYPE_CHECKING:  # the kernels' tests run where there is no polars
+    from solid_ext import Dataset
+    from solid_ext.data import SyntheticTruth
+
+# What cuBLAS wants before `torch.use_deterministic_algorithms`; torch reads it once.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 # Tests train with the number of threads that torch starts with: none is measured, and two trainings have the same bits.
 os.environ.setdefault("OMP_NUM_THREADS", str(usable_processors()))
 
@@ -29,6 +34,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def world() -> tuple[Dataset, SyntheticTruth]:
     """A small predictable world: 400 users, 60 items of 6 semantics."""
+    from solid_ext.data import synthetic_dataset
+
     return synthetic_dataset(400, 60, 6, predictability=1.0, drift=0.0, seed=3)
 
 

@@ -28,19 +28,10 @@ finally:
     if _decides:
         del os.environ[IDLE]
 
+from solid_ext.forked import is_forked_child  # noqa: E402, F401 (whose hook leaves a child of this process one thread)
+
 if os.environ.get("SOLID_EXT_ISA"):
     kernels.set_isa(os.environ["SOLID_EXT_ISA"])
-
-# A forked child has none of the threads that its parent's OpenMP pool still counts, and would wait for them for ever.
-# With one thread neither torch nor the kernels open a parallel region (torch's data workers do the same).
-_LOADED_BY = os.getpid()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
-
-
-def is_forked_child() -> bool:
-    """Whether this process was forked from the one that loaded this module, so that it has to compute with 1 thread."""
-    return os.getpid() != _LOADED_BY
 
 
 def build_info() -> dict[str, Any]:
@@ -49,9 +40,10 @@ def build_info() -> dict[str, Any]:
     Returns:
         dict with `version`; `compiler`; `isa_built`, `isa_usable` (instruction sets compiled in; those this
         processor runs), `isa` (the one in use, `SOLID_EXT_ISA` forces another); `threads` (of torch, which the kernels
-        take too); `cuda` (None, or a dict with the toolkit's `version` and `architectures`, of which "PTX" serves GPUs
-        newer than the others); `cuda_build` (whether CUDA kernels were built, and why: `SOLID_EXT_CUDA` when the
-        package is built is AUTO, for the GPUs that are present; ON, for every architecture; or OFF).
+        take too); `cuda` (None, or a dict with the toolkit's `version` and `architectures`, "90" being machine code
+        of sm_90 and "compute_90" what newer GPUs translate); `cuda_build` (whether CUDA kernels were built, and why:
+        `SOLID_EXT_CUDA` when the package is built is AUTO, for the GPUs that are present; ON, for every architecture;
+        or OFF).
 
     Source: docs/kernels/index.md#what-was-built.
     """

@@ -25,7 +25,6 @@ from solid_ext.data import (
     make_semantics,
     make_split,
 )
-from solid_ext.data.forked import check_not_forked
 from solid_ext.evaluate import Scorer, Validation, both_protocols
 from solid_ext.evaluate.scorer import inference
 from solid_ext.files import (
@@ -39,6 +38,7 @@ from solid_ext.files import (
     write_text,
     written_folder,
 )
+from solid_ext.forked import check_not_forked
 from solid_ext.models import DynamicRecommender
 from solid_ext.models.backbones import check_backbone
 from solid_ext.nn.padding import valid_mask
@@ -303,7 +303,7 @@ class SOLID:
         if not (folder / MANIFEST).is_file():
             raise ValueError(
                 f"load: expected {MANIFEST} with the checksums of {folder}, got none (a model of an earlier version: "
-                "train --resume, or fit and save, writes it anew)"
+                "train it again)"
             )
         manifest = verify_folder(folder, MANIFEST, "load")
         if (manifest.get("format"), manifest.get("format_version")) != (FORMAT, FORMAT_VERSION):
@@ -325,7 +325,7 @@ class SOLID:
                 f"load: expected {num_items} different items in {folder / ITEMS}, as the model has, got {ids.len()} "
                 f"rows with {ids.drop_nulls().n_unique()} different ids"
             )
-        on_cpu = solid.config.replace(device="cpu", cuda_graph=False)
+        on_cpu = solid.config.replace(device="cpu", tf32=False)
         solid.model = restore_model(on_cpu, ids.len(), tensors, folder / WEIGHTS)
         if solid.config.model.item.neighbours:
             solid.neighbours = WithNeighbours.load(folder / NEIGHBOURS, fine_tuned(solid.model))

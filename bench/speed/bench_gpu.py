@@ -1,41 +1,46 @@
 """The kernels, the training step and epochs on a CUDA device: time, fraction of measured peaks, memory.
 
-    python -m bench.speed.bench_gpu [--json FILE] [--device cuda] [--data FILE] [--small | --profile]
+    python -m bench.speed.bench_gpu [--json FILE] [--sections NAME ..] [--device cuda] [--data FILE]
+                                    [--small | --profile]
 
-Every contestant is checked against float64 on a part of its input before it is timed. Times are medians of repeated
-calls between device events. Limits are measured in the same run: a large product in float32, TF32 and bfloat16, and a
-large copy. A roofline bound is the larger of operations over the product's rate and bytes that must be moved over the
-copy's. `--device cpu --small` is a dry run of the script itself, whose numbers mean nothing. `--profile` calls the
-two headline kernels once each, for ncu.
+Sections, each in the file as soon as each of its cases has been measured: limits, nearest_code, dynamic_mlp, gru,
+memory, step, largest_batch, epochs, compiled (peers through `torch.compile`, last because compiling takes longest). A
+file that exists is added to, and its limits are used, so that sections may run in processes of their own.
+
+The kernels are checked against float64 before anything of a case is timed. Times are medians of repeated calls between
+device events; small sizes are those of Python unless a graph is replayed, which rows named "graph" are. A contestant
+that fails is left out, and said so. Limits are measured in the same run: a large product in float32, TF32 and bfloat16,
+and a large copy of random numbers. A roofline bound is the larger of operations over the product's rate and bytes that
+must be moved over the copy's. `--device cpu --small` is a dry run of the script itself, whose numbers mean nothing.
+`--profile` calls the headline kernels once each, for ncu.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.harness import Report, Row, machine
-from bench.speed.bench_train_step import batch_of, model_of
-from solid_ext import SOLID, Config
-from solid_ext.config import PAPER
-from solid_ext.data import load_dataset
 from solid_ext.nn import DynamicMLP
 from solid_ext.ops import nearest_code
-from solid_ext.train import Step, make_optimizer
+from solid_ext.ops.gru import gru_last_state
 
 Work = Callable[[], object]
 NEAREST = [(10240, 590, 32), (1_000_000, 8192, 64), (1_000_000, 1024, 256)]  # N, K, D
 BATCHES = [1024, 16384, 262144]
+GRU = (1024, 10, 32)  # B, L, D = H
+SHORT = 20_000  # rows or sequences: below, calls last so short that only a graph's replay shows the device
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,74 @@ class Limits:
     def bound(self, flops: float, moved: float, rate: float) -> float:
         """Milliseconds below which no kernel can be."""
         return max(flops / rate, moved / self.copy) / 1e6
+
+
+class Bench:
+    """The device, the sizes, and a report that is written after every case."""
+
+    def __init__(self, device: torch.device, small: bool, path: Path | None, data: Path | None) -> None:
+        self.device, self.small, self.path, self.data = device, small, path, data
+        self.on_gpu = device.type == "cuda"
+        self.report = Report("gpu")
+        self.wrong = False
+        if path is not None and path.exists():
+            content = json.loads(path.read_text())
+            self.report.notes |= content["notes"]
+            self.report.rows += [Row(**row) for row in content["rows"]]
+        if self.on_gpu:
+            self.report.notes["device"] = torch.cuda.get_device_name(device)
+        self._limits: Limits | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """The measured limits: of this process, or of the file."""
+        if self._limits is None:
+            if "limits" not in self.report.notes:
+                measure_limits(self)
+            self._limits = Limits(**json.loads(str(self.report.notes["limits"])))
+        return self._limits
+
+    def note(self, name: str, value: float | str) -> None:
+        self.report.notes[name] = value
+        self.write()
+
+    def write(self) -> None:
+        if self.path is not None:
+            content = {"machine": machine(), "notes": self.report.notes, "rows": [asdict(r) for r in self.report.rows]}
+            self.path.write_text(json.dumps(content, indent=1) + "\n")
+
+    def is_right(self, case: str, error: float, bound: float) -> bool:
+        """Whether our result is within the bound; if not, the case is not timed and the process fails in the end."""
+        if not error <= bound:
+            self.wrong = True
+            self.note(f"{case}, WRONG", f"expected an error of at most {bound:.1e}, got {error:.1e}")
+        return error <= bound
+
+    def compare(self, case: str, contestants: dict[str, Work], flops: float | None = None) -> None:
+        """A row a contestant, ratios against the case's first row, ours; one that fails is left out, and said so."""
+        for name, work in contestants.items():
+            try:
+                taken, memory = milliseconds(work, self.device), peak_bytes(work, self.device)
+            except Exception as error:  # whatever a peer dies of, the others are still measured
+                self.note(f"{case}, {name}", f"left out: {type(error).__name__}: {str(error).splitlines()[:1]}"[:200])
+                continue
+            median, quartiles = statistics.median(taken), statistics.quantiles(taken, n=4)
+            first = next((row.seconds * 1e3 for row in self.report.rows if row.case == case), median)
+            rate = None if flops is None else flops / median / 1e6
+            spread = (quartiles[2] - quartiles[0]) / median
+            of_peak = None if rate is None else rate / self.limits.float32
+            self.report.rows.append(
+                Row(case, 1, name, median / 1e3, spread, len(taken), median / first, rate, of_peak, memory)
+            )
+            self.write()
+
+    def note_roofline(self, case: str, flops: float, moved: float, rates: list[str]) -> None:
+        """Which fraction of the bound our fastest row of `case` reaches, with the arithmetic at each named rate."""
+        ours = [row.seconds for row in self.report.rows if row.case == case and row.name.startswith("native")]
+        for name in rates if ours else ():
+            bound = self.limits.bound(flops, moved, getattr(self.limits, name))
+            fraction = round(bound / min(ours) / 1e3, 3)
+            self.note(f"{case}, fraction of the roofline with products in {name}", fraction)
 
 
 def milliseconds(work: Work, device: torch.device, *, seconds: float = 1.0) -> list[float]:
@@ -85,62 +158,74 @@ def peak_bytes(work: Work, device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def compare(
-    report: Report, case: str, contestants: dict[str, Work], device: torch.device, flops: float | None, peak: float
-) -> None:
-    """A row a contestant; the first one is ours. One that runs out of memory is left out, and said so."""
-    times: dict[str, tuple[list[float], int | None]] = {}
+@contextlib.contextmanager
+def products(precision: str) -> Iterator[None]:
+    """float32 products in "ieee" or "tf32"."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = precision
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+
+
+def in_tf32(work: Work) -> Work:
+    def call() -> object:
+        with products("tf32"):
+            return work()
+
+    return call
+
+
+class Replayed:
+    """The work recorded in a graph, when it is first called, and replayed."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self) -> object:
+        if self.graph is None:
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    self.work()
+            torch.cuda.current_stream().wait_stream(stream)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.kept = self.work()
+        self.graph.replay()
+        return self.kept
+
+
+def with_graphs(contestants: dict[str, Work], wanted: bool) -> dict[str, Work]:
+    """Behind each contestant the same as a graph, where that is wanted."""
+    both: dict[str, Work] = {}
     for name, work in contestants.items():
-        try:
-            times[name] = milliseconds(work, device), peak_bytes(work, device)
-        except torch.OutOfMemoryError:
-            report.notes[f"{case}, {name}"] = "out of memory"
-    ours = statistics.median(next(iter(times.values()))[0])
-    for name, (taken, memory) in times.items():
-        median = statistics.median(taken)
-        quartiles = statistics.quantiles(taken, n=4)
-        rate = None if flops is None else flops / median / 1e6
-        report.rows.append(
-            Row(
-                case,
-                1,
-                name,
-                median / 1e3,
-                (quartiles[2] - quartiles[0]) / median,
-                len(taken),
-                median / ours,
-                rate,
-                None if rate is None or not peak else rate / peak,
-                memory,
-            )
-        )
+        both[name] = work
+        if wanted:
+            both[f"{name}, graph"] = Replayed(work)
+    return both
 
 
-def measured_limits(device: torch.device, small: bool) -> Limits:
-    size, floats = (256, 1 << 16) if small else (8192, 1 << 28)
+def measure_limits(bench: Bench) -> None:
+    """Rates of large products of random numbers, and of a large copy: zeros would be copied faster."""
+    size, floats = (256, 1 << 16) if bench.small else (8192, 1 << 28)
 
     def product(dtype: torch.dtype) -> float:
-        a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-        return 2.0 * size**3 / statistics.median(milliseconds(lambda: a @ b, device)) / 1e6
+        a, b = (torch.randn(size, size, device=bench.device, dtype=dtype) for _ in range(2))
+        return 2.0 * size**3 / statistics.median(milliseconds(lambda: a @ b, bench.device)) / 1e6
 
-    before = torch.backends.cuda.matmul.fp32_precision
     rates = {}
-    for precision in ("ieee", "tf32"):
-        torch.backends.cuda.matmul.fp32_precision = precision
-        rates[precision] = product(torch.float32)
-    torch.backends.cuda.matmul.fp32_precision = before
-    source = torch.zeros(floats, device=device)
+    for name, precision in (("float32", "ieee"), ("tf32", "tf32")):
+        with products(precision):
+            rates[name] = product(torch.float32)
+    rates["bfloat16"] = product(torch.bfloat16)
+    source = torch.randn(floats, device=bench.device)
     target = torch.empty_like(source)
-    copied = 8.0 * floats / statistics.median(milliseconds(lambda: target.copy_(source), device)) / 1e6
-    return Limits(rates["ieee"], rates["tf32"], product(torch.bfloat16), copied)
-
-
-def note_roofline(report: Report, case: str, limits: Limits, flops: float, moved: float, rates: list[str]) -> None:
-    """Which fraction of the bound our row of `case` reaches, with the arithmetic at each of the named rates."""
-    ours = next(row for row in report.rows if row.case == case)
-    for name in rates:
-        bound = limits.bound(flops, moved, getattr(limits, name))
-        report.notes[f"{case}, fraction of the roofline with products in {name}"] = round(bound / ours.seconds / 1e3, 3)
+    rates["copy"] = 8.0 * floats / statistics.median(milliseconds(lambda: target.copy_(source), bench.device)) / 1e6
+    bench.note("limits", json.dumps({name: round(rate, 1) for name, rate in rates.items()}))
 
 
 def chunked(x: Tensor, codebook: Tensor, rows: int = 65536) -> Tensor:
@@ -149,150 +234,249 @@ def chunked(x: Tensor, codebook: Tensor, rows: int = 65536) -> Tensor:
     return torch.cat([(half - part @ codebook.T).argmin(1) for part in x.split(rows)])
 
 
-def bench_nearest_code(report: Report, device: torch.device, small: bool, limits: Limits) -> None:
-    for rows, codes, dim in [(200, 50, 16)] if small else NEAREST:
-        x, codebook = torch.randn(rows, dim, device=device), torch.randn(codes, dim, device=device)
-        found = nearest_code(x, codebook).index[:4096]
-        cost = (codebook.double().square().sum(1) - 2 * x[:4096].double() @ codebook.double().T).cpu()
-        chosen, best = cost.gather(1, found.cpu().unsqueeze(1)).squeeze(1), cost.min(1).values
-        scale = float(x.double().square().sum(1).max() + codebook.double().square().sum(1).max())
-        if not bool((chosen <= best + 1e-6 * scale).all()):
-            raise SystemExit(f"nearest_code {rows, codes, dim}: expected a nearest code, got another")
-        contestants: dict[str, Work] = {
-            "native": lambda x=x, c=codebook: nearest_code(x, c),
-            "cdist + argmin": lambda x=x, c=codebook: torch.cat([torch.cdist(p, c).argmin(1) for p in x.split(65536)]),
-        }
-        if not small:
-            compiled = torch.compile(chunked)
-            contestants["chunked matmul + argmin, compiled"] = lambda x=x, c=codebook, f=compiled: f(x, c)
+def nearest_case(bench: Bench, sizes: tuple[int, int, int]) -> tuple[str, Tensor, Tensor]:
+    rows, codes, dim = sizes
+    torch.manual_seed(0)
+    x, codebook = torch.randn(rows, dim, device=bench.device), torch.randn(codes, dim, device=bench.device)
+    return f"nearest_code N = {rows}, K = {codes}, D = {dim}", x, codebook
+
+
+def bench_nearest_code(bench: Bench) -> None:
+    for sizes in [(200, 50, 16)] if bench.small else NEAREST:
+        rows, codes, dim = sizes
+        case, x, codebook = nearest_case(bench, sizes)
+        found = nearest_code(x, codebook).index[:4096].cpu()
+        cost = codebook.cpu().double().square().sum(1) - 2 * x[:4096].cpu().double() @ codebook.cpu().double().T
+        excess = float((cost.gather(1, found.unsqueeze(1)).squeeze(1) - cost.min(1).values).max())
+        scale = float(x.square().sum(1).max() + codebook.square().sum(1).max())
+        if not bench.is_right(case, excess / scale, 1e-6):
+            continue
+
+        def cdist(x: Tensor = x, codebook: Tensor = codebook) -> object:
+            return torch.cat([torch.cdist(part, codebook).argmin(1) for part in x.split(65536)])
+
+        ours: dict[str, Work] = {"native": partial(nearest_code, x, codebook)}
+        product: dict[str, Work] = {"matmul + argmin": partial(chunked, x, codebook)}
+        product["matmul + argmin, TF32"] = in_tf32(product["matmul + argmin"])
+        graphs = bench.on_gpu and rows < SHORT
+        contestants = {**with_graphs(ours, graphs), "cdist + argmin": cdist, **with_graphs(product, graphs)}
         work = 2.0 * rows * codes * dim
-        case = f"nearest_code N = {rows}, K = {codes}, D = {dim}"
-        compare(report, case, contestants, device, work, limits.float32)
+        bench.compare(case, contestants, work)
         moved = 4.0 * (2 * rows * dim + codes * dim + 3 * rows)  # x, quantized, codebook, index and distance
-        note_roofline(report, case, limits, work, moved, ["float32", "bfloat16"])
-
-
-def bench_dynamic_mlp(report: Report, device: torch.device, small: bool, limits: Limits) -> None:
-    for batch in [8] if small else BATCHES:
-        torch.manual_seed(0)
-        native = DynamicMLP((32, 32, 32), 32, 0.01).to(device)
-        eager = DynamicMLP((32, 32, 32), 32, 0.01, backend="reference").to(device)
-        eager.load_state_dict(native.state_dict())
-        exact = DynamicMLP((32, 32, 32), 32, 0.01, backend="reference").double()
-        exact.load_state_dict(native.state_dict())
-        inputs = [torch.randn(batch, 32, device=device, requires_grad=True) for _ in range(3)]
-        part = [t[:512] for t in inputs]
-        error = (native(*part).double().cpu() - exact(*(t.double().cpu() for t in part))).abs().max()
-        if not float(error.detach()) < 1e-4:
-            raise SystemExit(f"dynamic_mlp, B = {batch}: expected an error below 1e-4, got {float(error):.1e}")
-        layers = {"native": native, "eager": eager}
-        if not small:
-            layers["torch.compile"] = torch.compile(eager)
-
-        def step(module: torch.nn.Module, inputs: list[Tensor] = inputs) -> object:
-            return step_of(module, inputs)
-
-        def forward(module: torch.nn.Module, inputs: list[Tensor] = inputs) -> object:
-            with torch.no_grad():
-                return module(*inputs)
-
-        flops = 4.0 * 32 * 33 * 32 * 2 * batch
-        for kind, times in (("forward", 1.0), ("forward + backward", 4.0)):
-            run = forward if times == 1 else step
-            calls: dict[str, Work] = {name: partial(run, module) for name, module in layers.items()}
-            case = f"dynamic_mlp {kind}, B = {batch}"
-            compare(report, case, calls, device, flops * times, limits.float32)
-            moved = 4.0 * batch * 32 * 4 * times  # x, both codes and y, and their gradients
-            note_roofline(report, case, limits, flops * times, moved, ["float32", "tf32"])
-
-
-def note_flat_memory(report: Report, device: torch.device, small: bool) -> None:
-    """Peak bytes of forward and backward beside those of the weights that are never written, for two widths."""
-    batch = 8 if small else 16384
-    for size in (32, 128):
-        layer = DynamicMLP((size, size, size), 32, 0.01).to(device)
-        inputs = [torch.randn(batch, n, device=device, requires_grad=True) for n in (size, 32, 32)]
-        held = peak_bytes(partial(step_of, layer, inputs), device)
-        if held is not None:
-            report.notes[f"dynamic_mlp, B = {batch}, D = O = {size}: peak bytes"] = held
-            report.notes[f"dynamic_mlp, B = {batch}, D = O = {size}: bytes of B D O floats"] = 4 * batch * size * size
+        bench.note_roofline(case, work, moved, ["float32", "bfloat16"])
 
 
 def step_of(module: torch.nn.Module, inputs: list[Tensor]) -> object:
     return torch.autograd.grad(module(*inputs).sum(), [*inputs, *module.parameters()])
 
 
+class Dynamic:
+    """The layers of one batch size: ours and the plain one with its parameters, and calls of both."""
+
+    def __init__(self, bench: Bench, batch: int) -> None:
+        torch.manual_seed(0)
+        self.batch = batch
+        self.native = DynamicMLP((32, 32, 32), 32, 0.01).to(bench.device)
+        self.eager = DynamicMLP((32, 32, 32), 32, 0.01, backend="reference").to(bench.device)
+        self.eager.load_state_dict(self.native.state_dict())
+        self.inputs = [torch.randn(batch, 32, device=bench.device, requires_grad=True) for _ in range(3)]
+
+    def case(self, kind: str) -> str:
+        return f"dynamic_mlp {kind}, B = {self.batch}"
+
+    def error(self) -> float:
+        exact = DynamicMLP((32, 32, 32), 32, 0.01, backend="reference").double()
+        exact.load_state_dict(self.native.state_dict())
+        part = [t.detach()[:512] for t in self.inputs]
+        with torch.no_grad():
+            return float((self.native(*part).double().cpu() - exact(*(t.double().cpu() for t in part))).abs().max())
+
+    def calls(self, kind: str, layers: dict[str, Any]) -> dict[str, Work]:
+        return {
+            name: partial(self.forward if kind == "forward" else self.step, layer) for name, layer in layers.items()
+        }
+
+    def forward(self, module: nn.Module) -> object:
+        with torch.no_grad():
+            return module(*self.inputs)
+
+    def step(self, module: nn.Module) -> object:
+        return step_of(module, self.inputs)
+
+
+DYNAMIC_KINDS = (("forward", 1.0), ("forward + backward", 4.0))
+
+
+def dynamic_flops(batch: int) -> float:
+    return 4.0 * 32 * 33 * 32 * 2 * batch
+
+
+def bench_dynamic_mlp(bench: Bench) -> None:
+    for batch in [8] if bench.small else BATCHES:
+        layers = Dynamic(bench, batch)
+        if not bench.is_right(f"dynamic_mlp, B = {batch}", layers.error(), 1e-4):
+            continue
+        for kind, times in DYNAMIC_KINDS:
+            calls = layers.calls(kind, {"native": layers.native, "eager": layers.eager})
+            rounded = {f"{name}, TF32": in_tf32(work) for name, work in calls.items()}
+            flops = dynamic_flops(batch) * times
+            bench.compare(layers.case(kind), with_graphs({**calls, **rounded}, bench.on_gpu and batch < SHORT), flops)
+            moved = 4.0 * batch * 32 * 4 * times  # x, both codes and y, and their gradients
+            bench.note_roofline(layers.case(kind), flops, moved, ["float32", "tf32"])
+
+
+def bench_gru(bench: Bench) -> None:
+    batch, length, size = (8, 3, 4) if bench.small else GRU
+    torch.manual_seed(0)
+    cell = nn.GRUCell(size, size).to(bench.device)
+    whole = nn.GRU(size, size, batch_first=True).to(bench.device)
+    whole.load_state_dict({f"{name}_l0": tensor for name, tensor in cell.state_dict().items()})
+    x = torch.randn(batch, length, size, device=bench.device, requires_grad=True)
+    mask = torch.ones(batch, length, dtype=torch.bool, device=bench.device)
+
+    def ours() -> Tensor:
+        return gru_last_state(x, mask, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+
+    def other() -> Tensor:
+        return whole(x)[0][:, -1]
+
+    case = f"gru_last_state forward + backward, B = {batch}, L = {length}, D = H = {size}"
+    if not bench.is_right(case, float((ours() - other()).detach().abs().max()), 1e-3):  # cuDNN's may be in TF32
+        return
+    contestants: dict[str, Work] = {
+        "native": lambda: torch.autograd.grad(ours().sum(), [x, *cell.parameters()]),
+        "nn.GRU": lambda: torch.autograd.grad(other().sum(), [x, *whole.parameters()]),
+    }
+    bench.compare(case, with_graphs(contestants, bench.on_gpu))
+
+
+def note_flat_memory(bench: Bench) -> None:
+    """Peak bytes of forward and backward beside those of the weights that are never written, for two widths."""
+    batch = 8 if bench.small else 16384
+    for size in (32, 128):
+        layer = DynamicMLP((size, size, size), 32, 0.01).to(bench.device)
+        inputs = [torch.randn(batch, n, device=bench.device, requires_grad=True) for n in (size, 32, 32)]
+        held = peak_bytes(partial(step_of, layer, inputs), bench.device)
+        if held is not None:
+            bench.note(f"dynamic_mlp, B = {batch}, D = O = {size}: peak bytes", held)
+            bench.note(f"dynamic_mlp, B = {batch}, D = O = {size}: bytes of B D O floats", 4 * batch * size * size)
+
+
+def bench_compiled(bench: Bench) -> None:
+    """The peers that `torch.compile` makes, in the same cases as the others."""
+    for sizes in [] if bench.small else NEAREST:
+        case, x, codebook = nearest_case(bench, sizes)
+        rows, codes, dim = sizes
+        compiled: Work = partial(torch.compile(chunked), x, codebook)
+        work = {"matmul + argmin, compiled": compiled, "matmul + argmin, compiled, TF32": in_tf32(compiled)}
+        bench.compare(case, work, 2.0 * rows * codes * dim)
+    for batch in [] if bench.small else BATCHES:
+        layers = Dynamic(bench, batch)
+        for kind, times in DYNAMIC_KINDS:
+            calls = layers.calls(kind, {"torch.compile": torch.compile(layers.eager)})
+            calls["torch.compile, TF32"] = in_tf32(calls["torch.compile"])
+            bench.compare(layers.case(kind), calls, dynamic_flops(batch) * times)
+
+
 def profile(device: torch.device) -> None:
     """Each headline kernel once."""
     rows, codes, dim = NEAREST[1]
     nearest_code(torch.randn(rows, dim, device=device), torch.randn(codes, dim, device=device))
-    layer = DynamicMLP((32, 32, 32), 32, 0.01).to(device)
-    step_of(layer, [torch.randn(BATCHES[1], 32, device=device, requires_grad=True) for _ in range(3)])
+    for precision in ("ieee", "tf32"):
+        layer = DynamicMLP((32, 32, 32), 32, 0.01).to(device)
+        with products(precision):
+            step_of(layer, [torch.randn(BATCHES[1], 32, device=device, requires_grad=True) for _ in range(3)])
     torch.cuda.synchronize(device)
 
 
-def bench_training_step(report: Report, device: torch.device, small: bool) -> None:
-    batch = 32 if small else 1024
-    train = Config().replace(**PAPER).train
+# What follows trains, and needs all that the package imports: polars too.
+
+
+def bench_training_step(bench: Bench) -> None:
+    from bench.speed.bench_train_step import batch_of, model_of
+    from solid_ext import Config
+    from solid_ext.config import PAPER
+    from solid_ext.train import Step, make_optimizer
+
+    batch = 32 if bench.small else 1024
     contestants: dict[str, Work] = {}
-    kinds = {"native": {}, "reference": {"backend": "reference"}}
-    if device.type == "cuda":
-        kinds = {"native, CUDA graph": {"cuda_graph": True}, **kinds, "native, bf16 autocast": {"amp": True}}
+    kinds: dict[str, dict[str, Any]] = {"native": {}, "reference": {"backend": "reference"}}
+    if bench.on_gpu:
+        plain = {name: fields | {"cuda_graph": False} for name, fields in kinds.items()}
+        kinds = {"native, graph": {}, **plain}
+        kinds |= {"native, graph, TF32": {"tf32": True}, "native, graph, bf16 autocast": {"amp": True}}
     for name, fields in kinds.items():
-        backend = str(fields.get("backend", "native"))
-        model = model_of(backend).to(device)
-        config = (
-            Config()
-            .replace(**PAPER, device=str(device), **{key: value for key, value in fields.items() if key != "backend"})
-            .train
-        )
-        step = Step(model, make_optimizer(model, config), config)
-        given = tuple(t.to(device) for t in batch_of(batch))
-        contestants[name] = lambda step=step, given=given: step(*given)
-    compare(
-        report, f"training step, B = {batch}, L = {Config().model.length}, {train.loss}", contestants, device, None, 0
-    )
+        config = Config().replace(**PAPER | {"device": str(bench.device)} | fields)
+        model = model_of(config.model.backend).to(bench.device)
+        step = Step(model, make_optimizer(model, config.train), config.train)
+        given = tuple(t.to(bench.device) for t in batch_of(batch))
+        contestants[name] = partial(step, *given)
+    train = Config().replace(**PAPER).train
+    bench.compare(f"training step, B = {batch}, L = {Config().model.length}, {train.loss}", contestants)
 
 
-def largest_batch(report: Report, device: torch.device) -> None:
+def largest_batch(bench: Bench) -> None:
     """The largest power of two of sequences whose training step fits."""
+    from bench.speed.bench_train_step import batch_of, model_of
+    from solid_ext import Config
+    from solid_ext.config import PAPER
+    from solid_ext.train import Step, make_optimizer
+
     batch = 1024
-    while True:
+    while bench.on_gpu and not bench.small:
         try:
-            model = model_of("native").to(device)
-            config = Config().replace(**PAPER, device=str(device)).train
-            Step(model, make_optimizer(model, config), config)(*(t.to(device) for t in batch_of(2 * batch)))
-            torch.cuda.synchronize(device)
+            model = model_of("native").to(bench.device)
+            config = Config().replace(**PAPER, device=str(bench.device)).train
+            Step(model, make_optimizer(model, config), config)(*(t.to(bench.device) for t in batch_of(2 * batch)))
+            torch.cuda.synchronize(bench.device)
         except (torch.OutOfMemoryError, RuntimeError, ValueError) as error:
-            report.notes["largest batch that fits"] = batch
-            report.notes["the next one"] = str(error).splitlines()[0][:120]
+            bench.note("largest batch that fits", batch)
+            bench.note("the next one", str(error).splitlines()[0][:120])
             return
         batch *= 2
 
 
-def epochs(report: Report, device: torch.device, data: Path) -> None:
+def epochs(bench: Bench) -> None:
     """Epochs per second of both stages on a dataset, and the metrics on the device beside those of the CPU."""
-    dataset = load_dataset(data)
-    for fields in ({}, {"cuda_graph": True}) if device.type == "cuda" else ({},):
-        solid = SOLID(Config().replace(**PAPER, device=str(device), epochs=3, **fields)).fit(dataset)
+    from solid_ext import SOLID, Config
+    from solid_ext.config import PAPER
+    from solid_ext.data import load_dataset
+
+    if bench.data is None:
+        return
+    dataset = load_dataset(bench.data)
+    for fields in ({}, {"cuda_graph": False}) if bench.on_gpu else ({},):
+        solid = SOLID(
+            Config().replace(**PAPER | {"device": str(bench.device), "epochs": 1 if bench.small else 3} | fields)
+        ).fit(dataset)
+        how = " (CUDA graph)" if bench.on_gpu and not fields else ""
         for stage in solid.training.stages:
-            seconds = float(np.median([epoch.seconds for epoch in stage.history]))
-            report.notes[f"{dataset.name}, {stage.name}, epochs per second{' (CUDA graph)' if fields else ''}"] = (
-                1 / seconds
-            )
-        values = solid.evaluate()
-        report.notes[f"{dataset.name}, user_auc after 3 epochs{' (CUDA graph)' if fields else ''}"] = values["sampled"][
-            "user_auc"
-        ]
+            seconds = statistics.median([epoch.seconds for epoch in stage.history])
+            bench.note(f"{dataset.name}, {stage.name}, epochs per second{how}", 1 / seconds)
+        bench.note(f"{dataset.name}, user_auc after 3 epochs{how}", solid.evaluate()["sampled"]["user_auc"])
+
+
+SECTIONS: dict[str, Callable[[Bench], None]] = {
+    "limits": measure_limits,
+    "nearest_code": bench_nearest_code,
+    "dynamic_mlp": bench_dynamic_mlp,
+    "gru": bench_gru,
+    "memory": note_flat_memory,
+    "step": bench_training_step,
+    "largest_batch": largest_batch,
+    "epochs": epochs,
+    "compiled": bench_compiled,
+}
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--json", type=Path, help="the file to write")
+    arguments.add_argument("--json", type=Path, help="the file to write, or to add to")
+    arguments.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     arguments.add_argument("--device", default="cuda")
     arguments.add_argument("--data", type=Path, help="a dataset's interactions, for epochs per second")
     arguments.add_argument("--small", action="store_true", help="tiny shapes: a dry run of the script")
-    arguments.add_argument("--profile", action="store_true", help="the two headline kernels once each, and no more")
+    arguments.add_argument("--profile", action="store_true", help="the headline kernels once each, and no more")
     options = arguments.parse_args()
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -300,25 +484,17 @@ def main() -> None:
     if options.profile:
         profile(device)
         return
-    report = Report("gpu")
-    if device.type == "cuda":
-        report.notes["device"] = torch.cuda.get_device_name(device)
-    limits = measured_limits(device, options.small)
-    for name, rate in asdict(limits).items():
-        unit = "a large copy, GB/s" if name == "copy" else f"a large product in {name}, GFLOP/s"
-        report.notes[unit] = round(rate)
-    bench_nearest_code(report, device, options.small, limits)
-    bench_dynamic_mlp(report, device, options.small, limits)
-    note_flat_memory(report, device, options.small)
-    bench_training_step(report, device, options.small)
-    if device.type == "cuda" and not options.small:
-        largest_batch(report, device)
-    if options.data:
-        epochs(report, device, options.data)
-    report.print()
-    if options.json:
-        content = {"machine": machine(), "notes": report.notes, "rows": [asdict(row) for row in report.rows]}
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    bench = Bench(device, options.small, options.json, options.data)
+    failed = []
+    for name in options.sections:
+        try:
+            SECTIONS[name](bench)
+        except Exception as error:  # the next section is measured all the same
+            failed.append(name)
+            bench.note(f"{name}, FAILED", f"{type(error).__name__}: {error}"[:300])
+    bench.report.print()
+    if failed or bench.wrong:
+        raise SystemExit(f"bench_gpu: {', '.join(failed) or 'a case'} failed; the notes say how")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ using Values = std::vector<double>;
 
 struct Branch {
   bool present = false;
-  int64_t codes = 0;
+  int64_t code_dim = 0;
   Values z;                           // [B, k]
   std::vector<Values> maps, offsets;  // per layer
   Values dz;
@@ -26,7 +26,7 @@ struct Problem {
   std::vector<int64_t> sizes;
   double delta;
   bool tanh_last, backward, keep_hidden;
-  bool not_a_number;  // one sequence has a NaN in a code
+  bool not_a_number;  // one sequence has a NaN in its condition
   Branch item, semantic;
   Values x, dy, y, dx;
   std::vector<Values> hidden;  // h_1 .. h_{P-1}
@@ -39,15 +39,15 @@ double lattice(Random& random, int64_t most, double step) {
   return double(random.between(-most, most)) * step;
 }
 
-Branch draw_branch(Random& random, const Problem& p, int64_t codes) {
+Branch draw_branch(Random& random, const Problem& p, int64_t code_dim) {
   Branch b;
   b.present = true;
-  b.codes = codes;
-  b.z.resize(size_t(p.batch * codes));
+  b.code_dim = code_dim;
+  b.z.resize(size_t(p.batch * code_dim));
   for (double& v : b.z) v = lattice(random, 4, 0.25);
   for (int64_t l = 0; l < p.layers(); ++l) {
     const int64_t weights = (p.sizes[size_t(l)] + 1) * p.sizes[size_t(l) + 1];
-    b.maps.emplace_back(size_t(weights * codes));
+    b.maps.emplace_back(size_t(weights * code_dim));
     b.offsets.emplace_back(size_t(weights));
     for (double& v : b.maps.back()) v = lattice(random, 8, 1.0 / 64);
     for (double& v : b.offsets.back()) v = lattice(random, 8, 1.0 / 64);
@@ -58,8 +58,9 @@ Branch draw_branch(Random& random, const Problem& p, int64_t codes) {
 // One branch's weight [i, o] of layer l for sequence b.
 double generated(const Branch& branch, int64_t outputs, int64_t l, int64_t b, int64_t i, int64_t o) {
   double w = branch.offsets[size_t(l)][size_t(i * outputs + o)];
-  const double* const map = branch.maps[size_t(l)].data() + i * branch.codes * outputs + o;
-  for (int64_t k = 0; k < branch.codes; ++k) w += branch.z[size_t(b * branch.codes + k)] * map[k * outputs];
+  const double* const map = branch.maps[size_t(l)].data() + i * branch.code_dim * outputs + o;
+  for (int64_t k = 0; k < branch.code_dim; ++k)
+    w += branch.z[size_t(b * branch.code_dim + k)] * map[k * outputs];
   return w;
 }
 
@@ -114,10 +115,10 @@ void add_branch(Branch& branch, int64_t outputs, int64_t l, int64_t b, int64_t i
                 double gradient) {
   if (!branch.present) return;
   branch.doffsets[size_t(l)][size_t(i * outputs + o)] += gradient;
-  for (int64_t k = 0; k < branch.codes; ++k) {
-    const size_t at = size_t((i * branch.codes + k) * outputs + o);
-    branch.dmaps[size_t(l)][at] += branch.z[size_t(b * branch.codes + k)] * gradient;
-    branch.dz[size_t(b * branch.codes + k)] += branch.maps[size_t(l)][at] * gradient;
+  for (int64_t k = 0; k < branch.code_dim; ++k) {
+    const size_t at = size_t((i * branch.code_dim + k) * outputs + o);
+    branch.dmaps[size_t(l)][at] += branch.z[size_t(b * branch.code_dim + k)] * gradient;
+    branch.dz[size_t(b * branch.code_dim + k)] += branch.maps[size_t(l)][at] * gradient;
   }
 }
 
@@ -160,7 +161,7 @@ void solve_backward(Problem& p, const Values& y) {
   }
 }
 
-// A branch as a kernel takes it; N: type of codes, W: of parameters.
+// A branch as a kernel takes it; N: type of conditions, W: of parameters.
 template <class N, class W>
 struct Inputs {
   Array<N> z;
@@ -180,8 +181,8 @@ struct Gradients {
   std::vector<void*> maps, offsets;
 
   // What is not wanted has no memory.
-  Gradients(const Branch& b, bool codes, uint64_t wanted, int64_t lead)
-      : z(codes ? int64_t(b.z.size()) : 0, lead) {
+  Gradients(const Branch& b, bool condition, uint64_t wanted, int64_t lead)
+      : z(condition ? int64_t(b.z.size()) : 0, lead) {
     const auto put = [&](const Values& v, std::vector<void*>& list) {
       const bool want = wanted & 1;
       wanted >>= 1;
@@ -256,7 +257,7 @@ void check_type(Tally& tally, Random& random, Problem& p, DynamicType type, Tole
     call.batch = p.batch, call.targets = p.targets, call.layers = p.layers(), call.sizes = p.sizes.data();
     call.delta = p.delta, call.tanh_last = p.tanh_last, call.threads = threads;
     const auto set = [&](DynamicBranch& to, const Branch& from, const Inputs<N, W>& in) {
-      to.present = from.present, to.codes = from.codes;
+      to.present = from.present, to.code_dim = from.code_dim;
       to.z = in.z.data(), to.maps = in.maps.data(), to.offsets = in.offsets.data();
     };
     set(call.item, p.item, item);
@@ -275,8 +276,8 @@ void check_type(Tally& tally, Random& random, Problem& p, DynamicType type, Tole
     }
     if (!p.backward) return;
     call.dy = dy.data(), call.dx = want_x ? result.dx.data() : nullptr;
-    const auto ask = [](DynamicBranch& to, const Gradients<N, W>& out, bool codes) {
-      to.dz = codes ? out.z.data() : nullptr;
+    const auto ask = [](DynamicBranch& to, const Gradients<N, W>& out, bool condition) {
+      to.dz = condition ? out.z.data() : nullptr;
       to.dmaps = out.maps.data(), to.doffsets = out.offsets.data();
     };
     ask(call.item, result.item, p.item.present && want_item);
@@ -344,8 +345,8 @@ void check_dynamic_mlp(Tally& tally, Random random) {
   p.backward = random.chance(80);
   p.keep_hidden = p.backward || p.targets > 1 || random.chance(50);
   p.not_a_number = !p.backward && p.batch > 0 && random.chance(50);
-  const int64_t branches = random.below(3), codes = random.pick({1, 2, 3, 7, 8, 9, 16, 17, 33});
-  if (branches != 1) p.item = draw_branch(random, p, codes);
+  const int64_t branches = random.below(3), code_dim = random.pick({1, 2, 3, 7, 8, 9, 16, 17, 33});
+  if (branches != 1) p.item = draw_branch(random, p, code_dim);
   if (branches != 2) p.semantic = draw_branch(random, p, random.pick({1, 4, 8, 15, 16, 31}));
   const int64_t type = random.pick({0, 0, 1, 2});
   static const char* const kTypes[] = {"float32", "float64", "bfloat16"};
@@ -353,8 +354,8 @@ void check_dynamic_mlp(Tally& tally, Random random) {
   tally.shape = std::string("dynamic_mlp ") + kTypes[type] + " B=" + std::to_string(p.batch) +
                 " T=" + std::to_string(p.targets) + " sizes=";
   for (const int64_t size : p.sizes) tally.shape += std::to_string(size) + ",";
-  tally.shape += std::string(" codes=") + std::to_string(p.item.codes) + "," +
-                 std::to_string(p.semantic.codes) + " " + kBranches[branches] +
+  tally.shape += std::string(" code_dim=") + std::to_string(p.item.code_dim) + "," +
+                 std::to_string(p.semantic.code_dim) + " " + kBranches[branches] +
                  " delta=" + std::to_string(p.delta) + (p.tanh_last ? " tanh" : "") +
                  (p.backward ? "" : " forward") + (p.not_a_number ? " NaN" : "");
   if (type == 0) check_type<float, float>(tally, random, p, DynamicType::kFloat32, {2e-5, 2e-5});

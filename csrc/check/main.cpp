@@ -58,17 +58,18 @@ bool plant(const std::string& bug) {
   const Array<int64_t> index(bug == "overrun" ? 3 : 4);
   NearestCode call;
   call.x = x.data() + (bug == "misaligned"), call.x_stride = 8, call.rows = 4, call.dim = 8;
-  call.codebook = codebook.data(), call.codes = 2, call.workspace = workspace.data();
+  call.codebook = codebook.data(), call.num_codes = 2, call.workspace = workspace.data();
   call.index = index.data(), call.quantized = quantized.data(), call.distance = distance.data();
   SOLID_IN_USE(nearest_code_float)(call);
   return true;
 }
 
 int usage() {
-  std::fprintf(stderr,
-               "check_kernels: expected [--cases N] [--case I] "
-               "[--only catalogue_cross_entropy|nearest_code|segment_sum|dynamic_mlp|gru|dropout] [--isa LEVEL] "
-               "[--bits] [--plant overrun|misaligned|race]\n");
+  std::fprintf(
+      stderr,
+      "check_kernels: expected [--cases N] [--case I] "
+      "[--only catalogue_cross_entropy|nearest_code|segment_sum|dynamic_mlp|gru|dropout] [--isa LEVEL] "
+      "[--bits] [--plant overrun|misaligned|race]\n");
   return 2;
 }
 

@@ -123,6 +123,17 @@ SOLID_DEVICE float widen(float value) { return value; }
 SOLID_DEVICE float widen(Bf16 value) { return to_float(value); }
 SOLID_DEVICE float widen(Half value) { return to_float(value); }
 
+// What is kept of them.
+SOLID_DEVICE void narrow(double value, double& to) { to = value; }
+SOLID_DEVICE void narrow(float value, float& to) { to = value; }
+SOLID_DEVICE void narrow(float value, Bf16& to) { to = to_bf16(value); }
+SOLID_DEVICE void narrow(float value, Half& to) { to = to_half(value); }
+
+template <int n, class T>
+SOLID_DEVICE bool aligned_to_packs(const T* base) {
+  return reinterpret_cast<uintptr_t>(base) % sizeof(Pack<T, n>) == 0;
+}
+
 // An array whose element type is known at run time: one compiled kernel serves all of them. T is what they
 // are widened to, double for kDouble and float for the others.
 enum class Element : int { kFloat = 0, kBf16 = 1, kHalf = 2, kDouble = 3 };

@@ -25,6 +25,6 @@ Status cuda_status(int error);
 std::string cuda_message();
 
 std::string cuda_version();                     // of the toolkit, "13.0"
-std::vector<std::string> cuda_architectures();  // "80", .. "PTX" (of the newest)
+std::vector<std::string> cuda_architectures();  // "80", .. "compute_120": PTX of sm_120
 
 }  // namespace solid

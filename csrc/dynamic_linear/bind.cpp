@@ -22,10 +22,10 @@ void* const* outputs(const Addresses& list) {
   return list.empty() ? nullptr : reinterpret_cast<void* const*>(list.data());
 }
 
-DynamicBranch branch(int64_t codes, Address z, const Addresses& maps, const Addresses& offsets) {
+DynamicBranch branch(int64_t code_dim, Address z, const Addresses& maps, const Addresses& offsets) {
   DynamicBranch b;
-  b.present = codes > 0;
-  b.codes = codes;
+  b.present = code_dim > 0;
+  b.code_dim = code_dim;
   b.z = pointer(z);
   b.maps = inputs(maps);
   b.offsets = inputs(offsets);
@@ -47,21 +47,21 @@ DynamicMlp sized(int type, int64_t batch, int64_t targets, const std::vector<int
 }
 
 int64_t workspace(int type, int64_t batch, int64_t targets, const std::vector<int64_t>& sizes,
-                  int64_t item_codes, int64_t semantic_codes, int threads, bool backward) {
+                  int64_t item_code_dim, int64_t semantic_code_dim, int threads, bool backward) {
   DynamicMlp mlp = sized(type, batch, targets, sizes, 0, false, threads);
-  mlp.item = branch(item_codes, 0, {}, {});
-  mlp.semantic = branch(semantic_codes, 0, {}, {});
+  mlp.item = branch(item_code_dim, 0, {}, {});
+  mlp.semantic = branch(semantic_code_dim, 0, {}, {});
   return SOLID_IN_USE(dynamic_workspace)(mlp, backward);
 }
 
 void forward(int type, int64_t batch, int64_t targets, const std::vector<int64_t>& sizes, double delta,
-             bool tanh_last, int threads, Address x, int64_t item_codes, Address z_item,
-             int64_t semantic_codes, Address z_semantic, const Addresses& item_maps,
+             bool tanh_last, int threads, Address x, int64_t item_code_dim, Address z_item,
+             int64_t semantic_code_dim, Address z_semantic, const Addresses& item_maps,
              const Addresses& item_offsets, const Addresses& semantic_maps, const Addresses& semantic_offsets,
              Address y, Address hidden, Address scratch) {
   DynamicMlp mlp = sized(type, batch, targets, sizes, delta, tanh_last, threads);
-  mlp.item = branch(item_codes, z_item, item_maps, item_offsets);
-  mlp.semantic = branch(semantic_codes, z_semantic, semantic_maps, semantic_offsets);
+  mlp.item = branch(item_code_dim, z_item, item_maps, item_offsets);
+  mlp.semantic = branch(semantic_code_dim, z_semantic, semantic_maps, semantic_offsets);
   mlp.x = pointer(x);
   mlp.y = pointer(y);
   mlp.hidden = pointer(hidden);
@@ -72,16 +72,16 @@ void forward(int type, int64_t batch, int64_t targets, const std::vector<int64_t
 }
 
 void backward(int type, int64_t batch, int64_t targets, const std::vector<int64_t>& sizes, double delta,
-              bool tanh_last, int threads, Address x, int64_t item_codes, Address z_item,
-              int64_t semantic_codes, Address z_semantic, const Addresses& item_maps,
+              bool tanh_last, int threads, Address x, int64_t item_code_dim, Address z_item,
+              int64_t semantic_code_dim, Address z_semantic, const Addresses& item_maps,
               const Addresses& item_offsets, const Addresses& semantic_maps,
               const Addresses& semantic_offsets, Address y, Address hidden, Address dy, Address dx,
               Address dz_item, Address dz_semantic, const Addresses& item_dmaps,
               const Addresses& item_doffsets, const Addresses& semantic_dmaps,
               const Addresses& semantic_doffsets, Address scratch) {
   DynamicMlp mlp = sized(type, batch, targets, sizes, delta, tanh_last, threads);
-  mlp.item = branch(item_codes, z_item, item_maps, item_offsets);
-  mlp.semantic = branch(semantic_codes, z_semantic, semantic_maps, semantic_offsets);
+  mlp.item = branch(item_code_dim, z_item, item_maps, item_offsets);
+  mlp.semantic = branch(semantic_code_dim, z_semantic, semantic_maps, semantic_offsets);
   mlp.x = pointer(x);
   mlp.y = pointer(y);
   mlp.hidden = pointer(hidden);

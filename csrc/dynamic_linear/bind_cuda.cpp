@@ -23,8 +23,8 @@ void check(Status status, const DynamicCuda& call) {
     std::string sizes;
     for (int l = 0; l <= call.layers; ++l) sizes += (l == 0 ? "" : ", ") + std::to_string(call.sizes[l]);
     return "dynamic_mlp (B=" + std::to_string(call.batch) + ", T=" + std::to_string(call.targets) +
-           ", sizes [" + sizes + "], k=" + std::to_string(call.codes[kItem]) + " and " +
-           std::to_string(call.codes[kSemantic]) + ")";
+           ", sizes [" + sizes + "], k=" + std::to_string(call.code_dim[kItem]) + " and " +
+           std::to_string(call.code_dim[kSemantic]) + ")";
   });
 }
 

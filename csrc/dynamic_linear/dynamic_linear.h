@@ -4,8 +4,8 @@
 //   h_0 = x,  h_{l+1} = act(h_l W_l + b_l),  y = h_P      act = tanh between layers; after the last if
 //   tanh_last
 //
-// Shapes: B sequences, T targets each, D_l inputs and O_l = D_{l+1} outputs of layer l, k codes of a branch
-// (v: item, c: semantic). All arrays are dense and row-major:
+// Shapes: B sequences, T targets each, D_l inputs and O_l = D_{l+1} outputs of layer l, k = code_dim
+// components of a branch's condition z (v: item, c: semantic). All arrays are dense and row-major:
 //   x [B, T, D_0], z [B, k], y [B, T, D_P]; map A [D_l + 1, k, O_l], offset a [D_l + 1, O_l]: row i < D_l
 //   generates W[i, :], row D_l the bias, and for a fixed row the block [k, O_l] is streamed as it lies.
 //
@@ -13,7 +13,8 @@
 // passes no gradient. With delta infinite nothing is clipped and nothing recomputed.
 // NaN and infinity: forward as the formula takes them, within their sequence. Backward a weight that is
 // clipped passes nothing, even where x is not finite, and the same gradients are finite as in plain torch;
-// whether another is NaN or infinite is not said, for sums over codes and outputs are taken in another order.
+// whether another is NaN or infinite is not said, for sums over conditions and outputs are taken in another
+// order.
 //
 // Reductions over B run in the order of B, whatever the number of threads: results are bitwise equal for any.
 #pragma once
@@ -30,7 +31,7 @@ enum class DynamicType : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2 };  // 
 
 struct DynamicBranch {
   bool present = false;
-  int64_t codes = 0;                     // k
+  int64_t code_dim = 0;                  // k
   const void* z = nullptr;               // [B, k]
   const void* const* maps = nullptr;     // per layer
   const void* const* offsets = nullptr;  // per layer

@@ -40,10 +40,10 @@ namespace solid::SOLID_ISA {
 namespace {
 
 int64_t scratch_forward(const DynamicMlp& mlp) {
-  const int64_t codes = mlp.item.codes + mlp.semantic.codes, m = widest(mlp);
+  const int64_t code_dims = mlp.item.code_dim + mlp.semantic.code_dim, m = widest(mlp);
   const int64_t one = (2 * m + (m + 1) * m) * int64_t(sizeof(double));
-  const int64_t block =
-      mlp.targets == 1 ? (codes + 2 * m) * kTileBytes : (codes + 2 * kTargetRun * m + (m + 1) * m) * 64;
+  const int64_t block = mlp.targets == 1 ? (code_dims + 2 * m) * kTileBytes
+                                         : (code_dims + 2 * kTargetRun * m + (m + 1) * m) * 64;
   return one > block ? one : block;
 }
 
@@ -86,12 +86,12 @@ Status backward(const DynamicMlp& mlp) {
   do {
     const int64_t count = least(chunk.size, mlp.batch - first);
     const int64_t blocks = (count + block - 1) / block;
-    const auto widen = [&](const Rows<T>& z, int64_t codes, T* to) {
-      for (int64_t j = 0; j < count * codes; ++j) to[j] = z.read(first * codes + j);
+    const auto widen = [&](const Rows<T>& z, int64_t code_dim, T* to) {
+      for (int64_t j = 0; j < count * code_dim; ++j) to[j] = z.read(first * code_dim + j);
     };
     if (call.narrow) {
-      widen(call.z_item, mlp.item.codes, chunk.z_item);
-      widen(call.z_semantic, mlp.semantic.codes, chunk.z_semantic);
+      widen(call.z_item, mlp.item.code_dim, chunk.z_item);
+      widen(call.z_semantic, mlp.semantic.code_dim, chunk.z_semantic);
     }
     if (single) {
       for_each_worker(blocks, mlp.threads, [&](int64_t worker, int64_t b) {

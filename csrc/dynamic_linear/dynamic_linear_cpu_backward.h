@@ -1,5 +1,5 @@
-// Backward with one target: gradients of inputs and codes. That the generated weight is linear in z saves the
-// weights: dynamic_linear_cpu.cpp.
+// Backward with one target: gradients of inputs and conditions. That the generated weight is linear in z
+// saves the weights: dynamic_linear_cpu.cpp.
 #pragma once
 
 #include "dynamic_linear/dynamic_linear_cpu_chunk.h"
@@ -11,11 +11,11 @@ namespace {
 template <int R, class T>
 SOLID_APART void unclipped_row(const Branch<T>& branch, int64_t outputs, int64_t i, const T* g,
                                const Vector<T> (&x)[R], const T* z, T* dz, Vector<T> (&dx)[R]) {
-  const T* map = branch.map + i * branch.codes * outputs;
-  for_runs<kAccumulators / R>(0, branch.codes, [&](auto run, int64_t k) {
+  const T* map = branch.map + i * branch.code_dim * outputs;
+  for_runs<kAccumulators / R>(0, branch.code_dim, [&](auto run, int64_t k) {
     constexpr int n_max = decltype(run)::value;
     Vector<T> u[n_max][R] = {}, sum[R] = {};
-    contract<n_max, R>(map + k * outputs, 1, outputs, outputs, g, u, branch.codes * outputs);
+    contract<n_max, R>(map + k * outputs, 1, outputs, outputs, g, u, branch.code_dim * outputs);
     for (int n = 0; n < n_max; ++n) {
       for (int r = 0; r < R; ++r) {
         const int64_t at = ((k + n) * R + r) * kLanes<T>;
@@ -69,11 +69,11 @@ SOLID_APART void clipped_row(const Branch<T>& branch, int64_t outputs, int64_t i
 template <int R, class T>
 SOLID_APART void codes_row(const Branch<T>& branch, int64_t outputs, int64_t i, const T* g,
                            const Vector<T> (&x)[R], T* dz) {
-  const T* map = branch.map + i * branch.codes * outputs;
-  for_runs<kAccumulators / R>(0, branch.codes, [&](auto run, int64_t k) {
+  const T* map = branch.map + i * branch.code_dim * outputs;
+  for_runs<kAccumulators / R>(0, branch.code_dim, [&](auto run, int64_t k) {
     constexpr int n_max = decltype(run)::value;
     Vector<T> u[n_max][R] = {};
-    contract<n_max, R>(map + k * outputs, 1, outputs, outputs, g, u, branch.codes * outputs);
+    contract<n_max, R>(map + k * outputs, 1, outputs, outputs, g, u, branch.code_dim * outputs);
     for (int n = 0; n < n_max; ++n) {
       for (int r = 0; r < R; ++r) {
         const int64_t at = ((k + n) * R + r) * kLanes<T>;
@@ -88,7 +88,7 @@ void backward_block(const Call<T>& call, const Chunk<T>& chunk, int64_t first, i
                     T* scratch) {
   constexpr int NB = R * kLanes<T>;
   const DynamicMlp& mlp = call.mlp;
-  const int64_t ki = mlp.item.codes, ks = mlp.semantic.codes, width = widest(mlp) * NB;
+  const int64_t ki = mlp.item.code_dim, ks = mlp.semantic.code_dim, width = widest(mlp) * NB;
   T* z_item = scratch;
   T* z_semantic = z_item + ki * NB;
   T* dz_item = z_semantic + ks * NB;
@@ -97,7 +97,7 @@ void backward_block(const Call<T>& call, const Chunk<T>& chunk, int64_t first, i
   T* masked = in + width;
   T* g = masked + width;
   T* dx = g + width;
-  call.pack_codes(first, count, NB, z_item, z_semantic);
+  call.pack_conditions(first, count, NB, z_item, z_semantic);
   zero(dz_item, (ki + ks) * NB);
   const int64_t last = mlp.sizes[mlp.layers];
   pack(call.dy + first * last, last, count, last, NB, g);

@@ -11,7 +11,7 @@ namespace {
 template <class T>
 struct Branch {
   bool present, clipped;  // clipped: bounded by delta, so the backward needs its mask
-  int64_t codes;
+  int64_t code_dim;
   const T* map;
   const T* offset;
 };
@@ -26,7 +26,7 @@ struct Layer {
 template <class T>
 Layer<T> layer_of(const DynamicMlp& mlp, int64_t l) {
   const auto branch = [&](const DynamicBranch& b, bool bounded) {
-    Branch<T> out{b.present, bounded, b.codes, nullptr, nullptr};
+    Branch<T> out{b.present, bounded, b.code_dim, nullptr, nullptr};
     if (b.present) {
       out.map = static_cast<const T*>(b.maps[l]);
       out.offset = static_cast<const T*>(b.offsets[l]);
@@ -63,7 +63,7 @@ SOLID_INLINE void generate(const Branch<T>& branch, int64_t outputs, int64_t i, 
   for (int n = 0; n < N; ++n) {
     for (int r = 0; r < R; ++r) acc[n][r] = add ? acc[n][r] + offset[n] : splat(offset[n]);
   }
-  contract<N, R>(branch.map + i * branch.codes * outputs + o, outputs, 1, branch.codes, z, acc);
+  contract<N, R>(branch.map + i * branch.code_dim * outputs + o, outputs, 1, branch.code_dim, z, acc);
 }
 
 // W[i, o .. o + N - 1], both branches.
@@ -114,8 +114,8 @@ struct Call {
     return {at, false};
   }
 
-  void pack_codes(int64_t first, int64_t count, int64_t lanes, T* item, T* semantic) const {
-    const int64_t ki = mlp.item.codes, ks = mlp.semantic.codes;
+  void pack_conditions(int64_t first, int64_t count, int64_t lanes, T* item, T* semantic) const {
+    const int64_t ki = mlp.item.code_dim, ks = mlp.semantic.code_dim;
     if (mlp.item.present) pack(z_item + first * ki, ki, count, ki, lanes, item);
     if (mlp.semantic.present) pack(z_semantic + first * ks, ks, count, ks, lanes, semantic);
   }

@@ -47,20 +47,20 @@ struct Chunk {
   T* lower;
 
   Chunk(const DynamicMlp& mlp, void* workspace) : size(chunk_of(mlp)) {
-    const int64_t m = widest(mlp), codes = mlp.item.codes + mlp.semantic.codes;
+    const int64_t m = widest(mlp), code_dims = mlp.item.code_dim + mlp.semantic.code_dim;
     const bool single = mlp.targets == 1;
     if (single) {
-      scratch = (2 * codes + 4 * m) * (kTileBytes / int64_t(sizeof(T)));
+      scratch = (2 * code_dims + 4 * m) * (kTileBytes / int64_t(sizeof(T)));
     } else {
-      scratch = (2 * codes + (3 * kTargetRun + 1) * m + 2 * (m + 1) * m) * (64 / int64_t(sizeof(T)));
+      scratch = (2 * code_dims + (3 * kTargetRun + 1) * m + 2 * (m + 1) * m) * (64 / int64_t(sizeof(T)));
     }
     const int64_t map_scratch = size + kMapRows * 2 * (64 / int64_t(sizeof(T)));
     if (scratch < map_scratch) scratch = map_scratch;
     scratches = static_cast<T*>(workspace);
     z_item = scratches + mlp.threads * scratch;
     const bool converted = mlp.type == DynamicType::kBFloat16;
-    z_semantic = z_item + (converted ? round_up(size * mlp.item.codes, 16) : 0);
-    layers = z_semantic + (converted ? round_up(size * mlp.semantic.codes, 16) : 0);
+    z_semantic = z_item + (converted ? round_up(size * mlp.item.code_dim, 16) : 0);
+    layers = z_semantic + (converted ? round_up(size * mlp.semantic.code_dim, 16) : 0);
     int64_t sum = 0, most = 0;
     for (int64_t l = 0; l < mlp.layers; ++l) {
       const int64_t part = layer_elements(mlp, l);

@@ -19,10 +19,10 @@ void forward_block(const Call<T>& call, int64_t first, int64_t count, T* scratch
   const DynamicMlp& mlp = call.mlp;
   const int64_t width = widest(mlp) * NB;
   T* z_item = scratch;
-  T* z_semantic = z_item + mlp.item.codes * NB;
-  T* in = z_semantic + mlp.semantic.codes * NB;
+  T* z_semantic = z_item + mlp.item.code_dim * NB;
+  T* in = z_semantic + mlp.semantic.code_dim * NB;
   T* out = in + width;
-  call.pack_codes(first, count, NB, z_item, z_semantic);
+  call.pack_conditions(first, count, NB, z_item, z_semantic);
   pack(call.x + first * mlp.sizes[0], mlp.sizes[0], count, mlp.sizes[0], NB, in);
   for (int64_t l = 0; l < mlp.layers; ++l) {
     const Layer<T> layer = layer_of<T>(mlp, l);
@@ -63,11 +63,11 @@ SOLID_INLINE void generate_rows(const Branch<T>& branch, int64_t outputs, int64_
   for (int n = 0; n < N; ++n) {
     for (int v = 0; v < V; ++v) acc[n][v] = load(branch.offset + (i + n) * outputs + o + v * L);
   }
-  const T* map = branch.map + i * branch.codes * outputs + o;
-  for (int64_t k = 0; k < branch.codes; ++k) {
+  const T* map = branch.map + i * branch.code_dim * outputs + o;
+  for (int64_t k = 0; k < branch.code_dim; ++k) {
     for (int n = 0; n < N; ++n) {
       for (int v = 0; v < V; ++v) {
-        acc[n][v] += z[k] * load(map + (n * branch.codes + k) * outputs + v * L);
+        acc[n][v] += z[k] * load(map + (n * branch.code_dim + k) * outputs + v * L);
       }
     }
   }
@@ -134,8 +134,8 @@ void forward_one(const Call<T>& call, int64_t b, T* scratch) {
   const auto row = [&](const Rows<T>& rows, int64_t size) {
     return reinterpret_cast<T*>((rows + b * size).base);
   };
-  const T* z_item = row(call.z_item, mlp.item.codes);
-  const T* z_semantic = row(call.z_semantic, mlp.semantic.codes);
+  const T* z_item = row(call.z_item, mlp.item.code_dim);
+  const T* z_semantic = row(call.z_semantic, mlp.semantic.code_dim);
   const int64_t m = widest(mlp);
   T* w = scratch + 2 * m;
   const T* in = row(call.x, mlp.targets * mlp.sizes[0]);

@@ -6,11 +6,11 @@
 namespace solid::SOLID_ISA {
 namespace {
 
-// dmap[n][0 ..] += sum_b z[b][n] m[b][0 ..] for N codes and V vectors of outputs; if not Whole, only `rest`
-// columns of them exist.
+// dmap[n][0 ..] += sum_b z[b][n] m[b][0 ..] for N components of z and V vectors of outputs; if not Whole,
+// only `rest` columns of them exist.
 template <int N, int V, bool Whole, class T>
-SOLID_INLINE void add_map(const T* z, int64_t codes, const T* m, int64_t count, int64_t stride, int64_t rest,
-                          T* dmap) {
+SOLID_INLINE void add_map(const T* z, int64_t code_dim, const T* m, int64_t count, int64_t stride,
+                          int64_t rest, T* dmap) {
   constexpr int L = kLanes<T>;
   Vector<T> acc[N][V];
   for (int n = 0; n < N; ++n) {
@@ -23,7 +23,7 @@ SOLID_INLINE void add_map(const T* z, int64_t codes, const T* m, int64_t count, 
     Vector<T> row[V];
     for (int v = 0; v < V; ++v) row[v] = load(m + (b * V + v) * L);
     for (int n = 0; n < N; ++n) {
-      const T value = z[b * codes + n];
+      const T value = z[b * code_dim + n];
       for (int v = 0; v < V; ++v) acc[n][v] += value * row[v];
     }
   }
@@ -38,7 +38,7 @@ SOLID_INLINE void add_map(const T* z, int64_t codes, const T* m, int64_t count, 
 // One row i of a layer's map, over a chunk of sequences.
 template <class T>
 struct MapRow {
-  int64_t count, outputs, codes, pad;
+  int64_t count, outputs, code_dim, pad;
   const T* z;           // [count, k]
   const T* rows;        // [count, pad]: g, or x g^T
   const T* factors;     // [count]: x_i; null: 1
@@ -76,8 +76,8 @@ void add_columns(const MapRow<T>& row, int64_t o, T* scratch) {
       }
     }
     if (!row.dmap) continue;
-    for_runs<kAccumulators / V>(0, row.codes, [&](auto run, int64_t k) {
-      add_map<decltype(run)::value, V, Whole>(row.z + from * row.codes + k, row.codes, scratch, count,
+    for_runs<kAccumulators / V>(0, row.code_dim, [&](auto run, int64_t k) {
+      add_map<decltype(run)::value, V, Whole>(row.z + from * row.code_dim + k, row.code_dim, scratch, count,
                                               row.outputs, rest, row.dmap + k * row.outputs + o);
     });
   }
@@ -95,20 +95,20 @@ void map_row(const Call<T>& call, const Chunk<T>& chunk, int64_t l, bool item, i
   MapRow<T> row;
   row.count = count;
   row.outputs = layer.outputs;
-  row.codes = branch.codes;
+  row.code_dim = branch.code_dim;
   row.pad = padded<T>(row.outputs);
   row.z = item ? chunk.z_item : chunk.z_semantic;
-  if (!call.narrow) row.z = static_cast<const T*>(branch.z) + first * row.codes;
+  if (!call.narrow) row.z = static_cast<const T*>(branch.z) + first * row.code_dim;
   row.rows = chunk.rows(mlp, l) + (single ? 0 : i * chunk.size * row.pad);
   row.mask_stride = chunk.size;
   row.mask =
       item && layer.item.clipped ? chunk.mask(mlp, l) + i * mask_words<T>(row.outputs) * chunk.size : nullptr;
   T* const dmap = static_cast<T*>(branch.dmaps[l]);
   T* const doffset = static_cast<T*>(branch.doffsets[l]);
-  row.dmap = dmap ? dmap + i * row.codes * row.outputs : nullptr;
+  row.dmap = dmap ? dmap + i * row.code_dim * row.outputs : nullptr;
   row.doffset = doffset ? doffset + i * row.outputs : nullptr;
   if (first == 0) {
-    if (row.dmap) zero(row.dmap, row.codes * row.outputs);
+    if (row.dmap) zero(row.dmap, row.code_dim * row.outputs);
     if (row.doffset) zero(row.doffset, row.outputs);
   }
   row.factors = nullptr;

@@ -62,11 +62,11 @@ void forward_block_targets(const Call<T>& call, int64_t first, int64_t count, T*
   const DynamicMlp& mlp = call.mlp;
   const int64_t m = widest(mlp), targets = mlp.targets;
   T* z_item = scratch;
-  T* z_semantic = z_item + mlp.item.codes * L;
-  T* in_tile = z_semantic + mlp.semantic.codes * L;
+  T* z_semantic = z_item + mlp.item.code_dim * L;
+  T* in_tile = z_semantic + mlp.semantic.code_dim * L;
   T* out_tile = in_tile + kTargetRun * m * L;
   T* w = out_tile + kTargetRun * m * L;
-  call.pack_codes(first, count, L, z_item, z_semantic);
+  call.pack_conditions(first, count, L, z_item, z_semantic);
   for (int64_t l = 0; l < mlp.layers; ++l) {
     const Layer<T> layer = layer_of<T>(mlp, l);
     generate_all(layer, z_item, z_semantic, call.delta, w);
@@ -119,7 +119,7 @@ void backward_targets(const Call<T>& call, const Chunk<T>& chunk, int64_t l, int
   const DynamicMlp& mlp = call.mlp;
   const Layer<T> layer = layer_of<T>(mlp, l);
   const int64_t inputs = layer.inputs, outputs = layer.outputs, targets = mlp.targets;
-  const int64_t ki = mlp.item.codes, ks = mlp.semantic.codes, m = widest(mlp);
+  const int64_t ki = mlp.item.code_dim, ks = mlp.semantic.code_dim, m = widest(mlp);
   T* z_item = scratch;
   T* z_semantic = z_item + ki * L;
   T* dz_item = z_semantic + ks * L;
@@ -138,7 +138,7 @@ void backward_targets(const Call<T>& call, const Chunk<T>& chunk, int64_t l, int
   const Rows<T> dx = l > 0    ? Rows<T>((even ? chunk.upper : chunk.lower) + slot * targets * inputs, false)
                      : mlp.dx ? call.dx + first * targets * inputs
                               : call.dx;
-  call.pack_codes(first, count, L, z_item, z_semantic);
+  call.pack_conditions(first, count, L, z_item, z_semantic);
   if (dx) generate_all(layer, z_item, z_semantic, call.delta, w);
   zero(product, (inputs + 1) * outputs * L);
   for_runs<kTargetRun>(0, targets, [&](auto run, int64_t t) {
@@ -156,13 +156,13 @@ void backward_targets(const Call<T>& call, const Chunk<T>& chunk, int64_t l, int
       unpack(dx_tile, L, count, n_max * inputs, dx + t * inputs, targets * inputs);
     }
   });
-  // The codes see the product as T = 1 sees x g^T; they add to what the layers above left.
-  const auto codes_in = [&](const Rows<T>& from, int64_t codes, T* dz) {
-    zero(dz, codes * L);
-    if (from && !top) pack(from + first * codes, codes, count, codes, L, dz);
+  // The conditions see the product as T = 1 sees x g^T; they add to what the layers above left.
+  const auto condition_in = [&](const Rows<T>& from, int64_t code_dim, T* dz) {
+    zero(dz, code_dim * L);
+    if (from && !top) pack(from + first * code_dim, code_dim, count, code_dim, L, dz);
   };
-  codes_in(call.dz_item, ki, dz_item);
-  codes_in(call.dz_semantic, ks, dz_semantic);
+  condition_in(call.dz_item, ki, dz_item);
+  condition_in(call.dz_semantic, ks, dz_semantic);
   const int64_t pad = padded<T>(outputs), words = mask_words<T>(outputs);
   Word<T>* mask = chunk.mask(mlp, l) + slot;
   T* rows = chunk.rows(mlp, l) + slot * pad;

@@ -27,7 +27,7 @@ struct DynamicCuda {
   int64_t sizes[kMostLayers + 1] = {};  // D_0 .. D_P
   double delta = 0;
   bool tanh_last = false;
-  int64_t codes[kBranches] = {};  // k; 0: no such branch
+  int64_t code_dim[kBranches] = {};  // k; 0: no such branch
   const void* z[kBranches] = {};
   const void* maps[kBranches][kMostLayers] = {};
   const void* offsets[kBranches][kMostLayers] = {};
@@ -61,7 +61,7 @@ DynamicCuda read_dynamic_sizes(const Next& next) {
   for (int l = 0; l <= call.layers && l <= kMostLayers; ++l) call.sizes[l] = next();
   call.delta = bit_cast<double>(next());
   call.tanh_last = next() != 0;
-  for (int64_t& codes : call.codes) codes = next();
+  for (int64_t& code_dim : call.code_dim) code_dim = next();
   return call;
 }
 
@@ -70,7 +70,7 @@ DynamicCuda read_dynamic_call(const Next& next, bool backward) {
   DynamicCuda call = read_dynamic_sizes(next);
   const auto pointer = [&] { return reinterpret_cast<void*>(next()); };
   const auto each_layer = [&](auto& table, int branch) {
-    for (int l = 0; l < call.layers && l < kMostLayers && call.codes[branch] > 0; ++l)
+    for (int l = 0; l < call.layers && l < kMostLayers && call.code_dim[branch] > 0; ++l)
       table[branch][l] = pointer();
   };
   call.x = pointer();
@@ -93,8 +93,8 @@ DynamicCuda read_dynamic_call(const Next& next, bool backward) {
   return call;
 }
 
-// A map's gradient is summed by tasks: two tiles of 32 codes x 32 outputs, of two rows where one tile holds
-// all codes.
+// A map's gradient is summed by tasks: two tiles of 32 components of z x 32 outputs, of two rows where one
+// tile holds all of z.
 constexpr int kTile = 32;
 constexpr int64_t kBatchStrip = 256;  // sequences that are worth a block of their own
 constexpr int64_t kMostStrips = 16;   // partial sums of each parameter
@@ -103,17 +103,17 @@ constexpr int64_t kManyTasks = 2048;  // blocks that keep any device busy
 SOLID_BOTH int64_t tiles_of(int64_t count) { return (count + kTile - 1) / kTile; }
 
 SOLID_BOTH int64_t tasks_of(const DynamicCuda& call, int l, int branch) {
-  const int64_t rows = call.sizes[l] + 1, codes = tiles_of(call.codes[branch]);
-  return (codes == 1 ? (rows + 1) / 2 : rows * ((codes + 1) / 2)) * tiles_of(call.sizes[l + 1]);
+  const int64_t rows = call.sizes[l] + 1, code_tiles = tiles_of(call.code_dim[branch]);
+  return (code_tiles == 1 ? (rows + 1) / 2 : rows * ((code_tiles + 1) / 2)) * tiles_of(call.sizes[l + 1]);
 }
 
 // Offsets into the workspace, in elements of 4 or 8 bytes: O(B (D + O + k)) T values, and partial sums.
 struct DynamicWorkspace {
-  int64_t gradients = 0;     // g of layer 0, 1, .. [B, T, O_l]
-  int64_t inputs;            // dx before it is rounded [B, T, D_0]
-  int64_t codes[kBranches];  // dz before it is rounded [B, k]
-  int64_t partials;          // [strips][all parameters, branch by branch, layer by layer: map, offset]
-  int64_t parameters;        // elements of one strip
+  int64_t gradients = 0;  // g of layer 0, 1, .. [B, T, O_l]
+  int64_t inputs;         // dx before it is rounded [B, T, D_0]
+  int64_t dz[kBranches];  // before it is rounded [B, k]
+  int64_t partials;       // [strips][all parameters, branch by branch, layer by layer: map, offset]
+  int64_t parameters;     // elements of one strip
   int64_t strips;
   int64_t counters;  // one int per task: strips that are done
   int64_t tasks;
@@ -126,10 +126,10 @@ struct DynamicWorkspace {
     at += call.batch * call.targets * call.sizes[0];
     parameters = tasks = 0;
     for (int branch = 0; branch < kBranches; ++branch) {
-      codes[branch] = at;
-      at += call.batch * call.codes[branch];
-      for (int l = 0; l < call.layers && call.codes[branch] > 0; ++l) {
-        parameters += (call.sizes[l] + 1) * (call.codes[branch] + 1) * call.sizes[l + 1];
+      dz[branch] = at;
+      at += call.batch * call.code_dim[branch];
+      for (int l = 0; l < call.layers && call.code_dim[branch] > 0; ++l) {
+        parameters += (call.sizes[l] + 1) * (call.code_dim[branch] + 1) * call.sizes[l + 1];
         tasks += tasks_of(call, l, branch);
       }
     }

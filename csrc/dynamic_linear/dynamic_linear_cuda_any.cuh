@@ -30,21 +30,21 @@ SOLID_BOTH int64_t any_bytes(const AnyArgs& args, int arrays) {
   return arrays * ((one + 15) / 16 * 16);
 }
 
-// The offset and then, code by code, the map's share of weight (row, column) of kGroup sequences from b on;
-// `count` exist.
+// The offset and then, component by component of z, the map's share of weight (row, column) of kGroup
+// sequences from b on; `count` exist.
 template <class T, int group>
 SOLID_DEVICE void generate_weights(const DynamicCuda& call, int l, int branch, int64_t row, int64_t column,
                                    int64_t b, int count, T (&w)[group]) {
-  const int64_t outputs = call.sizes[l + 1], codes = call.codes[branch];
+  const int64_t outputs = call.sizes[l + 1], code_dim = call.code_dim[branch];
   const T offset = load_element<T>(call.offsets[branch][l], call.type, row * outputs + column);
 #pragma unroll
   for (int s = 0; s < group; ++s) w[s] = offset;
-  for (int64_t k = 0; k < codes; ++k) {
-    const T value = load_element<T>(call.maps[branch][l], call.type, (row * codes + k) * outputs + column);
+  for (int64_t k = 0; k < code_dim; ++k) {
+    const T value = load_element<T>(call.maps[branch][l], call.type, (row * code_dim + k) * outputs + column);
 #pragma unroll
     for (int s = 0; s < group; ++s)
       if (s < count)
-        w[s] = fused(load_element<T>(call.z[branch], call.type, (b + s) * codes + k), value, w[s]);
+        w[s] = fused(load_element<T>(call.z[branch], call.type, (b + s) * code_dim + k), value, w[s]);
   }
 }
 
@@ -72,12 +72,12 @@ struct DynamicForwardAny {
         for (int i = block.thread(); i < int(inputs + 1) * columns; i += kThreads) {
           const int row = i / columns, column = i % columns;
           T w[kGroup] = {};
-          if (call.codes[kItem] > 0) {
+          if (call.code_dim[kItem] > 0) {
             generate_weights(call, l, kItem, row, o + column, first, count, w);
 #pragma unroll
             for (int s = 0; s < kGroup; ++s) w[s] = clipped(w[s], delta);
           }
-          if (call.codes[kSemantic] > 0) {
+          if (call.code_dim[kSemantic] > 0) {
             T more[kGroup];
             generate_weights(call, l, kSemantic, row, o + column, first, count, more);
 #pragma unroll
@@ -131,10 +131,7 @@ struct DynamicBackwardAny {
     const DynamicCuda& call = args.call;
     const DynamicWorkspace& places = args.places;
     T* const workspace = static_cast<T*>(call.workspace);
-    if (block.index() == 0) {
-      int* counters = reinterpret_cast<int*>(workspace + places.counters);
-      for (int64_t i = block.thread(); i < places.tasks; i += kThreads) counters[i] = 0;
-    }
+    zero_counters<T>(block, call, places);
     const int64_t first = block.index() * args.sequences, targets = call.targets;
     const int count = int(first + args.sequences < call.batch ? args.sequences : call.batch - first);
     const int area = int(widest_of(call) + 1) * args.columns;
@@ -160,8 +157,8 @@ struct DynamicBackwardAny {
         for (int i = block.thread(); i < int(inputs + 1) * columns; i += kThreads) {
           const int row = i / columns, column = i % columns;
           T own[kGroup] = {}, trunk[kGroup] = {};
-          if (call.codes[kItem] > 0) generate_weights(call, l, kItem, row, o + column, first, count, own);
-          if (call.codes[kSemantic] > 0)
+          if (call.code_dim[kItem] > 0) generate_weights(call, l, kItem, row, o + column, first, count, own);
+          if (call.code_dim[kSemantic] > 0)
             generate_weights(call, l, kSemantic, row, o + column, first, count, trunk);
 #pragma unroll
           for (int s = 0; s < kGroup; ++s) {
@@ -181,9 +178,9 @@ struct DynamicBackwardAny {
         block.sync();
         const bool begins = o == 0, ends = o + args.columns >= outputs;
         for (int branch = 0; branch < kBranches; ++branch) {
-          if (call.codes[branch] == 0) continue;
-          add_codes(block, args, l, branch, o, columns, first, count, area, branch == kItem ? item : semantic,
-                    workspace + places.codes[branch], begins && l + 1 == call.layers);
+          if (call.code_dim[branch] == 0) continue;
+          add_dz(block, args, l, branch, o, columns, first, count, area, branch == kItem ? item : semantic,
+                 workspace + places.dz[branch], begins && l + 1 == call.layers);
         }
         for (int64_t i = block.thread(); i < count * targets * inputs; i += kThreads) {
           const int row = int(i % inputs), s = int(i / inputs / targets);
@@ -200,27 +197,27 @@ struct DynamicBackwardAny {
     }
     for (int branch = 0; branch < kBranches; ++branch) {
       if (call.dz[branch] == nullptr) continue;
-      const int64_t codes = call.codes[branch], begin = first * codes;
-      for (int64_t i = block.thread(); i < count * codes; i += kThreads)
-        store_element(call.dz[branch], call.type, begin + i, workspace[places.codes[branch] + begin + i]);
+      const int64_t code_dim = call.code_dim[branch], begin = first * code_dim;
+      for (int64_t i = block.thread(); i < count * code_dim; i += kThreads)
+        store_element(call.dz[branch], call.type, begin + i, workspace[places.dz[branch] + begin + i]);
     }
   }
 
  private:
-  // dz[k] += sum over (i, o) of A[i, k, o] product[i, o]: a warp per code, its lanes across (i, o).
+  // dz[k] += sum over (i, o) of A[i, k, o] product[i, o]: a warp per component, its lanes across (i, o).
   template <class Block, class Shared>
-  static SOLID_DEVICE void add_codes(Block& block, const Args& args, int l, int branch, int64_t o,
-                                     int columns, int64_t first, int count, int area, const Shared& product,
-                                     T* dz, bool begins) {
+  static SOLID_DEVICE void add_dz(Block& block, const Args& args, int l, int branch, int64_t o, int columns,
+                                  int64_t first, int count, int area, const Shared& product, T* dz,
+                                  bool begins) {
     const DynamicCuda& call = args.call;
-    const int64_t outputs = call.sizes[l + 1], codes = call.codes[branch];
+    const int64_t outputs = call.sizes[l + 1], code_dim = call.code_dim[branch];
     const int many = int(call.sizes[l] + 1) * columns;
-    for (int64_t k = block.warp(); k < codes; k += Block::kWarps) {
+    for (int64_t k = block.warp(); k < code_dim; k += Block::kWarps) {
       T sums[kGroup] = {};
       for (int i = block.lane(); i < many; i += 32) {
         const int row = i / columns, column = i % columns;
         const T value =
-            load_element<T>(call.maps[branch][l], call.type, (row * codes + k) * outputs + o + column);
+            load_element<T>(call.maps[branch][l], call.type, (row * code_dim + k) * outputs + o + column);
 #pragma unroll
         for (int s = 0; s < kGroup; ++s)
           if (s < count) sums[s] = fused(product[s * area + row * args.columns + column], value, sums[s]);
@@ -229,7 +226,7 @@ struct DynamicBackwardAny {
       for (int s = 0; s < kGroup; ++s) {
         const T sum = warp_sum(block, sums[s]);
         if (s >= count || block.lane() != 0) continue;
-        T& to = dz[(first + s) * codes + k];
+        T& to = dz[(first + s) * code_dim + k];
         to = begins ? sum : to + sum;
       }
     }
@@ -243,7 +240,7 @@ struct DynamicMapAny {
   static constexpr int kBlocks = 3;
   using Args = AnyArgs;
   static constexpr int kPitch = kTile + 1;
-  static constexpr int kEach = kTile / 4;  // codes of a warp
+  static constexpr int kEach = kTile / 4;  // components of a warp
 
   static SOLID_BOTH int64_t bytes(const DynamicCuda& call) {
     return (kPair * kLines * kPitch + kPair * kGroup * kTile + 8) * (call.type == Element::kDouble ? 8 : 4);
@@ -255,7 +252,7 @@ struct DynamicMapAny {
     const DynamicWorkspace& places = args.places;
     const MapTask task(call, places, block.index());
     const int branch = task.branch, l = task.layer, lane = block.lane(), warp = block.warp();
-    const int64_t inputs = call.sizes[l], outputs = call.sizes[l + 1], codes = call.codes[branch];
+    const int64_t inputs = call.sizes[l], outputs = call.sizes[l + 1], code_dim = call.code_dim[branch];
     const T* h = l == 0 ? nullptr : hidden_of<T>(call, l);
     const T* g = gradient_of<T>(call, l);
     const T delta = T(call.delta);
@@ -292,10 +289,10 @@ struct DynamicMapAny {
           offsets[n] += product;
 #pragma unroll
           for (int j = 0; j < kEach; ++j) {
-            const int64_t code = int64_t(task.code(n)) * kTile + warp * kEach + j;
-            if (code < codes)
-              sums[n][j] = fused(load_element<T>(call.z[branch], call.type, (b + s) * codes + code), product,
-                                 sums[n][j]);
+            const int64_t component = int64_t(task.code_tile(n)) * kTile + warp * kEach + j;
+            if (component < code_dim)
+              sums[n][j] = fused(load_element<T>(call.z[branch], call.type, (b + s) * code_dim + component),
+                                 product, sums[n][j]);
           }
         }
       }

@@ -2,11 +2,11 @@
 //
 //   dA[i, k, o] = sum_b z[b, k] m[b, i, o] x[b, i] g[b, o],   da[i, o] = sum_b m[b, i, o] x[b, i] g[b, o]
 //
-// A block has one task: two tiles of 32 codes x 32 outputs, which its warps sum in registers over a strip of
-// the batch, each warp every fourth run of 32 sequences. The clip's mask m is generated once more from the
-// map's blocks, which stay in shared memory. The warps' sums are added in their order; of several strips the
-// last block to finish adds the strips in their order. So the result is the same every time, and there is no
-// faster way to switch to.
+// A block has one task: two tiles of 32 components of z x 32 outputs, which its warps sum in registers over a
+// strip of the batch, each warp every fourth run of 32 sequences. The clip's mask m is generated once more
+// from the map's blocks, which stay in shared memory. The warps' sums are added in their order; of several
+// strips the last block to finish adds the strips in their order. So the result is the same every time, and
+// there is no faster way to switch to.
 #pragma once
 
 #include "dynamic_linear/dynamic_linear_cuda_tiles.cuh"
@@ -18,15 +18,15 @@ struct MapTask {
   int branch = 0, layer = 0, index = 0;
   int column = 0;        // tile of outputs
   bool one_row = false;  // both tiles are of one row
-  int first_row = 0, first_code = 0, rows = 0, tiles = 0;
+  int first_row = 0, first_tile = 0, rows = 0, tiles = 0;
   int strip = 0;
   int64_t first = 0, end = 0;  // sequences
   int64_t parameters = 0;      // of the maps before this one
 
-  // Row, tile of codes and existence of either tile.
+  // Row, tile of z and existence of either tile.
   SOLID_DEVICE int row(int n) const { return one_row ? first_row : first_row + n; }
-  SOLID_DEVICE int code(int n) const { return one_row ? first_code + n : first_code; }
-  SOLID_DEVICE bool present(int n) const { return row(n) < rows && code(n) < tiles; }
+  SOLID_DEVICE int code_tile(int n) const { return one_row ? first_tile + n : first_tile; }
+  SOLID_DEVICE bool present(int n) const { return row(n) < rows && code_tile(n) < tiles; }
 
   SOLID_DEVICE MapTask(const DynamicCuda& call, const DynamicWorkspace& places, int64_t block) {
     index = int(block / places.strips);
@@ -36,19 +36,19 @@ struct MapTask {
     first = strip * whole;
     end = first + whole < call.batch ? first + whole : call.batch;
     int64_t left = index;
-    if (call.codes[branch] == 0) branch = kSemantic;
+    if (call.code_dim[branch] == 0) branch = kSemantic;
     for (int64_t tasks; left >= (tasks = tasks_of(call, layer, branch)); left -= tasks) {
-      parameters += (call.sizes[layer] + 1) * (call.codes[branch] + 1) * call.sizes[layer + 1];
+      parameters += (call.sizes[layer] + 1) * (call.code_dim[branch] + 1) * call.sizes[layer + 1];
       if (++layer == call.layers) ++branch, layer = 0;
     }
     const int columns = int(tiles_of(call.sizes[layer + 1]));
     rows = int(call.sizes[layer] + 1);
-    tiles = int(tiles_of(call.codes[branch]));
+    tiles = int(tiles_of(call.code_dim[branch]));
     one_row = tiles > 1;
     column = int(left) % columns;
     const int pair = int(left) / columns, pairs = (tiles + 1) / 2;
     first_row = one_row ? pair / pairs : kPair * pair;
-    first_code = one_row ? kPair * (pair % pairs) : 0;
+    first_tile = one_row ? kPair * (pair % pairs) : 0;
   }
 };
 
@@ -56,7 +56,7 @@ struct MapTask {
 template <class T, class Block, class Shared>
 SOLID_DEVICE void finish_task(Block& block, const DynamicCuda& call, const DynamicWorkspace& places,
                               const MapTask& task, const Shared& sums, int pitch, Shared& flag) {
-  const int64_t outputs = call.sizes[task.layer + 1], codes = call.codes[task.branch];
+  const int64_t outputs = call.sizes[task.layer + 1], code_dim = call.code_dim[task.branch];
   const int64_t rows = call.sizes[task.layer] + 1;
   void* dmap = call.dmaps[task.branch][task.layer];
   void* doffset = call.doffsets[task.branch][task.layer];
@@ -64,11 +64,14 @@ SOLID_DEVICE void finish_task(Block& block, const DynamicCuda& call, const Dynam
   const auto each = [&](const auto& use) {
     for (int i = block.thread(); i < kPair * kLines * kTile; i += Block::kThreads) {
       const int n = i / (kLines * kTile), line = i / kTile % kLines;
-      const int64_t code = int64_t(task.code(n)) * kTile + line, o = int64_t(task.column) * kTile + i % kTile;
+      const int64_t component = int64_t(task.code_tile(n)) * kTile + line,
+                    o = int64_t(task.column) * kTile + i % kTile;
       const bool offset = line == kTile;
-      if (!task.present(n) || o >= outputs || (offset ? task.code(n) > 0 : code >= codes)) continue;
+      if (!task.present(n) || o >= outputs || (offset ? task.code_tile(n) > 0 : component >= code_dim))
+        continue;
       const int64_t row = task.row(n);
-      use((n * kLines + line) * pitch + i % kTile, (offset ? row : row * codes + code) * outputs + o, offset);
+      use((n * kLines + line) * pitch + i % kTile, (offset ? row : row * code_dim + component) * outputs + o,
+          offset);
     }
   };
   const auto store = [&](int64_t at, bool offset, T value) {
@@ -80,14 +83,13 @@ SOLID_DEVICE void finish_task(Block& block, const DynamicCuda& call, const Dynam
     return;
   }
   T* const partials = static_cast<T*>(call.workspace) + places.partials + task.parameters;
-  const int64_t after_map = rows * codes * outputs;
+  const int64_t after_map = rows * code_dim * outputs;
   each([&](int from, int64_t at, bool offset) {
     partials[task.strip * places.parameters + (offset ? after_map + at : at)] = sums[from];
   });
   block.fence();
   block.sync();
-  int* const counter = reinterpret_cast<int*>(static_cast<T*>(call.workspace) + places.counters) + task.index;
-  if (block.thread() == 0) flag.set(0, T(block.add(counter, 1)));
+  if (block.thread() == 0) flag.set(0, T(block.add(counters_of<T>(call, places) + task.index, 1)));
   block.sync();
   if (int(flag[0]) + 1 < places.strips) return;
   block.fence();
@@ -109,7 +111,7 @@ struct MapShape {
 
   SOLID_BOTH MapShape(const DynamicCuda& call) : map_tiles(0), z_pitch(0) {
     for (int branch = 0; branch < kBranches; ++branch) {
-      const int tiles = int(tiles_of(call.codes[branch]));
+      const int tiles = int(tiles_of(call.code_dim[branch]));
       map_tiles = tiles > map_tiles ? tiles : map_tiles;
     }
     z_pitch = map_tiles * kTile + Math::kRightPitch;
@@ -137,7 +139,7 @@ struct DynamicMapTiles {
     const DynamicWorkspace& places = args.places;
     const MapTask task(call, places, block.index());
     const int branch = task.branch, l = task.layer, lane = block.lane();
-    const int tiles = int(tiles_of(call.codes[branch]));
+    const int tiles = int(tiles_of(call.code_dim[branch]));
     const bool clip = bounded(call, branch);
     const float delta = float(call.delta);
     auto maps = block.template shared<float>(shape.maps());
@@ -156,7 +158,7 @@ struct DynamicMapTiles {
       block.sync();
     }
 
-    const int64_t inputs = call.sizes[l], outputs = call.sizes[l + 1], codes = call.codes[branch];
+    const int64_t inputs = call.sizes[l], outputs = call.sizes[l + 1], code_dim = call.code_dim[branch];
     const float* hidden = l == 0 ? nullptr : hidden_of<float>(call, l);
     const float* gradient = gradient_of<float>(call, l);
     float sums[kPair][1][kRows][kColumns], offsets[kPair] = {};  // offsets: of the lane's one row
@@ -168,7 +170,7 @@ struct DynamicMapTiles {
         for (int c = 0; c < kColumns; ++c) sums[n][0][r][c] = 0;
 
     for (int64_t b = task.first + block.warp() * kTile; b < task.end; b += Shape::kWarps * kTile) {
-      load_own(block, call.z[branch], call.type, codes, 0, tiles * kTile, b, task.end, shape.z_pitch, own,
+      load_own(block, call.z[branch], call.type, code_dim, 0, tiles * kTile, b, task.end, shape.z_pitch, own,
                z_at);
       load_own(block, gradient, Element::kFloat, outputs, task.column * kTile, kTile, b, task.end,
                Shape::kMapPitch, own, g_at);
@@ -187,7 +189,7 @@ struct DynamicMapTiles {
 #pragma unroll
       for (int n = 0; n < kPair; ++n) {
         if (n > 0 && task.one_row) {
-          Math::template multiply<false>(block, own, z_at + task.code(n) * kTile % (tiles * kTile),
+          Math::template multiply<false>(block, own, z_at + task.code_tile(n) * kTile % (tiles * kTile),
                                          shape.z_pitch, own, {m_at}, Shape::kTilePitch, sums[n]);
           continue;
         }
@@ -226,8 +228,8 @@ struct DynamicMapTiles {
         }
         offsets[n] += sum_over_columns(block, parts);
         block.sync_warp();
-        Math::template multiply<false>(block, own, z_at + task.code(n) * kTile, shape.z_pitch, own, {m_at},
-                                       Shape::kTilePitch, sums[n]);
+        Math::template multiply<false>(block, own, z_at + task.code_tile(n) * kTile, shape.z_pitch, own,
+                                       {m_at}, Shape::kTilePitch, sums[n]);
         if (!task.one_row) block.sync_warp();
       }
       block.sync_warp();

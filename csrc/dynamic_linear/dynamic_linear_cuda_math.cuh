@@ -24,8 +24,11 @@ struct PlainMath {
     return transposed ? lane % 8 + 8 * c : lane % 8 * 4 + c;
   }
 
+  // What `multiply` makes of a factor of its left operand; who has done it passes `rounded`.
+  static SOLID_DEVICE float round(float value) { return value; }
+
   // sums[n] += left x right[n] for the tiles that begin at left_at and right_at[n].
-  template <bool transposed, int count, class Block, class Shared>
+  template <bool transposed, bool rounded = false, int count, class Block, class Shared>
   static SOLID_DEVICE void multiply(Block& block, const Shared& left, int left_at, int left_pitch,
                                     const Shared& right, const int (&right_at)[count], int right_pitch,
                                     float (&sums)[count][kRows][kColumns]) {
@@ -87,10 +90,12 @@ struct Tf32Math {
     return c / 2 * 8 + lane % 4 * 2 + c % 2;
   }
 
+  static SOLID_DEVICE float round(float value) { return bit_cast<float>(to_tf32(value)); }
+
   // As PlainMath's. The eight depths of one matrix product may come in any order that both operands share: a
   // transposed right operand is read by pairs, so its lane t takes depths 2 t and 2 t + 1 in place of t and t
   // + 4.
-  template <bool transposed, int count, class Block, class Shared>
+  template <bool transposed, bool rounded = false, int count, class Block, class Shared>
   static SOLID_DEVICE void multiply(Block& block, const Shared& left, int left_at, int left_pitch,
                                     const Shared& right, const int (&right_at)[count], int right_pitch,
                                     float (&sums)[count][kRows][kColumns]) {
@@ -104,8 +109,9 @@ struct Tf32Math {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int at = left_at + m * 16 + half * 8 + g;
-          a[m][half] = to_tf32(left[at + (s + first) * left_pitch]);
-          a[m][half + 2] = to_tf32(left[at + (s + second) * left_pitch]);
+          const float one = left[at + (s + first) * left_pitch], other = left[at + (s + second) * left_pitch];
+          a[m][half] = rounded ? bit_cast<uint32_t>(one) : to_tf32(one);
+          a[m][half + 2] = rounded ? bit_cast<uint32_t>(other) : to_tf32(other);
         }
 #pragma unroll
       for (int n = 0; n < count; ++n)

@@ -4,7 +4,7 @@
 // same sequences take different input rows i (`phases`), two rows at a time. For a row, 32 sequences and 32
 // outputs, a warp holds the generated weights of both branches in registers: a product of z^T [k][sequences]
 // with the map's block [k, O], then the clip, then y += x_i W[i, :], and they are gone. Blocks of the map
-// stream through shared memory twice buffered, 32 codes and the offset (line 32) at a time.
+// stream through shared memory twice buffered, 32 components of z and the offset (line 32) at a time.
 //
 // Backward, bounded branch: the weights are generated again for dx_i = <g, clip(w)> and their mask m; x_i m
 // g, a tile in shared memory, then meets the same block of the map: dz += sum_o A[i, :, o] x_i m_o g_o. Of an
@@ -19,7 +19,7 @@
 namespace solid {
 
 constexpr int kPair = 2;           // rows of a warp at a time
-constexpr int kLines = kTile + 1;  // of a tile of the map: codes, then the offset
+constexpr int kLines = kTile + 1;  // of a tile of the map: components of z, then the offset
 
 struct TileArgs {
   explicit TileArgs(const DynamicCuda& of) : call(of), places(of) {}
@@ -31,6 +31,7 @@ struct TileArgs {
 };
 
 SOLID_BOTH int round_up_to(int64_t value, int step) { return int((value + step - 1) / step * step); }
+SOLID_BOTH int larger_of(int64_t one, int64_t other) { return int(one > other ? one : other); }
 
 // Sizes of a block that both sides must agree on, in floats.
 template <class Math>
@@ -39,44 +40,45 @@ struct TileShape {
   static constexpr int kRightPitch = kTile + Math::kRightPitch;
   static constexpr int kMapTile = kLines * kRightPitch;
 
-  int sequences, phases, rows, height, most_codes, z_pitch, pitch;
+  // height: lines of activations, whole steps of rows; lines: of gradients, also read 32 outputs at a time.
+  int sequences, phases, rows, height, lines, most_code_dim, z_pitch, pitch;
 
   SOLID_BOTH TileShape(const DynamicCuda& call, int groups)
       : sequences(groups * kTile),
         phases(kWarps / groups),
         rows(kPair * phases),
         height(round_up_to(widest_of(call) + 1, rows)),
-        most_codes(round_up_to(call.codes[0] > call.codes[1] ? call.codes[0] : call.codes[1], kTile)),
+        lines(larger_of(height, round_up_to(widest_of(call), kTile))),
+        most_code_dim(round_up_to(larger_of(call.code_dim[0], call.code_dim[1]), kTile)),
         z_pitch(sequences + kLeftPitch),
         pitch(sequences + kLeftPitchTransposed) {}
 
   SOLID_BOTH int stages() const { return 2 * rows * kMapTile; }
   SOLID_BOTH int activations() const { return height * pitch; }
-  // Backward: tiles of g are read in 32 lines at a time.
-  SOLID_BOTH int gradients() const { return round_up_to(height, kTile) * pitch; }
+  SOLID_BOTH int gradients() const { return lines * pitch; }
   SOLID_BOTH int own_pitch() const { return kTile + kLeftPitchTransposed; }
-  // A tile per warp of x_i m g, two where codes come in several tiles and it is read again; and dz of those.
-  SOLID_BOTH int masked() const { return (most_codes > kTile ? 2 : 1) * kTile * own_pitch(); }
-  SOLID_BOTH int own_codes() const { return most_codes > kTile ? most_codes * own_pitch() : 0; }
+  // A tile per warp of x_i m g, two where z comes in several tiles and it is read again; and dz of those.
+  SOLID_BOTH int masked() const { return (most_code_dim > kTile ? 2 : 1) * kTile * own_pitch(); }
+  SOLID_BOTH int kept_dz() const { return most_code_dim > kTile ? most_code_dim * own_pitch() : 0; }
 
   SOLID_BOTH int64_t forward_bytes(const DynamicCuda& call) const {
-    return 4 * (kTile * (tiles_of(call.codes[0]) + tiles_of(call.codes[1])) * z_pitch + 2 * activations() +
-                stages());
+    return 4 * (kTile * (tiles_of(call.code_dim[0]) + tiles_of(call.code_dim[1])) * z_pitch +
+                2 * activations() + stages());
   }
   SOLID_BOTH int64_t backward_bytes() const {
-    return 4 * (int64_t(most_codes) * z_pitch + activations() + 2 * gradients() + stages() +
-                kWarps * (masked() + own_codes()));
+    return 4 * (int64_t(most_code_dim) * z_pitch + activations() + 2 * gradients() + stages() +
+                kWarps * (masked() + kept_dz()));
   }
 };
 
-// Starts copying a layer's rows first .. first + count - 1 of 32 codes and 32 outputs, and their offsets, to
-// [count][33][pitch] at `at`; what does not exist is zero.
+// Starts copying a layer's rows first .. first + count - 1 of 32 components of z and 32 outputs, and their
+// offsets, to [count][33][pitch] at `at`; what does not exist is zero.
 template <class Block>
 SOLID_DEVICE void load_map(Block& block, const TileArgs& args, int l, int branch, int first, int count,
                            int code_tile, int column_tile, int pitch,
                            typename Block::template Shared<float>& to, int at) {
   const DynamicCuda& call = args.call;
-  const int64_t outputs = call.sizes[l + 1], codes = call.codes[branch];
+  const int64_t outputs = call.sizes[l + 1], code_dim = call.code_dim[branch];
   const void* map = call.maps[branch][l];
   const void* offset = call.offsets[branch][l];
   const auto each = [&](int per_line, const auto& copy) {
@@ -84,10 +86,10 @@ SOLID_DEVICE void load_map(Block& block, const TileArgs& args, int l, int branch
     for (int i = block.thread(); i < count * kLines * per_line; i += Block::kThreads) {
       const int line = i / per_line, step = kTile / per_line;
       const int j = line % kLines, row = first + line / kLines;
-      const int64_t code = int64_t(code_tile) * kTile + j;
+      const int64_t component = int64_t(code_tile) * kTile + j;
       const int64_t column = int64_t(column_tile) * kTile + i % per_line * step;
-      const bool present = row <= call.sizes[l] && column < outputs && (j == kTile || code < codes);
-      const int64_t from = !present ? 0 : (j == kTile ? row : row * codes + code) * outputs + column;
+      const bool present = row <= call.sizes[l] && column < outputs && (j == kTile || component < code_dim);
+      const int64_t from = !present ? 0 : (j == kTile ? row : row * code_dim + component) * outputs + column;
       copy(j == kTile ? offset : map, from, at + line * pitch + i % per_line * step, present);
     }
   };
@@ -106,17 +108,19 @@ SOLID_DEVICE void load_map(Block& block, const TileArgs& args, int l, int branch
   }
 }
 
-// z^T [codes rounded up][sequences], zero where there is none.
-template <class Block>
-SOLID_DEVICE void load_codes(Block& block, const DynamicCuda& call, int branch, int64_t first, int sequences,
-                             int pitch, typename Block::template Shared<float>& to, int at) {
-  const int64_t codes = call.codes[branch];
-  const int width = round_up_to(codes, kTile);
+// z^T [code_dim rounded up][sequences], zero where there is none; `rounded` as factors of products alone.
+template <class Math, class Block>
+SOLID_DEVICE void load_conditions(Block& block, const DynamicCuda& call, int branch, int64_t first,
+                                  int sequences, int pitch, bool rounded,
+                                  typename Block::template Shared<float>& to, int at) {
+  const int64_t code_dim = call.code_dim[branch];
+  const int width = round_up_to(code_dim, kTile);
   for (int i = block.thread(); i < sequences * width; i += Block::kThreads) {
-    const int m = i / width, code = i % width;
-    const bool present = code < codes && first + m < call.batch;
-    to.set(at + code * pitch + m,
-           present ? load_element<float>(call.z[branch], call.type, (first + m) * codes + code) : 0.f);
+    const int m = i / width, component = i % width;
+    const bool present = component < code_dim && first + m < call.batch;
+    const float value =
+        present ? load_element<float>(call.z[branch], call.type, (first + m) * code_dim + component) : 0.f;
+    to.set(at + component * pitch + m, rounded ? Math::round(value) : value);
   }
 }
 
@@ -168,16 +172,16 @@ struct DynamicForwardTiles {
     const TileShape<Math> shape(call, args.groups);
     const int group = block.warp() % args.groups, phase = block.warp() / args.groups, lane = block.lane();
     const int64_t first = block.index() * shape.sequences;
-    const int item_steps = int(tiles_of(call.codes[kItem]));
-    const int steps = item_steps + int(tiles_of(call.codes[kSemantic]));
+    const int item_steps = int(tiles_of(call.code_dim[kItem]));
+    const int steps = item_steps + int(tiles_of(call.code_dim[kSemantic]));
     auto z = block.template shared<float>(steps * kTile * shape.z_pitch);
     auto in = block.template shared<float>(shape.activations());
     auto out = block.template shared<float>(shape.activations());
     auto stages = block.template shared<float>(shape.stages());
 
     for (int branch = 0; branch < kBranches; ++branch) {
-      load_codes(block, call, branch, first, shape.sequences, shape.z_pitch, z,
-                 branch * item_steps * kTile * shape.z_pitch);
+      load_conditions<Math>(block, call, branch, first, shape.sequences, shape.z_pitch, true, z,
+                            branch * item_steps * kTile * shape.z_pitch);
     }
     load_inputs(block, call, 0, first, shape.height, shape.sequences, shape.pitch, in);
 
@@ -219,8 +223,8 @@ struct DynamicForwardTiles {
                 w[n][r][c] = begins ? offset : clipped(w[n][r][c], delta) + offset;
             }
         }
-        Math::template multiply<false>(block, z, here.step * kTile * shape.z_pitch + group * kTile,
-                                       shape.z_pitch, stages, map, shape.kRightPitch, w);
+        Math::template multiply<false, true>(block, z, here.step * kTile * shape.z_pitch + group * kTile,
+                                             shape.z_pitch, stages, map, shape.kRightPitch, w);
         if (here.step + 1 == steps) {
           const bool item_alone = steps == item_steps;
           if (here.row == 0) {
@@ -305,18 +309,14 @@ struct DynamicBackwardTiles {
                      shape,
                      places,
                      block.index() * shape.sequences,
-                     block.template shared<float>(shape.most_codes * shape.z_pitch),
+                     block.template shared<float>(shape.most_code_dim * shape.z_pitch),
                      block.template shared<float>(shape.activations()),
                      block.template shared<float>(shape.gradients()),
                      block.template shared<float>(shape.gradients()),
                      block.template shared<float>(shape.stages()),
                      block.template shared<float>(shape.kWarps * shape.masked()),
-                     block.template shared<float>(shape.kWarps * shape.own_codes())};
-    // The second launch counts from zero.
-    if (block.index() == 0) {
-      int* counters = reinterpret_cast<int*>(static_cast<float*>(call.workspace) + places.counters);
-      for (int64_t i = block.thread(); i < places.tasks; i += kThreads) counters[i] = 0;
-    }
+                     block.template shared<float>(shape.kWarps * shape.kept_dz())};
+    zero_counters<float>(block, call, places);
     for (int l = call.layers - 1; l >= 0; --l) pass.layer(l);
   }
 
@@ -332,12 +332,11 @@ struct DynamicBackwardTiles {
     const TileShape<Math>& shape;
     const DynamicWorkspace& places;
     const int64_t first;
-    Floats z, x, g, dx, stages, masked, own_codes;
+    Floats z, x, g, dx, stages, masked, kept_dz;
 
     SOLID_DEVICE void layer(int l) {
       const DynamicCuda& call = args.call;
       const int inputs = int(call.sizes[l]), outputs = int(call.sizes[l + 1]);
-      const int lines = round_up_to(shape.height, kTile);
       float* gradient = gradient_of<float>(call, l);
       if (l + 1 == call.layers) {
         for (int i = block.thread(); i < shape.sequences * outputs; i += kThreads) {
@@ -348,14 +347,15 @@ struct DynamicBackwardTiles {
           g.set(o * shape.pitch + m, up);
         }
       }
-      for (int i = block.thread(); i < (lines - outputs) * shape.sequences; i += kThreads)
+      for (int i = block.thread(); i < (shape.lines - outputs) * shape.sequences; i += kThreads)
         g.set((outputs + i / shape.sequences) * shape.pitch + i % shape.sequences, 0.f);
-      for (int i = block.thread(); i < lines * shape.sequences; i += kThreads)
+      for (int i = block.thread(); i < shape.lines * shape.sequences; i += kThreads)
         dx.set(i / shape.sequences * shape.pitch + i % shape.sequences, 0.f);
       load_inputs(block, call, l, first, shape.height, shape.sequences, shape.pitch, x);
       for (int branch = 0; branch < kBranches; ++branch) {
-        if (call.codes[branch] == 0) continue;
-        load_codes(block, call, branch, first, shape.sequences, shape.z_pitch, z, 0);
+        if (call.code_dim[branch] == 0) continue;
+        load_conditions<Math>(block, call, branch, first, shape.sequences, shape.z_pitch,
+                              bounded(call, branch), z, 0);
         if (bounded(call, branch))
           rows<true>(l, branch);
         else
@@ -391,13 +391,13 @@ struct DynamicBackwardTiles {
       const DynamicCuda& call = args.call;
       const int inputs = int(call.sizes[l]), outputs = int(call.sizes[l + 1]), lane = block.lane();
       const int group = block.warp() % args.groups, phase = block.warp() / args.groups;
-      const int tiles = int(tiles_of(call.codes[branch]));
-      // Weights need all tiles of codes, then each tile meets x_i m g: the last one at once, the others going
+      const int tiles = int(tiles_of(call.code_dim[branch]));
+      // Weights need all tiles of z, then each tile meets x_i m g: the last one at once, the others going
       // back.
       const int steps = clip ? 2 * tiles - 1 : tiles;
       const int total = int(tiles_of(outputs)) * (round_up_to(inputs + 1, shape.rows) / shape.rows) * steps;
       const int own = block.warp() * shape.masked();
-      const int own_dz = block.warp() * shape.own_codes();
+      const int own_dz = block.warp() * shape.kept_dz();
       const auto tile_of = [&](int step) { return step < tiles ? step : 2 * tiles - 2 - step; };
       const float delta = float(call.delta);
       TileCursor here, ahead;
@@ -408,7 +408,7 @@ struct DynamicBackwardTiles {
         ahead.advance(shape.rows, inputs, steps);
       };
       load(0);
-      // dz of the tile of codes at hand stays in registers where there is one, and waits in own_codes
+      // dz of the tile at hand stays in registers where there is one, and waits in kept_dz
       // otherwise.
       float dz[1][kRows][kColumns];
       Weights w;
@@ -424,7 +424,7 @@ struct DynamicBackwardTiles {
       for (int tile = 0; tile < tiles; ++tile) {
         each_dz(tile, [&](int at, float& value) {
           value = 0;
-          if (tiles > 1) own_codes.set(at, value);
+          if (tiles > 1) kept_dz.set(at, value);
         });
       }
       for (int stage = 0; stage < total; ++stage) {
@@ -442,7 +442,7 @@ struct DynamicBackwardTiles {
           generate(w, here.step == 0, here.step + 1 == tiles, tile, tiles, row, line, l, map, own, delta);
         }
         if (!clip || here.step + 1 >= tiles) {
-          if (tiles > 1) each_dz(tile, [&](int at, float& value) { value = own_codes[at]; });
+          if (tiles > 1) each_dz(tile, [&](int at, float& value) { value = kept_dz[at]; });
           if constexpr (clip) {
             for (int n = 0; n < kPair; ++n) {
               const int one[1] = {map[n]};
@@ -458,12 +458,12 @@ struct DynamicBackwardTiles {
           } else {
             unbounded(w, tile, row, line, map, dz);
           }
-          if (tiles > 1) each_dz(tile, [&](int at, float& value) { own_codes.set(at, value); });
+          if (tiles > 1) each_dz(tile, [&](int at, float& value) { kept_dz.set(at, value); });
         }
         here.advance(shape.rows, inputs, steps);
       }
-      // Through shared memory, so that lanes are codes and global memory is read and written in lines. (From
-      // registers, the addresses of 32 places would be kept from before the loop above: spills.)
+      // Through shared memory, so that lanes are components and global memory is read and written in lines.
+      // (From registers, the addresses of 32 places would be kept from before the loop above: spills.)
       if (tiles == 1) {
 #pragma unroll
         for (int r = 0; r < kRows; ++r)
@@ -473,20 +473,20 @@ struct DynamicBackwardTiles {
                        dz[0][r][c]);
       }
       block.sync_warp();
-      const Floats& summed = tiles == 1 ? masked : own_codes;
+      const Floats& summed = tiles == 1 ? masked : kept_dz;
       const int from = tiles == 1 ? own : own_dz;
       // Phases and layers add up in a fixed order; the lowest layer's last phase has the sum.
-      float* sums = static_cast<float*>(call.workspace) + places.codes[branch];
-      const int64_t codes = call.codes[branch];
+      float* sums = static_cast<float*>(call.workspace) + places.dz[branch];
+      const int64_t code_dim = call.code_dim[branch];
       for (int turn = 0; turn < shape.phases; ++turn) {
         if (turn == phase) {
           const bool begins = l + 1 == call.layers && turn == 0, ends = l == 0 && turn + 1 == shape.phases;
           for (int m = 0; m < kTile; ++m) {
             const int64_t b = first + group * kTile + m;
             if (b >= call.batch) break;
-            for (int code = lane; code < codes; code += 32) {
-              const float value = summed[from + code * shape.own_pitch() + m];
-              const int64_t at = b * codes + code;
+            for (int component = lane; component < code_dim; component += 32) {
+              const float value = summed[from + component * shape.own_pitch() + m];
+              const int64_t at = b * code_dim + component;
               const float sum = begins ? value : sums[at] + value;
               if (!ends)
                 sums[at] = sum;
@@ -499,7 +499,7 @@ struct DynamicBackwardTiles {
       }
     }
 
-    // The bounded branch's weights of both rows, 32 codes further.
+    // The bounded branch's weights of both rows, 32 components further.
     SOLID_DEVICE void generate(Weights& w, bool begins, bool ends, int tile, int tiles, int row, int line,
                                int l, const int (&map)[kPair], int own, float delta) {
       const int lane = block.lane(), group = block.warp() % args.groups;
@@ -514,8 +514,8 @@ struct DynamicBackwardTiles {
             for (int r = 0; r < kRows; ++r) w[n][r][c] = offset;
           }
       }
-      Math::template multiply<false>(block, z, tile * kTile * shape.z_pitch + group * kTile, shape.z_pitch,
-                                     stages, map, shape.kRightPitch, w);
+      Math::template multiply<false, true>(block, z, tile * kTile * shape.z_pitch + group * kTile,
+                                           shape.z_pitch, stages, map, shape.kRightPitch, w);
       if (ends && tiles > 1) {
         for (int n = 0; n < kPair; ++n) mask(w, n, row, line, l, own + n * kTile * shape.own_pitch(), delta);
         block.sync_warp();
@@ -573,10 +573,10 @@ struct DynamicBackwardTiles {
           xs[r] = x[(row + n) * shape.pitch + group * kTile + Math::row(lane, r)];
 #pragma unroll
         for (int c = 0; c < kColumns; ++c) {
-          const int code = tile * kTile + Math::template column<true>(lane, c);
+          const int component = tile * kTile + Math::template column<true>(lane, c);
 #pragma unroll
           for (int r = 0; r < kRows; ++r) {
-            const float value = z[code * shape.z_pitch + group * kTile + Math::row(lane, r)];
+            const float value = z[component * shape.z_pitch + group * kTile + Math::row(lane, r)];
             parts[r] = fused(value, w[n][r][c], parts[r]);
             dz[0][r][c] = fused(xs[r], w[n][r][c], dz[0][r][c]);
           }

@@ -43,6 +43,20 @@ SOLID_DEVICE T* gradient_of(const DynamicCuda& call, int l) {
   return at;
 }
 
+// How many strips of each task of the maps' gradients have ended.
+template <class T>
+SOLID_DEVICE int* counters_of(const DynamicCuda& call, const DynamicWorkspace& places) {
+  return reinterpret_cast<int*>(static_cast<T*>(call.workspace) + places.counters);
+}
+
+// By the first launch of the backward, so that the second counts from zero.
+template <class T, class Block>
+SOLID_DEVICE void zero_counters(Block& block, const DynamicCuda& call, const DynamicWorkspace& places) {
+  if (block.index() != 0) return;
+  int* const counters = counters_of<T>(call, places);
+  for (int64_t i = block.thread(); i < places.tasks; i += Block::kThreads) counters[i] = 0;
+}
+
 // dy through the last layer's tanh, if it has one.
 template <class T>
 SOLID_DEVICE T top_gradient(const DynamicCuda& call, int64_t i) {

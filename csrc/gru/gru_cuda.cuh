@@ -466,15 +466,14 @@ template <class T, int each, bool weights_shared, class Launch>
 Status run_gru(const Launch& launch, const GruCuda& gru, bool backward) {
   using Shape = GruShape<T, each, weights_shared>;
   if (!backward) {
-    return launch.template run<GruForward<T, each, weights_shared> >(
+    return launch.template run<GruForward<T, each, weights_shared>>(
         (gru.batch + Shape::kSequences - 1) / Shape::kSequences, Shape::forward_bytes(gru), gru);
   }
-  const Status status = launch.template run<GruBackward<T, each, weights_shared> >(
+  const Status status = launch.template run<GruBackward<T, each, weights_shared>>(
       gru_blocks(gru.batch), Shape::backward_bytes(gru), gru);
   if (status != Status::kOk) return status;
   const int64_t parameters = gru_parameters(gru.inputs, gru.hidden);
-  return launch.template run<GruSum<T> >((parameters + GruSum<T>::kThreads - 1) / GruSum<T>::kThreads, 0,
-                                         gru);
+  return launch.template run<GruSum<T>>((parameters + GruSum<T>::kThreads - 1) / GruSum<T>::kThreads, 0, gru);
 }
 
 // Eight sequences a warp if their tiles fit, with the weights in shared memory if those fit too; else one.

@@ -34,7 +34,7 @@ struct NearestCode {
   int64_t rows = 0;  // N
   int64_t dim = 0;   // D
   const void* codebook = nullptr;
-  int64_t codes = 0;           // K
+  int64_t num_codes = 0;       // K
   const bool* mask = nullptr;  // null: every row is valid
   void* workspace = nullptr;   // nearest_code_workspace elements
   int64_t* index = nullptr;
@@ -49,8 +49,8 @@ struct NearestCode {
 // O(K D), the same for every instruction set.
 inline constexpr int64_t kCodeAlign = 16;
 
-constexpr int64_t nearest_code_workspace(int64_t codes, int64_t dim, int64_t element_size) {
-  const int64_t padded = (codes + kCodeAlign - 1) / kCodeAlign * kCodeAlign;
+constexpr int64_t nearest_code_workspace(int64_t num_codes, int64_t dim, int64_t element_size) {
+  const int64_t padded = (num_codes + kCodeAlign - 1) / kCodeAlign * kCodeAlign;
   return padded * (dim + 1) + (element_size == 4 ? padded * (dim / 2 + 3) : 0);
 }
 

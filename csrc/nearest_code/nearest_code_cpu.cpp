@@ -65,8 +65,8 @@ struct Problem {
   const T* packed;
   T* quantized;
   T* distance;
-  int64_t x_stride, dim, codes, padded;  // padded: codes, to whole vectors
-  const Screen* screen;                  // null: every code is compared exactly
+  int64_t x_stride, dim, num_codes, padded;  // padded: num_codes, to whole vectors
+  const Screen* screen;                      // null: every code is compared exactly
   // Blocks to come that go without screening, and without costs; neither changes a result.
   int* unscreened;
   int* by_difference;
@@ -251,10 +251,10 @@ void search_rows(const Problem<T>& p, int count, const T* const* rows, Winner<T>
       sweep<T, by, 1>(count, rows, rest, p.dim, code, best);
       break;
     case 2:
-      sweep < T, by, kTileVectors<3 ? 1 : 2>(count, rows, rest, p.dim, code, best);
+      sweep<T, by, (kTileVectors < 3 ? 1 : 2)>(count, rows, rest, p.dim, code, best);
       break;
     case 3:
-      sweep < T, by, kTileVectors<3 ? 1 : 3>(count, rows, rest, p.dim, code, best);
+      sweep<T, by, (kTileVectors < 3 ? 1 : 3)>(count, rows, rest, p.dim, code, best);
       break;
     default:
       break;
@@ -362,9 +362,9 @@ void search_block(const Problem<T>& p, const bool* mask, int64_t first, int64_t 
 // One vector of codes: row 0 their half squared norms. The lanes past the last code hold +infinity, so that
 // neither a cost nor a distance of theirs is below it.
 template <class T>
-void pack_codes(const T* codebook, int64_t codes, int64_t dim, int64_t first, T* packed) {
+void pack_codes(const T* codebook, int64_t num_codes, int64_t dim, int64_t first, T* packed) {
   const T* c = codebook + first * dim;
-  const int64_t present = least(codes - first, kLanes<T>);
+  const int64_t present = least(num_codes - first, kLanes<T>);
   T* to = packed + kLanes<T>;
   int64_t d = 0;
   for (; present == kLanes<T> && d + kLanes<T> <= dim; d += kLanes<T>) {
@@ -388,15 +388,15 @@ void pack_codes(const T* codebook, int64_t codes, int64_t dim, int64_t first, T*
 
 template <class T>
 Status nearest_code(const NearestCode& args) {
-  if (args.codes < 1 || args.dim < 1 || args.rows < 0) return Status::kBadArgument;
+  if (args.num_codes < 1 || args.dim < 1 || args.rows < 0) return Status::kBadArgument;
   const int64_t dim = args.dim;
-  const int64_t padded = (args.codes + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+  const int64_t padded = (args.num_codes + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
   T* packed = static_cast<T*>(args.workspace);
   Problem<T> problem{};
   problem.x = static_cast<const T*>(args.x), problem.x_stride = args.x_stride;
   problem.codebook = static_cast<const T*>(args.codebook), problem.packed = packed;
   problem.quantized = static_cast<T*>(args.quantized), problem.distance = static_cast<T*>(args.distance);
-  problem.dim = dim, problem.codes = args.codes, problem.padded = padded;
+  problem.dim = dim, problem.num_codes = args.num_codes, problem.padded = padded;
   int by_difference = 0;
   problem.by_difference = &by_difference;
 #if defined(__AVX512BF16__)
@@ -415,7 +415,7 @@ Status nearest_code(const NearestCode& args) {
     const int64_t last = least((block + 1) * kCodesPerBlock, padded);
     for (int64_t first = block * kCodesPerBlock; first < last; first += kLanes<T>) {
       T* to = packed + first * (dim + 1);
-      pack_codes(problem.codebook, args.codes, dim, first, to);
+      pack_codes(problem.codebook, args.num_codes, dim, first, to);
 #if defined(__AVX512BF16__)
       if constexpr (sizeof(T) == 4)
         if (problem.screen != nullptr) screen_codes(to, dim, pairs + first * (screen.words + 1));
@@ -433,8 +433,8 @@ Status nearest_code(const NearestCode& args) {
     search_block(problem, args.mask, first, last, args.index);
   });
   if (args.counts != nullptr)
-    sum_by_code(problem.x, args.x_stride, args.rows, dim, args.index, args.mask, problem.distance, args.codes,
-                args.counts, static_cast<T*>(args.sums), args.threads);
+    sum_by_code(problem.x, args.x_stride, args.rows, dim, args.index, args.mask, problem.distance,
+                args.num_codes, args.counts, static_cast<T*>(args.sums), args.threads);
   return Status::kOk;
 }
 

@@ -3,9 +3,10 @@
 
 namespace solid {
 
-int64_t nearest_code_cuda_workspace(Method method, Element type, int64_t rows, int64_t codes, int64_t dim) {
+int64_t nearest_code_cuda_workspace(Method method, Element type, int64_t rows, int64_t num_codes,
+                                    int64_t dim) {
   NearestCodeCuda args;
-  args.method = method, args.type = type, args.rows = rows, args.codes = codes, args.dim = dim;
+  args.method = method, args.type = type, args.rows = rows, args.num_codes = num_codes, args.dim = dim;
   return workspace_bytes(args);
 }
 

@@ -18,7 +18,7 @@
 namespace solid {
 
 enum class Method : int {
-  kChosen = 0,    // as screening_pays says
+  kChosen = 0,    // as screening_is_faster says
   kExact = 1,     // every difference: one launch
   kScreened = 2,  // matrix units first, then the few codes that can be nearest
                   // (nearest_code_cuda_screen.cuh); needs workspace
@@ -31,7 +31,7 @@ struct NearestCodeCuda {
   int64_t rows = 0;                // N
   int64_t dim = 0;                 // D
   const void* codebook = nullptr;  // [K, D]
-  int64_t codes = 0;               // K < 2^31
+  int64_t num_codes = 0;           // K < 2^31
   const bool* mask = nullptr;      // [N], null: every row is valid
   void* workspace = nullptr;       // nearest_code_cuda_workspace bytes, 16-byte aligned
   int64_t* index = nullptr;        // [N]
@@ -43,7 +43,8 @@ struct NearestCodeCuda {
 };
 
 // Bytes of workspace: 0 where the exact search is chosen, O(K D) otherwise.
-int64_t nearest_code_cuda_workspace(Method method, Element type, int64_t rows, int64_t codes, int64_t dim);
+int64_t nearest_code_cuda_workspace(Method method, Element type, int64_t rows, int64_t num_codes,
+                                    int64_t dim);
 
 Status nearest_code_cuda(const Stream& stream, const NearestCodeCuda& args);
 

@@ -26,6 +26,8 @@
 // buffers of 64 codes x 64 components by asynchronous copies, one barrier each.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/numbers.h"
 #include "nearest_code/nearest_code_cuda_search.cuh"
 
@@ -55,7 +57,7 @@ struct GroupBounds {
 
 // Pairs of a row, to whole steps of the matrix units (16 components).
 SOLID_BOTH int64_t screen_words(int64_t dim) { return (dim + 15) / 16 * 8; }
-SOLID_BOTH int64_t screen_groups(int64_t codes) { return (codes + kGroup - 1) / kGroup; }
+SOLID_BOTH int64_t screen_groups(int64_t num_codes) { return (num_codes + kGroup - 1) / kGroup; }
 
 // The codebook as the matrix units take it, in the workspace: pairs [groups x 64, words], then bounds
 // [groups], then half norms [groups x 64], +infinity for codes that cannot be chosen.
@@ -66,7 +68,7 @@ struct PackedCodes {
 };
 
 SOLID_DEVICE PackedCodes packed_codes(const NearestCodeCuda& args) {
-  const int64_t groups = screen_groups(args.codes);
+  const int64_t groups = screen_groups(args.num_codes);
   PackedCodes packed;
   packed.pairs = static_cast<uint32_t*>(args.workspace);
   packed.bounds = reinterpret_cast<GroupBounds*>(packed.pairs + groups * kGroup * screen_words(args.dim));
@@ -95,7 +97,7 @@ struct PackCodes {
     const int64_t words = screen_words(args.dim);
     const float* codebook = static_cast<const float*>(args.codebook);
     const auto offset = [&](int lane) {
-      return first_code + lane < args.codes ? (first_code + lane) * args.dim : int64_t(-1);
+      return first_code + lane < args.num_codes ? (first_code + lane) * args.dim : int64_t(-1);
     };
     float square = 0, rounded = 0, lost = 0;
     for (int64_t first = 0; first < args.dim; first += kDepth) {
@@ -113,7 +115,7 @@ struct PackCodes {
     }
     if (t < kGroup) {
       const float half = square * 0.5f;
-      const bool usable = first_code + t < args.codes && half < infinity<float>();
+      const bool usable = first_code + t < args.num_codes && half < infinity<float>();
       halves.set(t, usable ? half : infinity<float>());
       norms.set(t, usable ? larger(sqrtf(rounded)) : 0);
       losses.set(t, usable ? larger(sqrtf(lost)) : 0);
@@ -195,8 +197,9 @@ struct ScreenedSearch {
       sweep();
       choose();
       search_left();
-      for (int row = block.warp() * kWarpRows; row < (block.warp() + 1) * kWarpRows; ++row)
-        if (first_row + row < args.rows) finish_row<float>(block, args, first_row + row, found[row]);
+      const int own = block.warp() * kWarpRows;
+      finish_rows<float>(block, args, first_row + own, rows_from(args, first_row + own, kWarpRows),
+                         [&](int place) { return found[own + place]; });
     }
 
    private:
@@ -214,16 +217,10 @@ struct ScreenedSearch {
         const bool valid = row < args.rows && (args.mask == nullptr || args.mask[row]);
         float square = 0, lost = 0;
         visit<float>(args.x, args.type, [&](const auto* x) {
-          for (int w = block.lane() % 4; w < words; w += 4) {
-            const int64_t d = 2 * int64_t(w);
-            const float low = valid && d < args.dim ? widen(x[row * args.x_stride + d]) : 0;
-            const float high = valid && d + 1 < args.dim ? widen(x[row * args.x_stride + d + 1]) : 0;
-            const Bf16 narrow_low = to_bf16(low), narrow_high = to_bf16(high);
-            const float lost_low = low - to_float(narrow_low), lost_high = high - to_float(narrow_high);
-            square = fused(low, low, fused(high, high, square));
-            lost = fused(lost_low, lost_low, fused(lost_high, lost_high, lost));
-            row_pairs.set(own_row(r) * (words + 4) + w, pair_of(narrow_low, narrow_high));
-          }
+          if (in_packs<4, float>(args, x))
+            round_row<4>(x, row, own_row(r), valid, square, lost);
+          else
+            round_row<2>(x, row, own_row(r), valid, square, lost);
         });
         square += block.warp_xor(square, 1), square += block.warp_xor(square, 2);
         lost += block.warp_xor(lost, 1), lost += block.warp_xor(lost, 2);
@@ -239,15 +236,47 @@ struct ScreenedSearch {
       for (int r = 0; r < 4; ++r) least_upper[r] = found[own_row(r)] == 0 ? kLargest : -infinity<float>();
     }
 
+    // A row's pairs, two or four components at a time, and this lane's share of its two sums.
+    template <int n, class X>
+    SOLID_DEVICE void round_row(const X* x, int64_t row, int to, bool valid, float& square, float& lost) {
+#pragma unroll 1
+      for (int w = block.lane() % 4 * (n / 2); w < words; w += 2 * n) {
+        const int64_t d = 2 * int64_t(w);
+        Pack<X, n> from = {};
+        if constexpr (n == 4) {
+          if (valid && d < args.dim) from = load_pack<n>(x + row * args.x_stride + d);
+        } else {
+          if (valid && d < args.dim) from.at[0] = x[row * args.x_stride + d];
+          if (valid && d + 1 < args.dim) from.at[1] = x[row * args.x_stride + d + 1];
+        }
+#pragma unroll
+        for (int c = 0; c < n; c += 2) {
+          const float low = widen(from.at[c]), high = widen(from.at[c + 1]);
+          const Bf16 narrow_low = to_bf16(low), narrow_high = to_bf16(high);
+          const float lost_low = low - to_float(narrow_low), lost_high = high - to_float(narrow_high);
+          square = fused(low, low, fused(high, high, square));
+          lost = fused(lost_low, lost_low, fused(lost_high, lost_high, lost));
+          row_pairs.set(to * (words + 4) + w + c / 2, pair_of(narrow_low, narrow_high));
+        }
+      }
+    }
+
     // Starts the copies of one chunk of one group.
     SOLID_DEVICE void fetch(int group, int chunk, int buffer) {
       const int count = words - chunk * kChunkWords < kChunkWords ? words - chunk * kChunkWords : kChunkWords;
       const uint32_t* from = packed.pairs + int64_t(group) * kGroup * words + chunk * kChunkWords;
-      const int pieces = count / 4;
-      for (int i = block.thread(); i < kGroup * pieces; i += Block::kThreads) {
-        const int code = i / pieces, piece = i % pieces;
-        block.template copy_async<4>(code_pairs, (buffer * kGroup + code) * kChunkStride + 4 * piece,
-                                     from + int64_t(code) * words + 4 * piece);
+      switch (count / 4) {  // known to the compiler, so that no address needs a division
+        case 2:
+          copy_chunk<2>(from, buffer);
+          break;
+        case 4:
+          copy_chunk<4>(from, buffer);
+          break;
+        case 6:
+          copy_chunk<6>(from, buffer);
+          break;
+        default:
+          copy_chunk<8>(from, buffer);
       }
       if (chunk == 0 && block.thread() < kGroup / 4)
         block.template copy_async<4>(halves, group % 2 * kGroup + 4 * block.thread(),
@@ -255,8 +284,20 @@ struct ScreenedSearch {
       block.commit_copies();
     }
 
+    // 64 codes' share of a chunk: so many pieces of four words each.
+    template <int pieces>
+    SOLID_DEVICE void copy_chunk(const uint32_t* from, int buffer) {
+#pragma unroll
+      for (int step = 0; step < kGroup * pieces / Block::kThreads; ++step) {
+        const int i = step * Block::kThreads + block.thread();
+        const int code = i / pieces, piece = i % pieces;
+        block.template copy_async<4>(code_pairs, (buffer * kGroup + code) * kChunkStride + 4 * piece,
+                                     from + int64_t(code) * words + 4 * piece);
+      }
+    }
+
     SOLID_DEVICE void sweep() {
-      const int groups = int(screen_groups(args.codes));
+      const int groups = int(screen_groups(args.num_codes));
       float sums[2][8][4];
       fetch(0, 0, 0);
       int buffer = 0;
@@ -264,10 +305,8 @@ struct ScreenedSearch {
         for (int chunk = 0; chunk < chunks; ++chunk, buffer ^= 1) {
           block.template wait_copies<0>();
           block.sync();  // this chunk is there for all, and nobody reads the other buffer any more
-          if (chunk + 1 < chunks)
-            fetch(group, chunk + 1, buffer ^ 1);
-          else if (group + 1 < groups)
-            fetch(group + 1, 0, buffer ^ 1);
+          const bool ends = chunk + 1 == chunks;
+          if (!ends || group + 1 < groups) fetch(group + ends, ends ? 0 : chunk + 1, buffer ^ 1);
           if (chunk == 0) start_sums(group % 2, sums);
           multiply(chunk, buffer, sums);
           if (chunk + 1 == chunks) meet(group, sums);
@@ -400,18 +439,36 @@ struct ScreenedSearch {
       for (int slot = 0; slot < count; ++slot) {
         const int code = listed_code[row * kSlots + slot];
         const float* entry = static_cast<const float*>(args.codebook) + code * args.dim;
-        float sum = 0;
-        visit<float>(args.x, args.type, [&](const auto* x) {
-          x += (first_row + row) * args.x_stride;
-#pragma unroll 8
-          for (int64_t d = 0; d < args.dim; ++d) {
-            const float difference = widen(x[d]) - entry[d];
-            sum = fused(difference, difference, sum);
-          }
-        });
+        const float sum = squared_difference(row, entry);
         if (sum < best || (sum == best && code < best_code)) best = sum, best_code = code;
       }
       return best_code;
+    }
+
+    // Component by component, as the exact search adds.
+    SOLID_DEVICE float squared_difference(int row, const float* entry) {
+      float sum = 0;
+      visit<float>(args.x, args.type, [&](const auto* x) {
+        const auto walk = [&](auto width) {
+          constexpr int n = decltype(width)::value;
+          const auto* from = x + (first_row + row) * args.x_stride;
+#pragma unroll 4
+          for (int64_t d = 0; d < args.dim; d += n) {
+            const auto some = load_pack<n>(from + d);
+            const auto others = load_pack<n>(entry + d);
+#pragma unroll
+            for (int c = 0; c < n; ++c) {
+              const float difference = widen(some.at[c]) - others.at[c];
+              sum = fused(difference, difference, sum);
+            }
+          }
+        };
+        if (in_packs<4, float>(args, x))
+          walk(std::integral_constant<int, 4>());
+        else
+          walk(std::integral_constant<int, 1>());
+      });
+      return sum;
     }
 
     // The rows given up, exactly, in the memory of the pairs.

@@ -64,9 +64,9 @@ SOLID_DEVICE void search_tile(Block& block, const NearestCodeCuda& args, SearchM
 #pragma unroll
   for (int r = 0; r < kThreadRows; ++r) best[r] = infinity<T>(), code[r] = 0;
 
-  for (int64_t first_code = 0; first_code < args.codes; first_code += kTile) {
+  for (int64_t first_code = 0; first_code < args.num_codes; first_code += kTile) {
     const auto code_offset = [&](int lane) {
-      return first_code + lane < args.codes ? (first_code + lane) * args.dim : int64_t(-1);
+      return first_code + lane < args.num_codes ? (first_code + lane) * args.dim : int64_t(-1);
     };
     const auto row_offset = [&](int place) {
       const int row = memory.taken[place];
@@ -77,7 +77,7 @@ SOLID_DEVICE void search_tile(Block& block, const NearestCodeCuda& args, SearchM
     for (int r = 0; r < kThreadRows; ++r)
 #pragma unroll
       for (int c = 0; c < kThreadCodes; ++c)
-        sum[r][c] = first_code + first_lane + c < args.codes ? T(0) : infinity<T>();
+        sum[r][c] = first_code + first_lane + c < args.num_codes ? T(0) : infinity<T>();
     for (int64_t first = 0; first < args.dim; first += kDepth) {
       block.sync();  // the tile before has been read
       load_tile<T>(block, memory.codes, codebook, code_offset, first, args.dim);
@@ -122,32 +122,96 @@ SOLID_DEVICE void search_tile(Block& block, const NearestCodeCuda& args, SearchM
   }
 }
 
-// Writes one row's results, by one warp: the chosen code, and its distance measured directly. `code` is
-// negative for a masked row.
-template <class T, class Block>
-SOLID_DEVICE void finish_row(Block& block, const NearestCodeCuda& args, int64_t row, int64_t code) {
-  const bool valid = code >= 0;
-  const T* entry = static_cast<const T*>(args.codebook) + (valid ? code * args.dim : 0);
-  T distance = 0;
-  for (int64_t d = block.lane(); d < args.dim; d += 32) {
-    const T component = valid ? entry[d] : T(0);
-    store_element(args.quantized, args.type, row * args.dim + d, component);
-    if (!valid) continue;
-    const T difference = load_element<T>(args.x, args.type, row * args.x_stride + d) - component;
-    distance = fused(difference, difference, distance);
+// Rows of x, of the codebook and of the results may be read and written n components at a time.
+template <int n, class T, class X>
+SOLID_DEVICE bool in_packs(const NearestCodeCuda& args, const X* x) {
+  return args.dim % n == 0 && args.x_stride % n == 0 && aligned_to_packs<n>(x) &&
+         aligned_to_packs<n>(static_cast<const T*>(args.codebook)) &&
+         aligned_to_packs<n>(static_cast<const X*>(args.quantized));
+}
+
+constexpr int kFinishLanes = 8;  // share a row: in packs of four floats, 128 bytes of it at a time
+constexpr int kFinishRows = 2;   // of a lane, whose reads are under way together: eight of a warp
+
+template <int n, class T, class Block, class X, class CodeOf>
+SOLID_DEVICE void finish_in_packs(Block& block, const NearestCodeCuda& args, const X* x, int64_t first_row,
+                                  int count, const CodeOf& code_of) {
+  constexpr int kBeside = 32 / kFinishLanes;
+  const T* codebook = static_cast<const T*>(args.codebook);
+  X* quantized = static_cast<X*>(args.quantized);
+  T* sums = static_cast<T*>(args.sums);
+  const int lane = block.lane() % kFinishLanes;
+#pragma unroll 1
+  for (int begin = 0; begin < count; begin += kBeside * kFinishRows) {
+    bool present[kFinishRows];
+    int64_t row[kFinishRows], code[kFinishRows];
+    T distance[kFinishRows];
+#pragma unroll
+    for (int r = 0; r < kFinishRows; ++r) {
+      const int place = begin + r * kBeside + block.lane() / kFinishLanes;
+      present[r] = place < count;
+      row[r] = first_row + place;
+      code[r] = present[r] ? code_of(place) : -1;
+      distance[r] = 0;
+    }
+#pragma unroll 1
+    for (int64_t d = lane * n; d < args.dim; d += kFinishLanes * n) {
+      Pack<T, n> entry[kFinishRows] = {};
+      Pack<X, n> from[kFinishRows] = {};
+#pragma unroll
+      for (int r = 0; r < kFinishRows; ++r) {
+        if (code[r] < 0) continue;
+        entry[r] = load_pack<n>(codebook + code[r] * args.dim + d);
+        from[r] = load_pack<n>(x + row[r] * args.x_stride + d);
+      }
+#pragma unroll
+      for (int r = 0; r < kFinishRows; ++r) {
+        if (!present[r]) continue;
+        Pack<X, n> to;
+#pragma unroll
+        for (int c = 0; c < n; ++c) {
+          narrow(entry[r].at[c], to.at[c]);
+          const T difference = widen(from[r].at[c]) - entry[r].at[c];
+          distance[r] = fused(difference, difference, distance[r]);
+        }
+        store_pack<n>(quantized + row[r] * args.dim + d, to);
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kFinishRows; ++r) {
+#pragma unroll
+      for (int lanes = 1; lanes < kFinishLanes; lanes *= 2) distance[r] += block.warp_xor(distance[r], lanes);
+      if (present[r] && lane == 0) {
+        args.index[row[r]] = code[r] < 0 ? 0 : code[r];
+        static_cast<T*>(args.distance)[row[r]] = distance[r];
+      }
+      const bool counted = code[r] >= 0 && distance[r] - distance[r] == T(0);  // neither NaN nor infinite
+      if (args.counts == nullptr || !counted) continue;
+      if (lane == 0) block.add(args.counts + code[r], int64_t(1));
+      if (sums == nullptr) continue;
+      for (int64_t d = lane; d < args.dim; d += kFinishLanes)
+        block.add(sums + code[r] * args.dim + d, widen(x[row[r] * args.x_stride + d]));
+    }
   }
-  distance = warp_sum(block, distance);
-  if (block.lane() == 0) {
-    args.index[row] = valid ? code : 0;
-    static_cast<T*>(args.distance)[row] = distance;
-  }
-  const bool counted = valid && distance - distance == T(0);  // neither NaN nor infinite
-  if (args.counts == nullptr || !counted) return;
-  if (block.lane() == 0) block.add(args.counts + code, int64_t(1));
-  if (args.sums == nullptr) return;
-  for (int64_t d = block.lane(); d < args.dim; d += 32)
-    block.add(static_cast<T*>(args.sums) + code * args.dim + d,
-              load_element<T>(args.x, args.type, row * args.x_stride + d));
+}
+
+// Writes the results of rows first_row .. + count - 1, by one warp: the chosen code, code_of(row -
+// first_row), negative for a masked row, and its distance measured directly.
+template <class T, class Block, class CodeOf>
+SOLID_DEVICE void finish_rows(Block& block, const NearestCodeCuda& args, int64_t first_row, int count,
+                              const CodeOf& code_of) {
+  constexpr int n = 16 / sizeof(T);
+  visit<T>(args.x, args.type, [&](const auto* x) {
+    if (in_packs<n, T>(args, x))
+      finish_in_packs<n, T>(block, args, x, first_row, count, code_of);
+    else
+      finish_in_packs<1, T>(block, args, x, first_row, count, code_of);
+  });
+}
+
+// How many of the `most` rows from `first` on there are.
+SOLID_DEVICE int rows_from(const NearestCodeCuda& args, int64_t first, int most) {
+  return first >= args.rows ? 0 : args.rows - first < most ? int(args.rows - first) : most;
 }
 
 template <class T>
@@ -180,8 +244,10 @@ struct ExactSearch {
         if (memory.taken[place] >= 0) codes.set(place, code);
       });
     block.sync();
-    for (int place = block.warp(); place < kTile; place += Block::kWarps)
-      if (first_row + place < args.rows) finish_row<T>(block, args, first_row + place, codes[place]);
+    constexpr int kEach = kTile / Block::kWarps;
+    const int own = block.warp() * kEach;
+    finish_rows<T>(block, args, first_row + own, rows_from(args, first_row + own, kEach),
+                   [&](int place) { return codes[own + place]; });
   }
 };
 

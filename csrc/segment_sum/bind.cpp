@@ -8,11 +8,11 @@ namespace solid {
 namespace {
 
 void sum(bool is_double, Address values, int64_t stride, int64_t rows, int64_t dim, Address index,
-         Address mask, int64_t codes, Address sums, int threads) {
-  check_numbers("segment_sum: expected index", pointer<int64_t>(index), rows, codes);
+         Address mask, int64_t num_codes, Address sums, int threads) {
+  check_numbers("segment_sum: expected index", pointer<int64_t>(index), rows, num_codes);
   SegmentSum args;
   args.values = pointer<void>(values), args.stride = stride, args.rows = rows, args.dim = dim;
-  args.index = pointer<int64_t>(index), args.mask = pointer<bool>(mask), args.codes = codes;
+  args.index = pointer<int64_t>(index), args.mask = pointer<bool>(mask), args.num_codes = num_codes;
   args.sums = pointer<void>(sums), args.threads = threads;
   const auto kernel = is_double ? SOLID_IN_USE(segment_sum_double) : SOLID_IN_USE(segment_sum_float);
   check_status("segment_sum", kernel(args));

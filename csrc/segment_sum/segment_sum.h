@@ -20,9 +20,9 @@ struct SegmentSum {
   int64_t stride = 0;
   int64_t rows = 0;
   int64_t dim = 0;
-  const int64_t* index = nullptr;  // [N] in 0 .. codes - 1
+  const int64_t* index = nullptr;  // [N] in 0 .. num_codes - 1
   const bool* mask = nullptr;      // null: every row counts
-  int64_t codes = 0;
+  int64_t num_codes = 0;
   int64_t* counts = nullptr;  // [K], null: not wanted
   void* sums = nullptr;       // [K, D], null: not wanted
   int threads = 1;

@@ -8,9 +8,9 @@ namespace {
 
 template <class T>
 Status segment_sum(const SegmentSum& args) {
-  if (args.codes < 1 || args.dim < 0 || args.rows < 0) return Status::kBadArgument;
+  if (args.num_codes < 1 || args.dim < 0 || args.rows < 0) return Status::kBadArgument;
   sum_by_code<T>(static_cast<const T*>(args.values), args.stride, args.rows, args.dim, args.index, args.mask,
-                 nullptr, args.codes, args.counts, static_cast<T*>(args.sums), args.threads);
+                 nullptr, args.num_codes, args.counts, static_cast<T*>(args.sums), args.threads);
   return Status::kOk;
 }
 

@@ -19,11 +19,12 @@ struct AtomicSegmentSum {
   static SOLID_DEVICE void run(Block& block, const Args& args) {
     const int64_t first = block.index() * kSumRows;
     const int64_t last = first + kSumRows < args.rows ? first + kSumRows : args.rows;
+    T* sums = static_cast<T*>(args.sums) + block.index() % args.copies * args.num_codes * args.dim;
     for (int64_t row = first + block.warp(); row < last; row += Block::kWarps) {
       const int64_t code = args.index[row];
       const bool counted = args.mask == nullptr || args.mask[row];
-      if (!counted || code < 0 || code >= args.codes) continue;
-      T* to = static_cast<T*>(args.sums) + code * args.dim;
+      if (!counted || code < 0 || code >= args.num_codes) continue;
+      T* to = sums + code * args.dim;
       for (int64_t d = block.lane(); d < args.dim; d += 32)
         block.add(to + d, load_element<T>(args.values, args.type, row * args.stride + d));
     }
@@ -42,7 +43,7 @@ struct OrderedSegmentSum {
     const int64_t strips = (args.dim + 31) / 32;
     const int64_t task = block.index() * Block::kWarps + block.warp();
     const int64_t code = task / strips, d = task % strips * 32 + block.lane();
-    if (code >= args.codes || d >= args.dim) return;
+    if (code >= args.num_codes || d >= args.dim) return;
     T sum = 0;
     visit<T>(args.values, args.type, [&](const auto* values) {
 #pragma unroll 8

@@ -18,12 +18,14 @@ struct SegmentSumCuda {
   int64_t stride = 0;
   int64_t rows = 0;
   int64_t dim = 0;
-  int64_t codes = 0;
-  void* sums = nullptr;  // [K, D] float (double)
+  int64_t num_codes = 0;
+  void* sums = nullptr;  // [copies, K, D] float (double)
   // In no fixed order: index [N], mask [N] or null; sums must be zero before. A row whose index is not in
-  // 0 .. codes - 1 counts nowhere.
+  // 0 .. codes - 1 counts nowhere. Where many rows share few codes, blocks add to several copies of the sums,
+  // one after the other, so that fewer wait for each other; the caller adds those up.
   const int64_t* index = nullptr;
   const bool* mask = nullptr;
+  int64_t copies = 1;
   // In the order given: the rows of code k are order[starts[k]] .. order[starts[k + 1] - 1].
   const int64_t* order = nullptr;   // [N]
   const int64_t* starts = nullptr;  // [K + 1], null: not given

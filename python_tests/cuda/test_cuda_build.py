@@ -118,7 +118,8 @@ def configured(folder: Path, choice: str, gpus: list[str] | None, *, archs: str 
         ("AUTO", ["7.0"], "", "left out, the GPU .sm_70. is older than sm_80", []),
         ("AUTO", ["999.0"], "", "built", None),
         ("AUTO", None, "80-real", "built", ["sm_80"]),
-        ("ON", None, "", "built", [f"sm_{name}" for name in LIMITS["architectures"]]),
+        ("AUTO", ["12.0", "9.0"], "", "built", ["compute_120", "compute_90", "sm_120", "sm_90"]),
+        ("ON", None, "", "built", ["compute_90", *(f"sm_{name}" for name in LIMITS["architectures"])]),
         ("OFF", ["9.0"], "", "left out, SOLID_EXT_CUDA was OFF", []),
     ],
 )

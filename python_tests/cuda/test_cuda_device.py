@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -83,7 +84,8 @@ def test_no_term_of_the_margin_can_be_left_out(term: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_masks_strides_and_repeats(method: str, deterministic: None) -> None:
-    x, codebook = normal(5000, 70)[:, 3:51].cuda(), normal(700, 48, seed=1).cuda()
+    x, codebook = normal(5000, 70).cuda()[:, 3:51], normal(48, 700, seed=1).cuda().T
+    assert not x.is_contiguous()
     mask = (normal(5000, seed=2) > 0).cuda()
     mask[1000:2000] = False
     x[~mask] = torch.nan
@@ -142,11 +144,13 @@ def test_compiles_as_one_graph() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_graph_replays_it_without_a_synchronisation(method: str) -> None:
     x, codebook = normal(4000, 32).cuda(), normal(600, 32, seed=1).cuda()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        nearest_code_cuda.run(x, codebook, None, "sums", method=method)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            nearest_code_cuda.run(x, codebook, None, "sums", method=method)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         found = nearest_code_cuda.run(x, codebook, None, "sums", method=method)
@@ -209,7 +213,7 @@ def test_refused_sizes_leave_the_device_usable() -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("ordered", [False, True])
 def test_for_the_sanitizer_nearest_code(method: str, ordered: bool) -> None:
-    """What compute-sanitizer runs, slowly: every kernel once, at sizes with tails."""
+    """What compute-sanitizer runs, slowly, and what runs first: every kernel once, at sizes with tails."""
     torch.use_deterministic_algorithms(ordered)
     try:
         for dtype in (torch.float32, torch.bfloat16, torch.float64):
@@ -217,7 +221,10 @@ def test_for_the_sanitizer_nearest_code(method: str, ordered: bool) -> None:
                 continue
             x, codebook = normal(131, 37, dtype=dtype).cuda(), normal(133, 37, seed=1, dtype=dtype).cuda()
             mask = (normal(131, seed=2) > -1).cuda()
-            index = nearest_code_cuda.run(x, codebook, mask, "sums", method=method)[0]
-            segment_sum_cuda.segment_sum(x, index, mask, 133)
+            found = nearest_code_cuda.run(x, codebook, mask, "sums", method=method)
+            sums = segment_sum_cuda.segment_sum(x, found[0], mask, 133)
+            expected = nearest_code_statistics(x.cpu(), codebook.cpu(), mask.cpu())
+            assert_as_on_the_cpu(found, expected)
+            assert_as_on_the_cpu((sums,), (expected.sums.to(sums.dtype),))
     finally:
         torch.use_deterministic_algorithms(False)

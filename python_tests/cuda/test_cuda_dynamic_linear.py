@@ -26,6 +26,7 @@ from python_tests.ops.test_dynamic_linear import (
 from solid_ext.ops import _cuda, dynamic_linear_cuda
 
 SHARED = 99 * 1024  # bytes of a block on sm_86, 89 and 120
+LARGE = 227 * 1024  # and on sm_90 and 100
 TOO_LARGE = 2  # Status::kTooLarge
 Host = Callable[..., None]
 
@@ -105,11 +106,48 @@ def test_the_general_path(host: Host, targets: int | None) -> None:
             assert_close(run(case, 0.1, True), expected_of(case, 0.1, True), tolerance)
 
 
+def groups_of(
+    sizes: tuple[int, ...], width: int, batch: int, multiprocessors: int, shared: int, tf32: bool
+) -> list[int]:
+    """Groups of 32 sequences in a block of the forward's and the backward's tiles; 0: the kernels without tiles."""
+    found = torch.zeros(2, dtype=torch.int64)
+    call = (0, int(tf32), batch, 1, len(sizes) - 1, *sizes, 0, 0, width, width)
+    host_policy.call("dynamic_cuda_groups", multiprocessors, shared, *call, found)
+    return found.tolist()
+
+
 @pytest.mark.parametrize(("batch", "multiprocessors"), [(130, 1), (70, 2), (70, 1000)])
 def test_four_two_and_one_warps_across_sequences(host: Host, batch: int, multiprocessors: int) -> None:
     host(multiprocessors=multiprocessors)
     case = make((5, 34, 3), 4, batch)
     assert_close(run(case, 0.1), expected_of(case, 0.1), 2e-5)
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+@pytest.mark.parametrize(
+    ("shared", "multiprocessors", "groups"),
+    [(LARGE, 1, [4, 4]), (LARGE, 2, [2, 2]), (LARGE, 1000, [1, 1]), (SHARED, 1, [4, 2])],
+)
+def test_each_tile_of_the_widths_of_the_paper(
+    host: Host, monkeypatch: pytest.MonkeyPatch, shared: int, multiprocessors: int, groups: list[int], tf32: bool
+) -> None:
+    """D = O = k = 32: what an H100 would start, and one with 99 KB; in a row of sequences that ends within a tile."""
+    monkeypatch.setattr(dynamic_linear_cuda, "_may_round_to_tf32", lambda: tf32)
+    host(shared=shared, multiprocessors=multiprocessors)
+    assert groups_of((32, 32), 32, 70, multiprocessors, shared, tf32) == groups
+    case, delta = make((32, 32), 32, 70), INFINITE if tf32 else 0.1
+    assert_close(run(case, delta), expected_of(case, delta), 3e-3 if tf32 else 2e-5)
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_tiles_that_fit_are_never_left_for_the_general_kernels(tf32: bool) -> None:
+    """With fewer blocks than multiprocessors too, where the fewest sequences a block are wanted and may not fit."""
+    for width in (8, 32, 40, 64):
+        for shared in range(32 * 1024, LARGE + 1, 8 * 1024):
+            sizes = (width, width, width)
+            crowded, idle = (groups_of(sizes, width, 128, count, shared, tf32) for count in (1, 1000))
+            assert [bool(groups) for groups in crowded] == [bool(groups) for groups in idle]
+            assert all(few <= many for few, many in zip(idle, crowded, strict=True))
 
 
 @pytest.mark.parametrize(("sizes", "codes"), [((32, 32), 32), ((9, 33, 5), 40)])

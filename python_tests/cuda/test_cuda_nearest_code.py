@@ -236,6 +236,29 @@ def test_deterministic_sums_are_added_in_the_order_of_the_rows(host: Callable[..
     assert int(sums[7:].count_nonzero()) == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_many_rows_of_few_codes_are_added_to_several_sums(host: Callable[..., None], dtype: torch.dtype) -> None:
+    host(2, True)  # the length of every array is checked
+    rows, codes, dim = 1500, 3, 5
+    assert segment_sum_cuda.copies_of(rows, codes) == 31
+    values = torch.randint(-4, 5, (rows, dim), generator=torch.Generator().manual_seed(0)).to(dtype)
+    index = torch.arange(rows) * 7 % 5 - 1  # also of no code
+    mask = normal(rows, seed=2) > -1
+    sums = segment_sum_cuda.segment_sum(values, index, mask, codes)
+    kept = mask & (index >= 0) & (index < codes)
+    expected = reference.segment_sum(values.double()[kept], index[kept], None, codes)[1]
+    assert sums.dtype == torch.promote_types(dtype, torch.float32)
+    assert torch.equal(sums.double(), expected)  # integers, exactly
+
+
+def test_copies_of_the_sums_take_less_than_the_rows() -> None:
+    for rows in (0, 1, 100, 10_240, 10**7):
+        for codes in (1, 10, 590, 10**6):
+            copies = segment_sum_cuda.copies_of(rows, codes)
+            assert 1 <= copies <= segment_sum_cuda.MOST_COPIES
+            assert copies == 1 or copies * codes * 16 <= rows
+
+
 def test_the_choice_of_the_kernel() -> None:
     def workspace(method: str, dtype: torch.dtype, rows: int, codes: int, dim: int) -> int:
         answer = torch.zeros(1, dtype=torch.int64)

@@ -417,22 +417,30 @@ void run_grid(int64_t blocks, int64_t shared_bytes, const typename Kernel::Args&
   }
 }
 
-// Where DeviceLauncher starts kernels on a GPU.
+constexpr int64_t kEveryDevice =
+    99 * 1024;  // shared memory that a block has on sm_86, 89 and 120, and so on all
+
+// Where DeviceLauncher starts kernels on a GPU; shared_bytes: what a block of that GPU may have.
 class HostLauncher {
  public:
-  explicit HostLauncher(Order order) : order_(order) {}
+  explicit HostLauncher(Order order, int64_t shared_bytes = kEveryDevice)
+      : order_(order), shared_bytes_(shared_bytes) {}
+
+  HostLauncher with_shared(int64_t bytes) const { return HostLauncher(order_, bytes); }
 
   template <class Kernel>
   solid::Status run(int64_t blocks, int64_t shared_bytes, const typename Kernel::Args& args) const {
     if (blocks > solid::kMostBlocks) return solid::Status::kTooLarge;
-    constexpr int64_t kMost = 99 * 1024;  // what sm_86, 89 and 120 have
-    if (shared_bytes > kMost) throw KernelError("expected at most 99 KB of shared memory for a block");
+    if (shared_bytes > shared_bytes_)
+      throw KernelError("expected at most " + std::to_string(shared_bytes_) +
+                        " bytes of shared memory for a block, got " + std::to_string(shared_bytes));
     run_grid<Kernel>(blocks, shared_bytes, args, order_);
     return solid::Status::kOk;
   }
 
  private:
   Order order_;
+  int64_t shared_bytes_;
 };
 
 }  // namespace solid_test

@@ -19,16 +19,30 @@ const solid_test::Register workspace("dynamic_cuda_workspace", [](const HostLaun
   *values.pointer<int64_t>() = solid::DynamicWorkspace(call).bytes(call);
 });
 
+// Groups of 32 sequences in a block of the forward and of the backward tiles; 0: the general kernels.
+const solid_test::Register groups("dynamic_cuda_groups", [](const HostLauncher&, Values& values) {
+  const auto device = device_of(values);
+  const auto call = solid::read_dynamic_sizes([&] { return values.next(); });
+  int64_t* found = values.pointer<int64_t>();
+  if (solid::rounds(call)) {
+    found[0] = solid::forward_groups<solid::Tf32Math>(call, device);
+    found[1] = solid::backward_groups<solid::Tf32Math>(call, device);
+  } else {
+    found[0] = solid::forward_groups<solid::PlainMath>(call, device);
+    found[1] = solid::backward_groups<solid::PlainMath>(call, device);
+  }
+});
+
 const solid_test::Register forward("dynamic_forward_cuda", [](const HostLauncher& launch, Values& values) {
   const auto device = device_of(values);
   const auto call = solid::read_dynamic_call([&] { return values.next(); }, false);
-  solid_test::expect_ok(solid::plan_dynamic_forward(launch, call, device));
+  solid_test::expect_ok(solid::plan_dynamic_forward(launch.with_shared(device.shared_bytes), call, device));
 });
 
 const solid_test::Register backward("dynamic_backward_cuda", [](const HostLauncher& launch, Values& values) {
   const auto device = device_of(values);
   const auto call = solid::read_dynamic_call([&] { return values.next(); }, true);
-  solid_test::expect_ok(solid::plan_dynamic_backward(launch, call, device));
+  solid_test::expect_ok(solid::plan_dynamic_backward(launch.with_shared(device.shared_bytes), call, device));
 });
 
 }  // namespace

@@ -12,7 +12,7 @@ const solid_test::Register workspace("nearest_code_cuda_workspace", [](const Hos
   solid::NearestCodeCuda args;
   args.method = static_cast<solid::Method>(values.next());
   args.type = static_cast<solid::Element>(values.next());
-  args.rows = values.next(), args.codes = values.next(), args.dim = values.next();
+  args.rows = values.next(), args.num_codes = values.next(), args.dim = values.next();
   *values.pointer<int64_t>() = solid::workspace_bytes(args);
 });
 
@@ -22,7 +22,7 @@ const solid_test::Register search("nearest_code_cuda", [](const HostLauncher& la
   args.type = static_cast<solid::Element>(values.next());
   args.x = values.pointer<void>(), args.x_stride = values.next();
   args.rows = values.next(), args.dim = values.next();
-  args.codebook = values.pointer<void>(), args.codes = values.next();
+  args.codebook = values.pointer<void>(), args.num_codes = values.next();
   args.mask = values.pointer<bool>(), args.workspace = values.pointer<void>();
   args.index = values.pointer<int64_t>(), args.quantized = values.pointer<void>();
   args.distance = values.pointer<void>();

@@ -11,10 +11,11 @@ const solid_test::Register segment("segment_sum_cuda", [](const HostLauncher& la
   solid::SegmentSumCuda args;
   args.type = static_cast<solid::Element>(values.next());
   args.values = values.pointer<void>(), args.stride = values.next();
-  args.rows = values.next(), args.dim = values.next(), args.codes = values.next();
+  args.rows = values.next(), args.dim = values.next(), args.num_codes = values.next();
   args.sums = values.pointer<void>();
   args.index = values.pointer<int64_t>(), args.mask = values.pointer<bool>();
   args.order = values.pointer<int64_t>(), args.starts = values.pointer<int64_t>();
+  args.copies = values.next();
   solid_test::expect_ok(solid::plan_segment_sum(launcher, args));
 });
 

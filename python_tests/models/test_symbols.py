@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from python_tests.models.test_models import make_model
-from solid_ext import Config, build_info
-from solid_ext._native import kernels
+from python_tests.ops.cases import LEVELS, instruction_set
+from solid_ext import Config
 from solid_ext.config import PAPER
 from solid_ext.models.decoder import CodebookDecoder
 from solid_ext.models.symbols import SymbolEmbedding
@@ -197,12 +197,10 @@ def _peak(backend: str) -> int:
     return most
 
 
-@pytest.fixture(params=build_info()["isa_usable"])
+@pytest.fixture(params=LEVELS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = build_info()["isa"]
-    kernels.set_isa(request.param)
-    yield request.param
-    kernels.set_isa(before)
+    with instruction_set(request.param):
+        yield request.param
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from python_tests.ops.cases import normal
 from solid_ext.models.decoder import CodebookDecoder
 from solid_ext.models.symbols import SymbolEmbedding
 from solid_ext.nn import Codebook, DynamicLinear, LastState, Lookup
@@ -22,10 +23,6 @@ from solid_ext.ops.symbols import embed_symbols
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
 
 IDS = torch.tensor([[1, 3, 0], [2, 0, 0]])
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def decoded(x: Tensor) -> Tensor:
@@ -86,6 +83,20 @@ def test_forward_mode_of_the_sums_and_the_embedding_is_refused() -> None:
             embed_symbols(IDS, rows, normal(3, 4), True)
         with pytest.raises(NotImplementedError, match="dropout: expected no forward-mode"):
             dropout(rows, IDS[0, 0], 0.5)
+
+
+def test_forward_mode_of_the_operators_under_the_functions_is_refused() -> None:
+    operators = torch.ops.solid_ext
+    with forward_ad.dual_level():
+        rows = forward_ad.make_dual(normal(6, 4), normal(6, 4))
+        with pytest.raises(NotImplementedError, match="segment_sum: expected no forward-mode"):
+            operators.segment_sum(rows, IDS.flatten(), None, 4)
+        with pytest.raises(NotImplementedError, match="nearest_code: expected no forward-mode"):
+            operators.nearest_code(rows, normal(3, 4), None)
+        maps = [forward_ad.make_dual(normal(5, 2, 3), normal(5, 2, 3))]
+        with pytest.raises(NotImplementedError, match="dynamic_mlp_forward: expected no forward-mode"):
+            operators.dynamic_mlp_forward(normal(6, 1, 4), normal(6, 2), None, [*maps, normal(5, 3)], 0.1, False, False)
+        assert operators.segment_sum(normal(6, 4), IDS.flatten(), None, 4).shape == (4, 4)
 
 
 def test_a_gradient_of_a_vmap_is_that_of_the_batch() -> None:

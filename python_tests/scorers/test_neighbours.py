@@ -158,6 +158,7 @@ def test_what_is_out_of_range_is_refused(knn: ItemKNN) -> None:
             WithNeighbours(ByItem(), knn, 1.0, decay)
 
 
+@pytest.mark.slow
 def test_solid_with_neighbours_is_saved_whole(world: tuple[Dataset, SyntheticTruth], tmp_path: Path) -> None:
     dataset, _ = world
     plain = SOLID(**TINY, learning_rate=1e-4, neighbours=False).fit(dataset)

@@ -86,8 +86,8 @@ def check_values(config: Config) -> None:
         raise ValueError(f"heads: expected a divisor of dim={model.dim}, got {model.heads}")
     if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", train.device):
         raise ValueError(f"device: expected cpu, cuda or cuda:N, got {train.device!r}")
-    if train.cuda_graph and train.device == "cpu":
-        raise ValueError("cuda_graph: expected device cuda, got cpu")
+    if train.tf32 and train.device == "cpu":
+        raise ValueError("tf32: expected device cuda, got cpu")
     if model.finetune_steps and (model.semantic_trunk or item.item_branch):
         raise ValueError("finetune_steps: expected 0 with dynamic layers (only static ones are fine-tuned)")
     if train.loss == "full_softmax" and model.backbone == "din":

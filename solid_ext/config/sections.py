@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from solid_ext.config.names import Section
+
 
 @dataclass(frozen=True)
-class SemanticsConfig:
+class SemanticsConfig(Section):
     """Module 1: where an item's semantic comes from."""
 
     semantics: Literal[
@@ -37,7 +39,7 @@ class SemanticsConfig:
 
 
 @dataclass(frozen=True)
-class CodebookConfig:
+class CodebookConfig(Section):
     """Module 4: the codebook that the item sequence passes through on its way to the weights."""
 
     use_codebook: bool = True
@@ -53,7 +55,7 @@ class CodebookConfig:
 
 
 @dataclass(frozen=True)
-class ItemConfig:
+class ItemConfig(Section):
     """Module 3, and what else the model of the items has alone: stage 1, a model of the semantics, reads none of it."""
 
     item_features: bool = True
@@ -69,7 +71,7 @@ class ItemConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Section):
     """The backbone and the dynamic layers; the defaults are what does best, preset paper has the paper's."""
 
     backbone: str = "sasrec"
@@ -106,7 +108,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class Stage2Config:
+class Stage2Config(Section):
     """What stage 2 alone reads."""
 
     alignment: float = 0.1
@@ -117,7 +119,7 @@ class Stage2Config:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Section):
     """Algorithm 1: both stages, each to convergence on the validation rows."""
 
     loss: Literal["auto", "bce", "sampled_softmax", "sampled_softmax_log_q", "full_softmax"] = "auto"
@@ -150,13 +152,20 @@ class TrainConfig:
     """Where the model is trained: cpu, cuda or cuda:N."""
     amp: bool = False
     """Mixed precision: matrix products in bfloat16; the kernels, parameters and Adam stay in float32."""
-    cuda_graph: bool = False
-    """Record the training step once and replay it (CUDA)."""
+    tf32: bool = False
+    """Float32 matrix products on a CUDA device round their factors to ten bits of mantissa."""
+    cuda_graph: bool = True
+    """On a CUDA device, record the training step once and replay it."""
     threads: int = 0
     """CPU threads; 0 leaves torch's choice, but for `solid-ext train`, which measures one, says it and keeps it."""
     tensorboard: bool = False
     """Also write TensorBoard event files (needs the extra `tensorboard`)."""
     stage2: Stage2Config = field(default_factory=Stage2Config)
+
+    @property
+    def records_steps(self) -> bool:
+        """Whether training steps are recorded: `cuda_graph`, where there is a CUDA device."""
+        return self.cuda_graph and self.device != "cpu"
 
     @property
     def validation_protocol(self) -> str:
@@ -170,7 +179,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(Section):
     """What is measured on the test rows."""
 
     split: Literal["leave_one_out", "global_time"] = "leave_one_out"

@@ -15,7 +15,7 @@ from solid_ext.ops.gru import Backend
 from solid_ext.ops.segment_sum import sum_segments
 
 SLOPE = 0.1  # of the LeakyReLU below zero
-ROWS = 2048  # positions whose gradient is computed at once, so that the hidden layer's stays in the cache
+ROWS = 2048  # positions whose gradient is computed at once, so that the hidden layer's stays in a CPU's cache
 
 
 class DecodedEntries(NamedTuple):
@@ -105,7 +105,8 @@ class _DecodedLookup(torch.autograd.Function):
         of_table = sum_segments(rows, index, mask, len(positive))
         of_quantized = torch.zeros_like(rows)
         slope = rows.new_full(positive.shape, SLOPE).masked_fill_(positive, 1)
-        for at in valid_positions(mask).split(ROWS):  # two of three positions of a batch may be padding
+        # Two of three positions of a batch may be padding.
+        for at in valid_positions(mask).split(max(len(rows), 1) if rows.is_cuda else ROWS):
             hidden = (rows.index_select(0, at) @ last).mul_(slope.index_select(0, index.index_select(0, at)))
             of_quantized.index_copy_(0, at, hidden @ first)
         return of_table, None, None, None, None, None, of_quantized.view_as(gradient)

@@ -22,7 +22,8 @@ from solid_ext.nn.padding import valid_mask
 
 # Positions of pairs (sequence, candidate) that a backbone which reads candidates is given at once. At d = 32 a
 # temporary is then 16 MB, which the allocator keeps: four times as large, every operation faults its pages in again.
-PAIRS = 2**17
+# On a GPU the number only bounds memory: 512 MB of a temporary at d = 32.
+PAIRS, PAIRS_ON_GPU = 2**17, 2**22
 
 
 class Conditions(NamedTuple):
@@ -241,7 +242,8 @@ class DynamicRecommender(nn.Module):
     def _score_each(self, state: CandidateState, candidates: Tensor) -> Tensor:
         """Logits where every candidate has a user state of its own, a bounded number of pairs at a time."""
         batch, length = state.mask.shape
-        some = max(PAIRS // max(batch * length, 1), 1)
+        most = PAIRS_ON_GPU if candidates.is_cuda else PAIRS
+        some = max(most // max(batch * length, 1), 1)
         logits = []
         for part in candidates.expand(batch, -1).split(some, dim=1):
             embedded = self.item_embedding(part)

@@ -258,6 +258,26 @@ def embed_symbols(sequences: Tensor, symbol: Tensor, age: Tensor, looked_up: boo
     return (h.tanh_() * mask.flatten().unsqueeze(1)).view(*sequences.shape, symbol.shape[1])
 
 
+def catalogue_cross_entropy(
+    state: Tensor, table: Tensor, target: Tensor, bias: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """Cross-entropy of the softmax over all items, `-log softmax(state @ table.T + bias)[target]`.
+
+    Args:
+        state: [B, D].
+        table: [V, D].
+        target: [B] int64.
+        bias: [V] or None.
+        reduction: "mean" over the rows, or "none".
+
+    Source: docs/method.md#prediction-and-losses.
+    """
+    logits = state @ table.T
+    if bias is not None:
+        logits = logits + bias
+    return torch.nn.functional.cross_entropy(logits, target, reduction=reduction)
+
+
 LOW_32_BITS = 0xFFFFFFFF
 
 
@@ -291,23 +311,3 @@ def _mix(state: Tensor) -> Tensor:
     state = ((state ^ (state >> 16)) * 0x7FEB352D) & LOW_32_BITS
     state = ((state ^ (state >> 15)) * 0x846CA68B) & LOW_32_BITS
     return state ^ (state >> 16)
-
-
-def catalogue_cross_entropy(
-    state: Tensor, table: Tensor, target: Tensor, bias: Tensor | None = None, reduction: str = "mean"
-) -> Tensor:
-    """Cross-entropy of the softmax over all items, `-log softmax(state @ table.T + bias)[target]`.
-
-    Args:
-        state: [B, D].
-        table: [V, D].
-        target: [B] int64.
-        bias: [V] or None.
-        reduction: "mean" over the rows, or "none".
-
-    Source: docs/method.md#prediction-and-losses.
-    """
-    logits = state @ table.T
-    if bias is not None:
-        logits = logits + bias
-    return torch.nn.functional.cross_entropy(logits, target, reduction=reduction)

@@ -40,6 +40,7 @@ def train_run(
     *,
     method: str = "solid",
     baseline: bool = False,
+    source: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     reporter: Reporter | None = None,
@@ -51,6 +52,7 @@ def train_run(
         method: what the configuration is, for the names in metrics and picture.
         baseline: also train the static method for the comparison, unless the configuration is that one; a run that
             is resumed has it where it was begun with it, or is asked for it now.
+        source: where the dataset is found again, for who resumes the run by its folder alone.
         begun: called once everything has been checked and the folder is there.
 
     Returns:
@@ -69,7 +71,14 @@ def train_run(
     made = not folder.exists()
     with owned(folder, "out"):
         baseline = open_run(
-            folder, config, dataset, resume=resume, overwrite=overwrite, method=method, baseline=baseline
+            folder,
+            config,
+            dataset,
+            resume=resume,
+            overwrite=overwrite,
+            method=method,
+            baseline=baseline,
+            source=source,
         )
         with under_way(folder, made=made):
             if begun is not None:
@@ -133,7 +142,7 @@ def _measured(folder: Path, solid: SOLID, rival: SOLID | None, method: str, seco
             }
             for stage in stages
         ],
-        "codes_used": None if usage is None else int((usage > 0).sum()),
+        "entries_used": None if usage is None else int((usage > 0).sum()),
         "seconds": seconds,
     }
     write_json(folder / "metrics.json", metrics)

@@ -7,7 +7,7 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from solid_ext._native import arithmetic
 from solid_ext.config import TrainConfig
 from solid_ext.data import Dataset, NegativeSampler, Rows, Split, gather_sequences
 from solid_ext.models import DynamicRecommender, SASRecSoftmax, SemanticRecommender
+from solid_ext.train.ahead import one_ahead
 from solid_ext.train.checkpoint import (
     check_fit,
     check_moments,
@@ -134,24 +135,31 @@ def train_stage(
     return stage
 
 
+def check_version(folder: Path, saved: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Refuse a configuration that has other fields than this version's.
+
+    Raises:
+        ValueError: with the first field that only one of them has.
+    """
+    if saved.keys() != known.keys():
+        name = min(saved.keys() ^ known.keys())
+        whose = f"another version's, which has {'a' if name in saved else 'no'} field {name}"
+        raise ValueError(f"resume: expected a run of this version in {folder}, got {whose} (train it again)")
+
+
 def check_resumed(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Refuse fields of the configuration that are not those of what is in the folder.
 
     Raises:
         ValueError: the first field that differs, or has shrunk where it may grow; fields of another version.
     """
-    if saved.keys() != asked.keys():
-        name = min(saved.keys() ^ asked.keys())
-        whose = f"another version's, which has {'a' if name in saved else 'no'} field {name}"
-        raise ValueError(f"resume: expected a run of this version in {folder}, got {whose} (train it again)")
+    check_version(folder, saved, asked)
     for name in sorted(saved):
         before, now = saved[name], asked[name]
         if name in MAY_DIFFER or before == now:
             continue
         if name not in MAY_GROW or not isinstance(before, int) or not isinstance(now, int):
-            raise ValueError(
-                f"resume: expected {name}={before} as in {folder}, got {now} (--config RUN/config.yaml repeats it)"
-            )
+            raise ValueError(f"resume: expected {name}={before} as in {folder}, got {now}")
         if now < before:
             raise ValueError(f"resume: expected {name} of at least {before} as in {folder}, got {now}")
 
@@ -207,16 +215,22 @@ def _train_epoch(
     # Sums stay on the model's device: reading a loss in every step would wait for it.
     losses = torch.zeros((), dtype=torch.float64, device=model.device)
     alignments = torch.zeros((), dtype=torch.float64, device=model.device)
-    for first in range(0, len(order), config.batch_size):
-        batch = rows.take(order[first : first + config.batch_size])
-        sequences = _on(model.device, gather_sequences(dataset, batch, model.length))
-        candidates = dataset.items[batch.positions].astype(np.int64)
-        if sampler is not None:
-            negatives = sampler.sample(batch.users, config.negatives, rng)
-            candidates = np.concatenate([candidates[:, None], negatives], axis=1)
-        loss, alignment = step(sequences, _on(model.device, candidates))
-        losses += loss * len(batch.positions)
-        alignments += alignment * len(batch.positions)
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for first in range(0, len(order), config.batch_size):
+            batch = rows.take(order[first : first + config.batch_size])
+            candidates = dataset.items[batch.positions].astype(np.int64)
+            if sampler is not None:
+                negatives = sampler.sample(batch.users, config.negatives, rng)
+                candidates = np.concatenate([candidates[:, None], negatives], axis=1)
+            yield gather_sequences(dataset, batch, model.length), candidates
+
+    # On the CPU a second thread would only take its time from the step.
+    given = batches() if model.device.type == "cpu" else one_ahead(batches())
+    for sequences, candidates in given:
+        loss, alignment = step(_on(model.device, sequences), _on(model.device, candidates))
+        losses += loss * len(sequences)
+        alignments += alignment * len(sequences)
         reporter.step()
     return float(losses) / len(order), float(alignments) / len(order)
 

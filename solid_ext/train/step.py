@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from solid_ext.config import TrainConfig
 from solid_ext.train.losses import binary_cross_entropy, full_softmax, sampled_softmax
+from solid_ext.train.precision import tf32_products
 
 WARM_UP = 3  # steps before a recording: allocations and the optimizer's state are made in them
 
@@ -20,7 +22,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
         fused=True,
-        capturable=config.cuda_graph,
+        capturable=config.records_steps,
     )
 
 
@@ -31,9 +33,10 @@ class Step:
     the positives alone, for a softmax over the catalogue. It returns the prediction loss and L_align, detached, and
     waits for nothing.
 
-    With `amp` the loss is computed under autocast in bfloat16; generators, parameters and Adam stay in float32.
-    With `cuda_graph` the steps of the first full shape are recorded after a warm-up and replayed from then on; a batch
-    of another shape is computed as ever.
+    With `amp` the loss is computed under autocast in bfloat16; generators, parameters and Adam stay in float32. With
+    `tf32` float32 products on a GPU are rounded inside. With `cuda_graph`, on a GPU, the steps of the first full shape
+    are recorded after a warm-up and replayed from then on; a batch of another shape is computed as ever, and so is
+    every one, with a warning, where the recording fails.
     """
 
     def __init__(self, model: Any, optimizer: torch.optim.Optimizer, config: TrainConfig) -> None:
@@ -42,9 +45,10 @@ class Step:
         self._inputs: tuple[Tensor, Tensor] | None = None
         self._outputs: tuple[Tensor, Tensor] | None = None
         self._calls = 0
+        self._records = config.records_steps
 
     def __call__(self, sequences: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.config.cuda_graph:
+        if not self._records:
             return self._compute(sequences, candidates)
         if self._inputs is None:
             self._inputs = sequences.clone(), candidates.clone()
@@ -56,13 +60,26 @@ class Step:
         if self._calls <= WARM_UP:
             return self._aside()
         if self._graph is None:
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
-                self._outputs = self._compute(*self._inputs)
+            try:
+                self._graph = self._recording()
+            except RuntimeError as error:  # nothing has been computed, but gradients may hang on
+                self._records = False
+                self.optimizer.zero_grad(set_to_none=True)
+                what = str(error).partition("\n")[0]
+                warnings.warn(f"cuda_graph: the training step is not recorded: {what}", stacklevel=2)
+                return self._compute(sequences, candidates)
         assert self._outputs is not None
         self._graph.replay()
         prediction, alignment = self._outputs
         return prediction.clone(), alignment.clone()
+
+    def _recording(self) -> torch.cuda.CUDAGraph:
+        """A step on the inputs that are copied to, its outputs kept: recorded, and not computed yet."""
+        assert self._inputs is not None
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._outputs = self._compute(*self._inputs)
+        return graph
 
     def _aside(self) -> tuple[Tensor, Tensor]:
         """A step on a stream of its own, as the warm-up before a recording has to be."""
@@ -75,6 +92,10 @@ class Step:
         return found
 
     def _compute(self, sequences: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        with tf32_products(self.config.tf32):
+            return self._update(sequences, candidates)
+
+    def _update(self, sequences: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(sequences.device.type, torch.bfloat16, enabled=self.config.amp):
             state = self.model(sequences)
             if candidates.dim() == 1:
