@@ -17,7 +17,8 @@ from solid_ext.ops.segment_sum import sum_segments
 class Lookup(nn.Embedding):
     """`nn.Embedding` whose gradient is summed row by row in their order, bitwise equal for any number of threads.
 
-    Shapes: index [...] int64 -> [..., d]; the row `padding_idx` gets no gradient.
+    Shapes: index [...] int64 -> [..., d]; the row `padding_idx` gets no gradient. With the attribute `sparse` set the
+    gradient is sparse and not summed, as that of `nn.Embedding` then is.
 
     Args:
         num: the number of rows.
@@ -41,21 +42,32 @@ class Lookup(nn.Embedding):
     def rows_of(self, table: Tensor, index: Tensor) -> Tensor:
         """The rows of a table [num, d] made of the weights, looked up as they are."""
         if self.backend == "native":
-            return _Lookup.apply(index, table, self.padding_idx)
-        return F.embedding(index, table, self.padding_idx)
+            return _Lookup.apply(index, table, self.padding_idx, self.sparse and table is self.weight)
+        return F.embedding(index, table, self.padding_idx, sparse=self.sparse and table is self.weight)
 
 
 class _Lookup(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, index: Tensor, weight: Tensor, padding: int | None) -> Tensor:
+    def forward(ctx: Any, index: Tensor, weight: Tensor, padding: int | None, sparse: bool) -> Tensor:
         ctx.save_for_backward(index)
-        ctx.rows, ctx.padding = len(weight), padding
+        ctx.rows, ctx.padding, ctx.sparse = len(weight), padding, sparse
         return weight.index_select(0, index.flatten()).view(*index.shape, weight.shape[1])
 
     @staticmethod
     @first_order("Lookup")
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None, None]:
         (index,) = ctx.saved_tensors
         index = index.flatten()
         mask = None if ctx.padding is None else index != ctx.padding
-        return None, sum_segments(gradient.reshape(len(index), gradient.shape[-1]), index, mask, ctx.rows), None
+        gradient = gradient.reshape(len(index), gradient.shape[-1])
+        if ctx.sparse:
+            return None, sparse_rows(gradient, index, mask, ctx.rows), None, None
+        return None, sum_segments(gradient, index, mask, ctx.rows), None, None
+
+
+def sparse_rows(values: Tensor, index: Tensor, mask: Tensor | None, rows: int) -> Tensor:
+    """Rows of a gradient [N, d] by index [N] where mask [N] is set, as `sum_segments` but sparse and not yet summed."""
+    if mask is not None:
+        values, index = values[mask], index[mask]
+    size = (rows, values.shape[1])
+    return torch.sparse_coo_tensor(index.unsqueeze(0), values, size, is_coalesced=False, check_invariants=False)

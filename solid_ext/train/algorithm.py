@@ -105,6 +105,8 @@ def check_memory(config: Config, num_items: int, rows: int) -> None:
     if train.loss == "full_softmax":
         held = 2 * batch if model.backend == "reference" else min(batch, KEPT_ROWS)
         fields, scored = "batch_size", size * held * num_items
+    elif train.loss == "sampled_softmax_log_q" and train.shared_negatives > 0:
+        fields, scored = "batch_size and shared_negatives", 2 * size * batch * (1 + train.shared_negatives)
     else:
         fields, scored = "batch_size and negatives", (8 + 2 * size * model.dim) * batch * (1 + train.negatives)
     if states > scored:
