@@ -215,14 +215,21 @@ class DynamicRecommender(nn.Module):
         check_candidates(candidates, self.num_items, batch)
         if isinstance(state, CandidateState):
             return self._score_each(state, candidates)
-        hidden = self.item_embedding(candidates)
-        query, constant = state, None
-        if isinstance(self.target, nn.Sequential):
-            hidden = self.target[1](self.target[0](hidden))
-            weight, bias = self.target[2].parameters()
-            query, constant = state @ weight, (state @ bias).unsqueeze(1)
+        (query, constant), hidden = self.query(state), self.keys(candidates)
         logits = query @ hidden.T if candidates.dim() == 1 else torch.bmm(hidden, query.unsqueeze(2)).squeeze(2)
         return logits if constant is None else logits + constant
+
+    def keys(self, items: Tensor) -> Tensor:
+        """What `score` multiplies by `query`, [..., d] of items [...] int64: the target tower before its last layer."""
+        hidden = self.item_embedding(items)
+        return self.target[1](self.target[0](hidden)) if isinstance(self.target, nn.Sequential) else hidden
+
+    def query(self, state: Tensor) -> tuple[Tensor, Tensor | None]:
+        """q [B, d] and c [B, 1], or None for 0, of the user states u [B, d]: `logit(v) = <q, keys(v)> + c`."""
+        if not isinstance(self.target, nn.Sequential):
+            return state, None
+        weight, bias = self.target[2].parameters()
+        return state @ weight, (state @ bias).unsqueeze(1)
 
     def over_catalogue(self, state: Tensor, items: Tensor) -> CatalogueLogits:
         """The logits of all items [B, V], and the columns of `items` [B] int64 in them."""
