@@ -66,7 +66,6 @@ def histories(count: int, seed: int = 0) -> list[list[str]]:
 
 def plainly(solid: SOLID, asked: list[list[str]], k: int, exclude: bool = True) -> tuple[list[list[str]], list[Tensor]]:
     """Every item scored for each history, the history's left out, the rest sorted: raw ids and scores."""
-    assert solid.catalogue is not None and solid.model is not None
     ids = solid.catalogue.table["item_id"].to_list()
     number = {raw: place + 1 for place, raw in enumerate(ids)}
     sequences = torch.zeros(len(asked), solid.model.length, dtype=torch.int64)
@@ -141,7 +140,7 @@ def optimizer_step(solid: SOLID) -> None:
 
 
 def state_dict(solid: SOLID) -> None:
-    other = untrained(seed=0).model
+    other = untrained().model
     with torch.no_grad():
         other.item_embedding.weight.neg_()
     solid.model.load_state_dict(other.state_dict())

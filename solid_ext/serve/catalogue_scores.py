@@ -66,16 +66,19 @@ def _with_added(inner: RangeScores, added: sparse.csr_array) -> RangeScores:
     """The same with a sparse [B, V + 1] added: where it holds nothing, nothing is read."""
     row = torch.from_numpy(np.repeat(np.arange(added.shape[0]), np.diff(added.indptr)))
     item, value = torch.from_numpy(added.indices).long(), torch.from_numpy(added.data)
-    order, whole = None, added.shape[1]
+    if bool((item == 0).any()):  # padding is not a part of any range
+        row, item, value = row[item > 0], item[item > 0], value[item > 0]
+    ordered = False
 
     def scores(first: int, end: int) -> Tensor:
-        nonlocal order, row, item, value
+        nonlocal ordered, row, item, value
         logits = inner(first, end)
-        if end - first < whole - 1 and order is None:  # a part of the catalogue: the parts' items then lie together
-            item, order = item.sort()
-            row, value = row[order], value[order]
-        low, high = (0, len(item)) if order is None else torch.searchsorted(item, torch.tensor([first, end])).tolist()
-        part = slice(low, high)
+        part = slice(None)
+        if end - first < added.shape[1] - 1:
+            if not ordered:  # so that each part of the catalogue finds its own together
+                item, order = item.sort()
+                row, value, ordered = row[order], value[order], True
+            part = slice(*torch.searchsorted(item, torch.tensor([first, end], device="cpu")).tolist())
         logits.view(-1)[row[part] * logits.shape[1] + (item[part] - first)] += value[part].to(logits)
         return logits
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from solid_ext.serve.item_table import ItemTable
 
 ROWS = 1024  # histories encoded and scored at once, at most
 SCORES = 2**20  # at once, of all these histories: 4 MB in float32 stay in a processor's cache until the best are found
-CHUNK = 64  # neighbouring scores of which the largest is looked at first; the root of SCORES / ROWS and of some k
+CHUNK = 64  # neighbouring scores of which the largest is looked at first
+MOST = 8  # times k: of more candidates than that, a row is searched whole
 
 
 def top_items(
@@ -74,13 +76,12 @@ def _top_of_block(
         if exclude:
             inside = (owned >= first) & (owned < end)
             scores[owner[inside], owned[inside] - first] = -torch.inf
-        found, column = first_k(scores, k)
-        column += first
-        if first == 1:
-            best, items = found, column
+        if items.shape[1] == k:
+            best, items = better_k(best, items, scores, first)
         else:  # what was best before has the lower items and comes first, so that it wins a tie
-            best, place = first_k(torch.cat([best, found], dim=1), k)
-            items = torch.cat([items, column], dim=1).gather(1, place)
+            found, column = first_k(scores, k)
+            best, place = _first_of_all(torch.cat([best.to(found), found], dim=1), k)
+            items = torch.cat([items, column + first], dim=1).gather(1, place)
     short = max(k - num_items, 0)
     pad = torch.nn.functional.pad
     return pad(best, (0, short), value=-torch.inf), pad(items, (0, short))
@@ -100,26 +101,71 @@ def _flat(histories: list[Tensor], length: int) -> tuple[Tensor, Tensor, Tensor]
 
 
 def first_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row [B, T], or all T, in descending order, and their columns; ties: the lower column.
-
-    An element is among them only if its chunk is among the k chunks that come first by their largest element, so that
-    no more than those are searched.
-    """
+    """The k largest of each row [B, T], or all T, in descending order, and their columns; ties: the lower column."""
     k = min(k, scores.shape[1])
-    chunks = scores.shape[1] // CHUNK
-    if chunks < 4 * k:
+    if scores.shape[1] < 4 * k * CHUNK:
         return _first_of_all(scores, k)
-    whole = scores[:, : chunks * CHUNK].unflatten(1, (chunks, CHUNK))
-    chosen = first_k(whole.amax(2), k)[1].sort(dim=1).values
-    rows = torch.arange(len(scores), device=scores.device).unsqueeze(1)
-    searched = torch.cat([whole[rows, chosen].flatten(1), scores[:, chunks * CHUNK :]], dim=1)
-    values, place = _first_of_all(searched, k)
-    start = torch.cat([chosen * CHUNK, chosen.new_full((len(chosen), 1), chunks * CHUNK)], dim=1)
-    chunk = (place // CHUNK).clamp(max=k)
-    return values, start.gather(1, chunk) + place - chunk * CHUNK
+    chunks, peaks = _chunks(scores)
+    least = peaks.topk(k, dim=1).values[:, -1:]  # k chunks hold as much: no smaller score is among the first k
+    found = _gathered(chunks, peaks >= least, lambda some, rows: some >= least[rows], MOST * k)
+    if found is None:
+        return _first_of_all(scores, k)
+    values, place = _first_of_all(found[0], k)
+    return values, found[1].gather(1, place)
+
+
+def better_k(best: Tensor, items: Tensor, scores: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    """The k best of `best` [B, k], whose items come before, and of the scores [B, T] of items from `first` on.
+
+    Only what is larger than the last of the best can take a place among them: of equal scores the lower item is first.
+    """
+    k, found = best.shape[1], None
+    if scores.shape[1] >= 4 * CHUNK:
+        least = best[:, -1:]
+        chunks, peaks = _chunks(scores)
+        found = _gathered(chunks, peaks > least, lambda some, rows: some > least[rows], MOST * k)
+    values, column = first_k(scores, k) if found is None else found
+    best, place = _first_of_all(torch.cat([best, values], dim=1), k)
+    return best, torch.cat([items, column + first], dim=1).gather(1, place)
+
+
+def _chunks(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The scores [B, T] as chunks [B, C, CHUNK], the last one filled up with -inf, and the largest of each [B, C]."""
+    short = -scores.shape[1] % CHUNK
+    if short:
+        scores = torch.nn.functional.pad(scores, (0, short), value=-torch.inf)
+    chunks = scores.unflatten(1, (-1, CHUNK))
+    return chunks, chunks.amax(2)
+
+
+def _gathered(
+    chunks: Tensor, searched: Tensor, wanted: Callable[[Tensor, Tensor], Tensor], most: int
+) -> tuple[Tensor, Tensor] | None:
+    """The wanted scores of the searched chunks [B, C] bool, in the order of their columns, and these: [B, m] each.
+
+    Rows that have fewer are filled up with -inf. None where a row has more than `most`, as with many equal scores.
+    """
+    row, chunk = searched.nonzero(as_tuple=True)
+    if len(row) > most * len(chunks):
+        return None
+    some = chunks[row, chunk]
+    place, inside = wanted(some, row).nonzero(as_tuple=True)
+    row = row[place]
+    counts = row.bincount(minlength=len(chunks))
+    width = int(counts.max())
+    if width > most:
+        return None
+    position = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+    values = chunks.new_full((len(chunks), width), -torch.inf)
+    column = row.new_zeros(len(chunks), width)
+    values[row, position] = some[place, inside]
+    column[row, position] = chunk[place] * CHUNK + inside
+    return values, column
 
 
 def _first_of_all(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`first_k` by a search of everything."""
+    k = min(k, scores.shape[1])
     values, column = scores.topk(min(k + 1, scores.shape[1]), dim=1)
     # Which of several equal ones topk takes is not said: where the last place is one of them, all are sorted.
     tied = (values[:, k - 1] == values[:, -1]).nonzero().squeeze(1) if values.shape[1] > k else column[:0, 0]
