@@ -59,7 +59,7 @@ def untrained(neighbours: bool = True, **fields: Any) -> SOLID:
 
 
 def histories(count: int, seed: int = 0) -> list[list[str]]:
-    """Of 0 to 30 items, some of them twice."""
+    """Of 0 to 30 items."""
     rng = np.random.default_rng(seed)
     return [[f"item {item}" for item in rng.integers(ITEMS, size=rng.integers(0, 31))] for _ in range(count)]
 
@@ -185,10 +185,10 @@ EDITS = [in_place, in_inference_mode, of_another_view, features, optimizer_step,
 def test_an_edited_model_answers_as_it_now_is(edit: Callable[[SOLID], None]) -> None:
     solid = untrained()
     asked = [[], *histories(10)]
-    before = plainly(solid, asked, 9)[1]
+    before = plainly(solid, asked, ITEMS)[1]
     check(solid, asked)
     edit(solid)
-    after = plainly(solid, asked, 9)[1]
+    after = plainly(solid, asked, ITEMS)[1]
     assert any(not torch.equal(old, new.to(old)) for old, new in zip(before, after, strict=True)), "an edit that shows"
     check(solid, asked)
 

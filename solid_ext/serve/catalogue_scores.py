@@ -47,9 +47,10 @@ def catalogue_scores(scorer: Any, state: Any, device: torch.device, table: ItemT
     return asked
 
 
-def _scores_as(scorer: Any, kind: type) -> bool:
+def _scores_as(scorer: Any, kind: Any) -> bool:
     """Whether it is of this kind and scores as the kind does, not in a way of its own."""
-    return isinstance(scorer, kind) and type(scorer).score is kind.score
+    its_own: Any = type(scorer)
+    return isinstance(scorer, kind) and its_own.score is kind.score
 
 
 def _of_keys(model: DynamicRecommender, state: Tensor, keys: Tensor) -> RangeScores:
