@@ -45,7 +45,7 @@ from solid_ext.nn.padding import valid_mask
 from solid_ext.scorers import ItemKNN, Popularity, WithNeighbours, WithNewcomers, choose_neighbours, content_similarity
 from solid_ext.scorers.content import MOST_ITEMS
 from solid_ext.scorers.finetune import fine_tuned
-from solid_ext.serve.recommend import Recommendation, recommend
+from solid_ext.serve import ItemTable, Recommendation, recommend
 from solid_ext.threads import set_threads
 from solid_ext.train import (
     ProgressBar,
@@ -110,6 +110,7 @@ class SOLID:
         self.catalogue: Catalogue | None = None
         self.fingerprint: str | None = None
         self._training: Training | None = None
+        self._table = ItemTable()
 
     @property
     def training(self) -> Training:
@@ -201,6 +202,7 @@ class SOLID:
         # All of it at the end: a fit that is stopped leaves the model that was fitted before, whole.
         self.model, self.neighbours, self.catalogue = model, neighbours, catalogue
         self.fingerprint, self._training = dataset.fingerprint, training
+        self._table.forget()
 
     def evaluate(self, data: Any = None) -> dict[str, dict[str, float]]:
         """Metrics on the test rows, by the sampled protocol and by full ranking.
@@ -232,7 +234,9 @@ class SOLID:
         """The k best items for each history of raw item ids; see `solid_ext.serve.recommend`."""
         scorer = self.scorer
         assert self.catalogue is not None
-        return recommend(scorer, self.catalogue, histories, k, exclude_history=exclude_history, unknown=unknown)
+        return recommend(
+            scorer, self.catalogue, histories, k, exclude_history=exclude_history, unknown=unknown, table=self._table
+        )
 
     def code_usage(self, data: Any = None) -> np.ndarray | None:
         """How often each codebook entry is looked up over the test sequences: [C] int64; None without a codebook."""

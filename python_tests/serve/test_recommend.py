@@ -190,9 +190,9 @@ def test_many_histories_are_answered_a_block_at_a_time(monkeypatch: pytest.Monke
     histories = [[i % 500, (3 * i) % 500] for i in range(300)]
     expected = recommend(whole, catalogue, histories, 3)
     assert whole.largest == 300 * 500
-    monkeypatch.setattr(sys.modules["solid_ext.serve.recommend"], "SCORES", 10_000)
+    monkeypatch.setattr(sys.modules["solid_ext.serve.top_items"], "SCORES", 20_000)
     assert recommend(watched, catalogue, histories, 3) == expected
-    assert watched.largest == 10_000
+    assert watched.largest == 300 * 64
 
 
 @pytest.mark.parametrize(("value", "word"), [(float("nan"), "NaN"), (float("inf"), "infinity")])

@@ -77,8 +77,11 @@ class Catalogue:
             raise TypeError(f"item_index: expected a list of item ids, got {_shown(raw_ids)}")
         numbers = self._numbers_by_text
         found = np.zeros(len(asked), dtype=np.int64)
-        for place, value in enumerate(asked):
-            for text in _texts(value):
+        kinds = set(map(type, asked))
+        if kinds in ({int}, {str}):  # all at once by what `_texts` tries first
+            found[:] = [numbers.get(text, 0) for text in (asked if kinds == {str} else map(str, asked))]
+        for place in np.flatnonzero(found == 0):
+            for text in _texts(asked[place]):
                 if text in numbers:
                     found[place] = numbers[text]
                     break
