@@ -140,7 +140,7 @@ def real(call: str, name: str, value: Any) -> float:
 
 
 class Accepted:
-    """The calls whose checks have passed, each by all that the checks read of it: such a call need not be checked again.
+    """The calls whose checks have passed, each by all that the checks read of it: such a call is not checked again.
 
     A check of twenty tensors takes longer than the kernel of a small call; to look its key up takes a tenth of it.
     """

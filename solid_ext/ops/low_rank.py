@@ -126,7 +126,7 @@ def _check(
     present = [True] * 3 + [z_item is not None] * 2 + [z_semantic is not None] * 2
     for each, values, wanted in zip(LISTS, lists, present, strict=True):
         if wanted and len(values) != len(enters):
-            raise ValueError(f"{name}: expected {each}s of {len(enters)} layers, got {len(values)}")
+            raise ValueError(f"{name}: expected one {each} for each of {len(enters)} layers, got {len(values)}")
     inputs = x.shape[-1]
     rank = enters[0].shape[0] if enters[0].dim() == 2 else 0
     if rank == 0:
@@ -294,12 +294,13 @@ def _forward_cpu(tensors: Sequence[Any], layers: int, delta: float, keep: bool) 
     x = tensors[0]
     dense = _dense(tensors)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    plan = _plan(tensors, layers, delta, dtype == torch.float64)
     y = torch.empty((*x.shape[:-1], tensors[3 + 2 * layers].shape[0]), dtype=dtype)
+    if y.numel() == 0:
+        return y.to(x.dtype), _empty_kept(tensors, layers, delta, keep)
+    plan = _plan(tensors, layers, delta, dtype == torch.float64)
     kept = torch.empty(plan.kept if keep else 0, dtype=dtype)
-    if y.numel():
-        workspace = _workspace(plan.forward)
-        kernels.low_rank_forward(plan.shape, _addresses(dense), y.data_ptr(), kept.data_ptr(), *_addresses([workspace]))
+    workspace = _workspace(plan.forward)
+    kernels.low_rank_forward(plan.shape, _addresses(dense), y.data_ptr(), kept.data_ptr(), *_addresses([workspace]))
     return y if y.dtype == x.dtype else y.to(x.dtype), kept
 
 
@@ -308,14 +309,13 @@ def _backward_cpu(
 ) -> list[Tensor | None]:
     """A gradient for each tensor, None where none is wanted."""
     x = tensors[0]
-    dense = _dense(tensors)
-    plan = _plan(tensors, layers, delta, kept.dtype == torch.float64)
-    dy = dy.to(kept.dtype).contiguous()
-    found: list[Tensor | None]
     if dy.numel() == 0:
         return [
             torch.zeros_like(t) if t is not None and want else None for t, want in zip(tensors, wanted, strict=True)
         ]
+    dense = _dense(tensors)
+    plan = _plan(tensors, layers, delta, kept.dtype == torch.float64)
+    dy = dy.to(kept.dtype).contiguous()
     found = [
         torch.empty(t.shape, dtype=kept.dtype) if t is not None and want else None
         for t, want in zip(dense, wanted, strict=True)
