@@ -33,7 +33,8 @@ struct Kernel {
 constexpr Kernel kKernels[] = {{"nearest_code", &check_nearest_code},
                                {"segment_sum", &check_segment_sum},
                                {"dynamic_mlp", &check_dynamic_mlp},
-                               {"gru", &check_gru}};
+                               {"gru", &check_gru},
+                               {"low_rank", &check_low_rank}};
 
 // The caller's mistakes, made inside the kernels: room for one index too few, a float at an odd address, a
 // sum that threads share.
