@@ -35,7 +35,8 @@ constexpr Kernel kKernels[] = {{"catalogue_cross_entropy", &check_catalogue_cros
                                {"segment_sum", &check_segment_sum},
                                {"dynamic_mlp", &check_dynamic_mlp},
                                {"gru", &check_gru},
-                               {"dropout", &check_dropout}};
+                               {"dropout", &check_dropout},
+                               {"low_rank", &check_low_rank}};
 
 // The caller's mistakes, made inside the kernels: room for one index too few, a float at an odd address, a
 // sum that threads share.
