@@ -14,14 +14,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-warn-conflicts -c constraints.txt
 NATIVE := CMakeLists.txt $(filter-out csrc/check/%,$(wildcard csrc/*.cpp csrc/*/*))
 SLOW_TESTS := $(addprefix python_tests/,cuda compare run train test_native_check.py test_cli.py test_solid.py test_methods.py \
-	test_docs.py test_files.py test_threads.py test_tune.py data/test_forked.py)
+	test_docs.py test_extend.py test_readme.py test_files.py test_threads.py test_tune.py test_forked.py scorers/test_peers.py)
 KERNEL_TESTS := python_tests/test_native.py python_tests/ops python_tests/nn python_tests/models/test_symbols.py \
 	python_tests/train/test_train.py
 
 .PHONY: demo compare test test-isa test-cuda bench docs lint sanitize neon
 
 demo: .venv/native $(if $(filter movielens-100k,$(DATASET)),.venv/recbole)
-	$(BIN)/python -m solid_ext.cli train --dataset $(DATASET) --out $(OUT) --overwrite
+	$(BIN)/python -m solid_ext.cli train --dataset $(DATASET) --out $(OUT) --overwrite --baseline
 
 compare: .venv/native $(if $(findstring movielens-100k,$(DATASETS)),.venv/recbole)
 	$(BIN)/python -m solid_ext.cli compare --datasets $(DATASETS) --backbones $(BACKBONES) --methods $(METHODS) \
@@ -30,13 +30,14 @@ compare: .venv/native $(if $(findstring movielens-100k,$(DATASETS)),.venv/recbol
 test: .venv/test
 	$(BIN)/python -m pytest
 
-# The daily turn, and what it leaves out: whole comparisons, kernels compiled again for sanitizers, for the host policy, by nvcc.
+# The daily turn, and what it leaves out: whole comparisons and trainings, what torch compiles, kernels compiled again for sanitizers, for the host policy, by nvcc.
 .PHONY: test-fast test-slow
 test-fast: .venv/test
-	$(BIN)/python -m pytest $(SLOW_TESTS:%=--ignore=%)
+	$(BIN)/python -m pytest -m "not slow" $(SLOW_TESTS:%=--ignore=%)
 
 test-slow: .venv/test
 	$(BIN)/python -m pytest $(SLOW_TESTS)
+	$(BIN)/python -m pytest -m slow $(SLOW_TESTS:%=--ignore=%)
 
 # Peers with an OpenMP of their own take part from another Python: FAISS=PYTHON (faiss-cpu), VQ=FOLDER (vector-quantize-pytorch).
 bench: .venv/test

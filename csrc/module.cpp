@@ -8,8 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "catalogue_cross_entropy/bind.h"
 #include "common/isa.h"
 #include "cuda/bind.h"
+#include "dropout/bind.h"
 #include "dynamic_linear/bind.h"
 #include "dynamic_linear/bind_cuda.h"
 #include "gru/bind.h"
@@ -63,6 +65,8 @@ PYBIND11_MODULE(_solid_ext, m) {
   m.doc() = "Native kernels of solid_ext; use them through solid_ext.ops.";
   m.def("build_info", &build_info);
   m.def("set_isa", &set_isa, py::arg("name"));
+  solid::bind_catalogue_cross_entropy(m);
+  solid::bind_dropout(m);
   solid::bind_dynamic_linear(m);
   solid::bind_gru(m);
   solid::bind_nearest_code(m);

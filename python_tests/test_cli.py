@@ -48,7 +48,7 @@ def data(raw: Path) -> Path:
 @pytest.fixture(scope="module")
 def run(data: Path) -> Path:
     out = data.parent / "run"
-    main(["train", "--dataset", str(data), "--out", str(out), "--eval-negatives", "20", *QUICK])
+    main(["train", "--dataset", str(data), "--out", str(out), "--eval-negatives", "20", "--baseline", *QUICK])
     return out
 
 
@@ -76,7 +76,12 @@ def test_printed_numbers_are_those_of_the_metrics_file(
 ) -> None:
     out = tmp_path / "run"
     main(["train", "--dataset", str(data), "--out", str(out), "--eval-negatives", "20", *QUICK])
+    assert "not trained: the static method" in capsys.readouterr().out
+    main(
+        ["train", "--dataset", str(data), "--out", str(out), "--eval-negatives", "20", *QUICK, "--resume", "--baseline"]
+    )
     printed = capsys.readouterr().out
+    assert "not trained" not in printed
     models = json.loads((out / "metrics.json").read_text())["models"]
     shown = printed.split("one positive against")[1].split("ndcg@10 user by user")[0]
     tables = dict(zip(("sampled", "full"), shown.split("full ranking"), strict=True))
@@ -114,6 +119,57 @@ def test_resume_repeats_nothing_and_changes_nothing(run: Path, data: Path, tmp_p
     before, after = (json.loads((folder / "metrics.json").read_text()) for folder in (run, copy))
     assert after["models"] == before["models"]
     assert (copy / "stage2" / "log.csv").read_text() == (run / "stage2" / "log.csv").read_text()
+
+
+def logged_epochs(run: Path) -> list[int]:
+    return [stage["epochs"] for stage in json.loads((run / "metrics.json").read_text())["stages"]]
+
+
+def test_resume_alone_goes_on_as_the_run_was_started_and_with_more_epochs_further(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    monkeypatch.chdir(data.parent)
+    own = ["--method", "static", "--no-baseline", "--loss", "bce", "--delta", "0.5", "--seed", "3"]
+    main(["train", "--dataset", data.name, "--out", str(out), "--eval-negatives", "20", *own, *QUICK])
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)  # where the dataset's relative path leads nowhere
+    begun, metrics = (json.loads((out / name).read_text()) for name in ("run.json", "metrics.json"))
+    main(["train", "--resume", "--out", str(out)])
+    again = json.loads((out / "run.json").read_text())
+    assert {**again, "sha256": "", "build": ""} == {**begun, "sha256": "", "build": ""}
+    assert json.loads((out / "metrics.json").read_text())["models"] == metrics["models"]
+    assert "static" in metrics["models"]
+    assert "SOLID" not in metrics["models"]
+    assert logged_epochs(out) == [1]
+
+    main(["train", "--resume", "--out", str(out), "--epochs", "2"])
+    assert logged_epochs(out) == [2]
+    (elsewhere / "more.yaml").write_text("epochs: 3\n", encoding="utf-8")
+    main(["train", "--resume", "--out", str(out), "--config", "more.yaml"])
+    assert logged_epochs(out) == [3]
+    capsys.readouterr()
+
+    resumed = ["train", "--resume", "--out", str(out)]
+    for flags, sentence in (
+        (["--dim", "32"], "resume: expected dim=16 as in"),
+        (["--loss", "full_softmax"], "resume: expected loss=bce as in"),
+        (["--preset", "paper"], "as in"),
+        (["--epochs", "2"], "resume: expected epochs of at least 3"),
+        (["--method", "duet"], "resume: expected method=static as in"),
+        (["--dataset", "synthetic"], "resume: expected the dataset of"),
+    ):
+        kept = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+        assert sentence in fails([*resumed, *flags], capsys)
+        assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == kept
+    text = (out / "config.yaml").read_text(encoding="utf-8")
+    (out / "config.yaml").write_text(text.replace("seed: 3", "seed: 4"), encoding="utf-8")
+    assert "resume: expected seed=3 as in" in fails(resumed, capsys)
+    (out / "config.yaml").write_text("\n".join(text.splitlines()[:9]), encoding="utf-8")
+    main(resumed)  # fields that a file cut short has lost never become defaults
+    assert (out / "config.yaml").read_text(encoding="utf-8") == text
+    (out / "run.json").write_text((out / "run.json").read_text()[:-20])
+    assert "expected a whole run.json" in fails(resumed, capsys)
 
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
@@ -175,6 +231,29 @@ def test_mistakes_get_one_sentence(run: Path, data: Path, tmp_path: Path, capsys
     assert "expected --raw FILE" in fails(["prepare", "interactions", "--out", str(tmp_path / "d")], capsys)
     assert not (tmp_path / "new").exists()
     assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["prepare", "synthetic", "--out", "OUT"], "(--overwrite replaces one of its kind)"),
+        (
+            ["prepare", "interactions", "--raw", "DATA", "--title", "name", "--out", "new"],
+            "expected no --title name, ",
+        ),
+        (["recommend", "--run", "RUN", "--history", "nothing"], "(--unknown ignore reads histories"),
+        (
+            ["train", "--dataset", "s3://bucket/x", "--out", "new"],
+            "dataset: expected a local path, got the address 's3:",
+        ),
+        (["recommend", "--run", "https://x.org/run", "--history", "1"], "load: expected a local path, got the address"),
+    ],
+)
+def test_an_error_names_the_flag_and_not_pythons_argument(
+    arguments: list[str], said: str, run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"OUT": str(tmp_path), "RUN": str(run), "DATA": str(data)}
+    assert said in fails([places.get(word, word) for word in arguments], capsys)
 
 
 def test_a_user_can_ask_for_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import inspect
 import math
+import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from solid_ext import Config
-from solid_ext.config import FULL_RANKING_PAIRS, FULL_SOFTMAX_ITEMS, OLD_NAMES, PAPER, ModelConfig
+from solid_ext.config import FULL_RANKING_PAIRS, FULL_SOFTMAX_ITEMS, OLD_NAMES, PAPER, ModelConfig, TrainConfig
 
 
 def test_fields_are_unique_so_that_a_name_is_enough() -> None:
@@ -39,6 +44,27 @@ def test_the_papers_fields_are_its_table_2() -> None:
         "loss": "bce",
     }
     assert {name: flat[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: Config(dim=8), r"Config: .* got dim, a field of ModelConfig \(Config\(\)\.replace\(dim=8\) sets it\)"),
+        (lambda: ModelConfig(loss="bce"), r"ModelConfig: .* loss, a field of TrainConfig \(.*replace\(loss='bce'\)"),
+        (lambda: ModelConfig(delta=1.0), "ModelConfig: .* delta, a field of ItemConfig"),
+        (lambda: TrainConfig(learning_rat=1.0), "TrainConfig: expected one of .*; did you mean learning_rate?"),
+        (lambda: Config(residual=True), "Config: .* 'residual', which is now dynamic_residual"),
+    ],
+)
+def test_a_field_in_the_wrong_section_is_told_where_it_lies(make: Callable[[], Any], sentence: str) -> None:
+    with pytest.raises(TypeError, match=sentence):
+        make()
+
+
+def test_sections_are_copied_and_pickled() -> None:
+    config = Config(train=TrainConfig(epochs=3))
+    assert pickle.loads(pickle.dumps(config)) == copy.deepcopy(config) == config
+    assert list(inspect.signature(Config).parameters) == ["semantics", "model", "train", "evaluate"]
 
 
 def test_yaml_round_trip(tmp_path: Path) -> None:

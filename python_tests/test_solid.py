@@ -213,6 +213,8 @@ def test_a_flipped_bit_anywhere_is_refused(
         lambda items: items.with_columns(item_id=pl.lit(None)),
         lambda items: items.head(0),
         lambda items: items.rename({"item_id": "id"}),
+        lambda items: items.with_columns(item_id=pl.concat_list("item_id")),
+        lambda items: items.with_columns(item_id=pl.struct("item_id")),
     ],
 )
 def test_other_items_than_the_models_are_refused(change: Any, fitted: SOLID, tmp_path: Path) -> None:
@@ -221,7 +223,7 @@ def test_other_items_than_the_models_are_refused(change: Any, fitted: SOLID, tmp
     with pytest.raises(ValueError, match=r"load: expected .*items\.parquet"):
         SOLID.load(folder)
     tell_the_manifest(folder)
-    with pytest.raises(ValueError, match=r"load: expected .*items\.parquet|Catalogue\.load: expected a column item_id"):
+    with pytest.raises(ValueError, match=r"load: expected .*items\.parquet|Catalogue\.load: expected (a column|ids)"):
         SOLID.load(folder)
 
 

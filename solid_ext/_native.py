@@ -28,19 +28,10 @@ finally:
     if _decides:
         del os.environ[IDLE]
 
+from solid_ext.forked import is_forked_child  # noqa: E402, F401 (whose hook leaves a child of this process one thread)
+
 if os.environ.get("SOLID_EXT_ISA"):
     kernels.set_isa(os.environ["SOLID_EXT_ISA"])
-
-# A forked child has none of the threads that its parent's OpenMP pool still counts, and would wait for them for ever.
-# With one thread neither torch nor the kernels open a parallel region (torch's data workers do the same).
-_LOADED_BY = os.getpid()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
-
-
-def is_forked_child() -> bool:
-    """Whether this process was forked from the one that loaded this module, so that it has to compute with 1 thread."""
-    return os.getpid() != _LOADED_BY
 
 
 def build_info() -> dict[str, Any]:

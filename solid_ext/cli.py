@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import signal
 import sys
 import unicodedata
 import warnings
 from argparse import ArgumentParser
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
@@ -23,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from solid_ext.config import OLD_NAMES, PRESETS, Config, read_yaml
+from solid_ext.files import expect_local
 from solid_ext.methods import method_config
 
 if TYPE_CHECKING:
@@ -178,16 +180,18 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Train:
-    """Run Algorithm 1 on a dataset, evaluate it beside popularity, ItemKNN and the static method, keep everything.
+    """Run Algorithm 1 on a dataset, evaluate it beside popularity and ItemKNN, keep everything.
 
     Example: solid-ext train --dataset data/ratings --out runs/first --loss full_softmax --dim 64
 
     Every flag below --out is a field of the configuration. A YAML file of `name: value` lines sets them too
-    (--config FILE); flags win over the file.
+    (--config FILE); flags win over the file. With --resume all of them start from what the run has: `solid-ext train
+    --resume --out runs/first` goes on where it stopped, and with --epochs 8 further.
     """
 
     dataset: Dataset
-    """movielens-100k (the package recbole 1.2.1 carries it), synthetic, a dataset folder, or an interactions file."""
+    """movielens-100k (the package recbole 1.2.1 carries it), synthetic, a dataset folder, or an interactions file; a
+    resumed run has its own."""
     out: Path
     """The run's folder."""
     config: Path | None = None
@@ -198,11 +202,11 @@ class Train:
     """What to train: solid, or one of what it is compared with (static, finetune, duet, apg, solid-no-codebook, ..);
     its fields win over the flags below."""
     resume: bool = False
-    """Go on with the run in --out where it stopped."""
+    """Go on with the run in --out where it stopped, as it was started but for the flags given."""
     overwrite: bool = False
     """Replace the run in --out."""
-    baseline: bool = True
-    """Also train the static method, to compare with."""
+    baseline: bool = False
+    """Also train the static method, to compare with; with --resume also after a run without it has ended."""
     settings: Settings = field(default_factory=Config)
 
     def run(self) -> None:
@@ -229,6 +233,7 @@ class Train:
                 dataset,
                 method=self.method,
                 baseline=self.baseline,
+                source=self.dataset if self.dataset in NAMED_DATASETS else os.path.abspath(self.dataset),
                 resume=self.resume,
                 overwrite=self.overwrite,
                 reporter=progress,
@@ -237,6 +242,8 @@ class Train:
         show_semantics(run.metrics["semantics"])
         show_examples(example_users(run.solid, dataset, count=5, k=5))
         show_metrics(run.metrics["models"], run.metrics["split"]["test_rows"])
+        if "static" not in run.metrics["models"] and self.method != "static":
+            console.print("not trained: the static method, SOLID without dynamic layers (--resume --baseline adds it)")
         console.print("\nndcg@10 user by user, the rows of each averaged", style="bold")
         for difference in run.metrics["differences"]:
             console.print(f"  {difference['in_words']}")
@@ -445,6 +452,7 @@ def open_dataset(name: str) -> Interactions:
         return dataset
     if name == "synthetic":
         return synthetic_dataset(2000, 500, 20, predictability=0.8, seed=0)[0]
+    expect_local(name, "dataset")
     if not Path(name).exists():
         from solid_ext.data.files import nearest_file
 
@@ -586,19 +594,26 @@ def show_comparison(runs: Path) -> None:
 
 
 def parse(arguments: list[str]) -> Prepare | Train | Evaluate | Recommend | Compare | Tune | Doctor:
-    """Read the command line; `--preset` and, over it, a `--config FILE` give the defaults of the other flags."""
+    """Read the command line.
+
+    The defaults of train's flags are those of the run that is resumed or the package's, over them `--preset`'s, and
+    over those the fields of `--config FILE`.
+    """
     if arguments == ["--version"]:
         return Doctor()
     scan = ArgumentParser(add_help=False, allow_abbrev=False)
     scan.add_argument("--config")
     scan.add_argument("--preset")
+    scan.add_argument("--out")
+    scan.add_argument("--resume", action="store_true")
     given = scan.parse_known_args(arguments)[0]
+    training = Train(tyro.MISSING, tyro.MISSING)
     if arguments[:1] == ["train"]:
         refuse_old_flags(arguments[1:])
-    base = Config().replace(**PRESETS.get(given.preset, {}))
-    training = Train(
-        tyro.MISSING, tyro.MISSING, settings=Config.from_yaml(given.config, base) if given.config else base
-    )
+        if given.resume and given.out and not {"-h", "--help"} & {*arguments}:
+            training = as_begun(Path(given.out))
+    settings = training.settings.replace(**PRESETS.get(given.preset, {}))
+    training = replace(training, settings=Config.from_yaml(given.config, settings) if given.config else settings)
     commands = (
         Annotated[Prepare, tyro.conf.subcommand("prepare")]
         | Annotated[Train, tyro.conf.subcommand("train", default=training)]
@@ -611,6 +626,20 @@ def parse(arguments: list[str]) -> Prepare | Train | Evaluate | Recommend | Comp
     return tyro.cli(commands, prog="solid-ext", description=__doc__, args=arguments)
 
 
+def as_begun(out: Path) -> Train:
+    """The command that the run in `out` was begun with."""
+    from solid_ext.run import begun_run
+
+    begun = begun_run(out)
+    return Train(
+        tyro.MISSING if begun.source is None else begun.source,
+        tyro.MISSING,
+        method=begun.method,
+        baseline=begun.baseline,
+        settings=begun.config,
+    )
+
+
 def refuse_old_flags(arguments: list[str]) -> None:
     """Refuse a flag whose field has another name now.
 
@@ -621,6 +650,21 @@ def refuse_old_flags(arguments: list[str]) -> None:
         name = argument.partition("=")[0].replace("-", "_").removeprefix("__").removeprefix("no_")
         if argument.startswith("--") and name in OLD_NAMES:
             raise ValueError(f"train: expected a flag of this version, got {argument}, which is {OLD_NAMES[name]}")
+
+
+def in_flags(sentence: str, command: object) -> str:
+    """An error's sentence with the arguments of Python as the command has them: `--overwrite`, `--unknown ignore`."""
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found[1].replace("_", "-"), found[2].strip("'\"")
+        return f"--{'no-' if value == 'False' else ''}{name}" + (
+            f" {value}" if value not in ("True", "False", "") else ""
+        )
+
+    known = "|".join(field.name for field in fields(command)) if is_dataclass(command) else ""
+    if not known or "--" in sentence:  # it speaks of flags already
+        return sentence
+    return re.sub(rf"(?<![\w.-])({known})=(True|False|'[^']*'|\"[^\"]*\"|[\d.]*)(?![\w(\[])", flag, sentence)
 
 
 def kept_of(command: object) -> str:
@@ -657,7 +701,7 @@ def main(arguments: list[str] | None = None) -> None:
         short = isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error))
         if os.environ.get("SOLID_EXT_TRACEBACK") or (isinstance(error, RuntimeError) and not short):
             raise
-        complain(f"memory: expected enough of it, got too little ({error})" if short else str(error))
+        complain(f"memory: expected enough of it, got too little ({error})" if short else in_flags(str(error), command))
         sys.exit(2)
     except KeyboardInterrupt:
         complain(f"stopped{kept_of(command)}")

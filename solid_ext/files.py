@@ -7,6 +7,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ LOCK = ".solid_ext.lock"
 MANIFEST = "manifest.json"
 _PARTIAL = ".partial"
 _CHUNK = 1 << 22
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash: a `Path` keeps no two
 _EXCHANGE, _FROM_HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of renameat2(2)
 
 
@@ -37,6 +39,7 @@ def checked_path(path: Any, what: str) -> Path:
     """
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
         raise TypeError(f"{what}: expected a path, got {path!r:.80}")
+    expect_local(path, what)
     text = os.path.expanduser(os.fspath(path))  # as polars does when it reads: one name is one place
     if "\0" in text:
         raise ValueError(f"{what}: expected a path without null characters, got {text!r:.80}")
@@ -47,6 +50,19 @@ def checked_path(path: Any, what: str) -> Path:
     except OSError as error:
         raise ValueError(f"{what}: expected a path from a folder that exists, got {text} ({_reason(error)})") from error
     return Path(text)
+
+
+def expect_local(path: str | os.PathLike[str], what: str) -> None:
+    """Refuse the address of something elsewhere.
+
+    Raises:
+        ValueError: `https://..`, `s3://..` and the like, unless such a path is there.
+    """
+    text = os.fspath(path)
+    if isinstance(text, str) and _URL.match(text) and not os.path.lexists(text):
+        raise ValueError(
+            f"{what}: expected a local path, got the address {text!r:.200} (nothing is read from elsewhere)"
+        )
 
 
 @contextmanager

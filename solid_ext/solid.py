@@ -25,7 +25,6 @@ from solid_ext.data import (
     make_semantics,
     make_split,
 )
-from solid_ext.data.forked import check_not_forked
 from solid_ext.evaluate import Scorer, Validation, both_protocols
 from solid_ext.evaluate.scorer import inference
 from solid_ext.files import (
@@ -39,6 +38,7 @@ from solid_ext.files import (
     write_text,
     written_folder,
 )
+from solid_ext.forked import check_not_forked
 from solid_ext.models import DynamicRecommender
 from solid_ext.models.backbones import check_backbone
 from solid_ext.nn.padding import valid_mask
@@ -196,7 +196,7 @@ class SOLID:
             content = None
             if semantics.features is not None and dataset.num_items <= MOST_ITEMS:
                 content = content_similarity(semantics.features)
-            neighbours = choose_neighbours(fine_tuned(model), knn, validate, content).narrow()
+            neighbours = choose_neighbours(fine_tuned(model), knn, validate.of_each, content).narrow()
         catalogue, training = _counted(dataset, split), Training(dataset, split, semantics, stages)
         # All of it at the end: a fit that is stopped leaves the model that was fitted before, whole.
         self.model, self.neighbours, self.catalogue = model, neighbours, catalogue
@@ -303,7 +303,7 @@ class SOLID:
         if not (folder / MANIFEST).is_file():
             raise ValueError(
                 f"load: expected {MANIFEST} with the checksums of {folder}, got none (a model of an earlier version: "
-                "train --resume, or fit and save, writes it anew)"
+                "train it again)"
             )
         manifest = verify_folder(folder, MANIFEST, "load")
         if (manifest.get("format"), manifest.get("format_version")) != (FORMAT, FORMAT_VERSION):

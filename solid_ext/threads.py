@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from solid_ext._native import is_forked_child
+from solid_ext.forked import is_forked_child
 
 WINDOW = 0.04  # seconds of a measurement: many times the few milliseconds for which a scheduler lets others run
 ROUNDS = 3  # of each number, in turns; the middle one counts
@@ -120,8 +120,8 @@ def _measured(most: int) -> Threads:
     for count in counts[1:]:
         if speed[count] > GAIN * speed[best]:
             best = count
-    told = ", ".join(f"{count}: {speed[count] / speed[1]:.2f}" for count in counts)
-    return Threads(best, f"measured, speed by threads {told}; --threads sets it")
+    speeds_in_words = ", ".join(f"{count}: {speed[count] / speed[1]:.2f}" for count in counts)
+    return Threads(best, f"measured, speed by threads {speeds_in_words}; --threads sets it")
 
 
 def _speed(threads: int) -> float:

@@ -85,7 +85,7 @@ def main() -> None:
             if known is not None and planned.dataset not in contents:
                 contents[planned.dataset] = content_similarity(known.numpy())
             knn = ItemKNN(dataset, split.train_end, network.length)
-            both = choose_neighbours(network, knn, validate, contents.get(planned.dataset))
+            both = choose_neighbours(network, knn, validate.of_each, contents.get(planned.dataset))
             name = planned.method if planned.backbone == NO_BACKBONE else f"{planned.backbone} {planned.method}"
             into = results.setdefault(planned.dataset, {})
             for label, scorer in ((name, network), (f"{name} + neighbours", both)):

@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.harness import RESULTS, machine
 from solid_ext import Config, load_dataset
 from solid_ext.compare import PEERS
-from solid_ext.compare.peers import Task, peer_config
+from solid_ext.compare.peers import PeerTask, peer_config
 from solid_ext.data import make_split
 from solid_ext.evaluate import evaluate_full, evaluate_sampled
 from solid_ext.train import Silent
@@ -56,7 +56,7 @@ def main() -> None:
             config = peer_config(Config().replace(seed=seed, threads=1, patience=20))
             split = make_split(config.evaluate.split, dataset)
             with tempfile.TemporaryDirectory() as folder:
-                scorer, _ = build(Task(config, dataset, split, Path(folder), Silent()))
+                scorer, _ = build(PeerTask(config, dataset, split, Path(folder), Silent()))
             found = [
                 evaluate_sampled(scorer, dataset, split.test, seed=seed),
                 evaluate_full(scorer, dataset, split.test),

@@ -151,9 +151,11 @@ class Tally {
 };
 
 // One case each, drawn from `random`.
+void check_catalogue_cross_entropy(Tally& tally, Random random);
 void check_nearest_code(Tally& tally, Random random);
 void check_segment_sum(Tally& tally, Random random);
 void check_dynamic_mlp(Tally& tally, Random random);
 void check_gru(Tally& tally, Random random);
+void check_dropout(Tally& tally, Random random);
 
 }  // namespace solid::check

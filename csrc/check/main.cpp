@@ -30,10 +30,12 @@ struct Kernel {
   void (*check)(Tally&, Random);
 };
 
-constexpr Kernel kKernels[] = {{"nearest_code", &check_nearest_code},
+constexpr Kernel kKernels[] = {{"catalogue_cross_entropy", &check_catalogue_cross_entropy},
+                               {"nearest_code", &check_nearest_code},
                                {"segment_sum", &check_segment_sum},
                                {"dynamic_mlp", &check_dynamic_mlp},
-                               {"gru", &check_gru}};
+                               {"gru", &check_gru},
+                               {"dropout", &check_dropout}};
 
 // The caller's mistakes, made inside the kernels: room for one index too few, a float at an odd address, a
 // sum that threads share.
@@ -65,8 +67,9 @@ bool plant(const std::string& bug) {
 int usage() {
   std::fprintf(
       stderr,
-      "check_kernels: expected [--cases N] [--case I] [--only nearest_code|segment_sum|dynamic_mlp|gru] "
-      "[--isa LEVEL] [--bits] [--plant overrun|misaligned|race]\n");
+      "check_kernels: expected [--cases N] [--case I] "
+      "[--only catalogue_cross_entropy|nearest_code|segment_sum|dynamic_mlp|gru|dropout] [--isa LEVEL] "
+      "[--bits] [--plant overrun|misaligned|race]\n");
   return 2;
 }
 

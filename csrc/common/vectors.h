@@ -132,6 +132,32 @@ SOLID_INLINE Exponential exponential(Vector<float> x) {
   return {scale, p};
 }
 
+// exp(x) in float to 2 units in the last place for x <= 0, and 0 below -87.7, whose power of two has no bits
+// left: 2^n (1 + r + r^2 q(r)) with r = x - n ln 2 and q minimax, which errs by at most 1.1e-7.
+SOLID_INLINE Vector<float> exp_below(Vector<float> x) {
+  using V = Vector<float>;
+  const V least = splat(-88.0f);
+  x = x < least ? least : x;
+  const V shifted = x * 1.44269504f + 12582912.0f;  // as in `exponential`
+  const V n = shifted - 12582912.0f;
+  const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  V q = 8.3124591e-3f * r + 4.1890133e-2f;
+  q = q * r + 1.6667116e-1f;
+  q = q * r + 4.9999231e-1f;
+  q = q * (r * r) + r;
+  Mask<float> exponent;
+  __builtin_memcpy(&exponent, &shifted, sizeof exponent);
+  exponent = (exponent - 0x4B400000 + 127) << 23;
+  V scale;
+  __builtin_memcpy(&scale, &exponent, sizeof scale);
+  return q * scale + scale;
+}
+
+SOLID_INLINE Vector<double> exp_below(Vector<double> x) {
+  for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = __builtin_exp(x[lane]);
+  return x;
+}
+
 // tanh in float to 4 units in the last place: q / (q + 2) with q = exp(2x) - 1, which loses nothing near 0.
 // tanh is 1 in float from 9.02 on.
 SOLID_INLINE Vector<float> tanh(Vector<float> x) {

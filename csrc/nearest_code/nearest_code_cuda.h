@@ -18,7 +18,7 @@
 namespace solid {
 
 enum class Method : int {
-  kChosen = 0,    // as screening_pays says
+  kChosen = 0,    // as screening_is_faster says
   kExact = 1,     // every difference: one launch
   kScreened = 2,  // matrix units first, then the few codes that can be nearest
                   // (nearest_code_cuda_screen.cuh); needs workspace

@@ -12,12 +12,12 @@ inline bool can_screen(const NearestCodeCuda& args) {
 
 // Estimated, not measured: one cost takes D fused operations exactly, and about D / 16 + 2 screened; packing
 // the codes is a launch of its own, and every row of a block costs about 100 operations more.
-inline bool screening_pays(const NearestCodeCuda& args) {
+inline bool screening_is_faster(const NearestCodeCuda& args) {
   return args.dim >= 16 && args.num_codes >= 128 && args.rows >= 2048;
 }
 
 inline bool screens(const NearestCodeCuda& args) {
-  if (args.method == Method::kChosen) return can_screen(args) && screening_pays(args);
+  if (args.method == Method::kChosen) return can_screen(args) && screening_is_faster(args);
   return args.method == Method::kScreened;
 }
 

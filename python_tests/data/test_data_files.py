@@ -56,6 +56,9 @@ def test_json_items_join_their_lists(tmp_path: Path) -> None:
         ('{"user_id": 1, "item_id": 2}\n3\n', "expected a JSON object in every line, got line 2 '3'"),
         ("[1, 2]", "expected a list of JSON objects, got a list of something else"),
         ('[{"user_id": 1}', "expected a list of JSON objects, got text that is none"),
+        ('{"user_id": {"0": 1, "1": 2}, "item_id": {"0": 5, "1": 6}}', "expected a JSON object a row, got one object"),
+        ('{"user_id": [1, 2], "item_id": [5, 6]}', "expected a JSON object a row, got one object"),
+        ('{"data": [{"user_id": 1, "item_id": 2}]}', "expected a JSON object a row, got one object"),
         ('{"userId": 1, "item_id": 2}', "'userId' looks like user_id"),
     ],
 )
@@ -63,6 +66,40 @@ def test_json_that_holds_no_rows(tmp_path: Path, text: str, message: str) -> Non
     with pytest.raises(ValueError, match="interactions in") as caught:
         read_interactions(write(tmp_path, "x.json", text))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "got"),
+    [
+        ([{"user_id": {str(n): n for n in range(300)}, "item_id": 2}], r"user_id: .*, got an object in row 1$"),
+        ([{"user_id": 1, "item_id": 2}, {"user_id": 1, "item_id": [3]}], "item_id: .*"),
+        ([{"item_id": 2}, {"user_id": [1] * 300, "item_id": 2}], r"user_id: .*, got a list in row 2$"),
+    ],
+)
+def test_ids_that_hold_others_are_refused_in_a_few_words(
+    tmp_path: Path, rows: list[dict[str, object]], got: str
+) -> None:
+    path = write(tmp_path, "nested.jsonl", "\n".join(json.dumps(row) for row in rows))
+    with pytest.raises(TypeError, match=got) as refused:
+        load_dataset(path)
+    assert len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "address", ["https://example.org/log.csv", "s3://bucket/log.parquet", "hf://x/y", Path("gs://b/x")]
+)
+def test_an_address_is_no_path(address: object) -> None:
+    with pytest.raises(ValueError, match="load_dataset: expected a local path, got the address"):
+        load_dataset(address)
+    with pytest.raises(ValueError, match="items: expected a local path, got the address"):
+        load_dataset(([1], [2]), items=address)
+
+
+def test_a_path_that_looks_like_an_address_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s3:").mkdir()
+    write(tmp_path / "s3:", "log.csv", "user_id,item_id\n1,2\n")
+    assert load_dataset("s3:/log.csv").num_interactions == 1
 
 
 def test_feather_is_read_and_a_damaged_one_refused(tmp_path: Path) -> None:

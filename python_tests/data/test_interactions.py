@@ -142,7 +142,7 @@ def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("block", [1, 2, 3, 5, 64])
 def test_fields_are_counted_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(text_files, "COUNT_BLOCK", block)
+    monkeypatch.setattr(text_files, "BLOCK", block)
     text = "user_id,item_id,timestamp\n" + '1,"a,\n""b""",2\n\n3,c,4\n' * 3
     path = write(tmp_path, "x.csv", text)
     assert read_interactions(path)["item_id"].to_list() == ['a,\n"b"', "c"] * 3

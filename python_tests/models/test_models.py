@@ -233,6 +233,7 @@ def test_one_semantic_is_enough_for_a_codebook() -> None:
     assert torch.isfinite(model.encode(SEQUENCES)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["sasrec", "gru4rec"])
 def test_the_whole_model_compiles_without_a_graph_break(backbone: str) -> None:
     model = make_model(backbone=backbone).eval()

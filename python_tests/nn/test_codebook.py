@@ -231,6 +231,7 @@ def test_perplexity_counts_codes_in_even_use() -> None:
     assert float(perplexity(torch.zeros(3, dtype=torch.int64))) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", ["ema", "gradient"])
 def test_a_compiled_training_step_is_the_eager_one(backend: str, update: str) -> None:
     eager = make(update=update, revive_after=2, backend=backend)

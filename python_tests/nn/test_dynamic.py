@@ -138,6 +138,7 @@ def test_reset_draws_anew_and_a_seed_repeats() -> None:
     assert torch.equal(layer.semantic_map, before)
 
 
+@pytest.mark.slow
 def test_compiles_as_one_graph() -> None:
     layers = DynamicMLP((5, 6, 3), 4)
     compiled = torch.compile(layers, fullgraph=True, dynamic=True, backend="aot_eager")

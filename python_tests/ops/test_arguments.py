@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,31 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from solid_ext import build_info
-from solid_ext._native import kernels
+from python_tests.ops import cases
+from solid_ext.ops.catalogue_cross_entropy import catalogue_cross_entropy
 from solid_ext.ops.dynamic_linear import dynamic_mlp
 from solid_ext.ops.gru import gru_last_state
 from solid_ext.ops.nearest_code import nearest_code, nearest_code_statistics
 from solid_ext.ops.segment_sum import segment_sum
 from solid_ext.ops.symbols import embed_symbols
 
+normal = partial(cases.normal, dtype=torch.float32)
 OPERATORS = torch.ops.solid_ext
 MASK = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 1, 1], [1, 1, 1]]) > 0
-BACKENDS = ["reference", *(f"native-{isa}" for isa in build_info()["isa_usable"])]
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    name, _, isa = request.param.partition("-")
-    before = build_info()["isa"]
-    if isa:
-        kernels.set_isa(isa)
-    yield name
-    kernels.set_isa(before)
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def search(backend: str, mask: Tensor, x: Tensor, codebook: Tensor) -> list[Tensor]:
@@ -51,9 +38,15 @@ def layers(backend: str, mask: Tensor, *given: Tensor) -> list[Tensor]:
     return [dynamic_mlp(x, z_item, z_semantic, *tables, delta=0.3, backend=backend)]
 
 
+def cross_entropy(backend: str, mask: Tensor, state: Tensor, table: Tensor, bias: Tensor) -> list[Tensor]:
+    constant = bias.detach() if isinstance(bias, Tensor) else bias
+    return [catalogue_cross_entropy(state, table, IDS, constant, reduction="none", backend=backend)]
+
+
 Call = Callable[..., list[Tensor]]
 GIVEN: dict[str, tuple[Call, list[tuple[int, ...]]]] = {
     "nearest_code": (search, [(4, 3, 5), (7, 5)]),
+    "catalogue_cross_entropy": (cross_entropy, [(4, 5), (7, 5), (7,)]),
     "gru_last_state": (gru, [(4, 3, 5), (18, 5), (18, 6), (18,), (18,)]),
     "dynamic_mlp": (
         layers,
@@ -131,7 +124,7 @@ def test_what_is_no_tensor_is_named(backend: str, name: str) -> None:
         given = [*tensors[:at], tensors[at].numpy(), *tensors[at + 1 :]]
         with pytest.raises(TypeError, match=r"expected \w.* a tensor, got ndarray"):
             call(backend, MASK, *given)
-    if not name.startswith("dynamic"):
+    if name in ("nearest_code", "gru_last_state"):
         with pytest.raises(TypeError, match="expected mask a tensor, got ndarray"):
             call(backend, MASK.numpy(), *tensors)
         for mask in (MASK.long(), MASK.float(), MASK.to(torch.uint8)):
@@ -165,8 +158,26 @@ REFUSED: list[tuple[str, Sequence[Any], str]] = [
     ("segment_sum", (X.bfloat16(), IDS, None, 7), "expected values of float32 or float64, got torch.bfloat16"),
     ("segment_sum", (X.long(), IDS, None, 7), "expected values of float32 or float64, got torch.int64"),
     ("segment_sum", (X, IDS, IDS[:2] > 0, 7), r"expected mask \[4\], got \[2\]"),
-    ("segment_sum", (X, IDS, None, 0), "expected codes >= 1, got 0"),
+    ("segment_sum", (X, IDS, None, 0), "expected num_codes >= 1, got 0"),
     ("segment_sum", (X[0], IDS, None, 7), r"expected values \[N, D\], got \[5\]"),
+    ("catalogue_cross_entropy", (X, CODES, IDS, CODES[:, 0], Z[:, 0], [True, True]), None),
+    ("catalogue_cross_entropy", (X, CODES[:, :3], IDS, None, None, [True, True]), r"expected table \[V >= 1, D=5\]"),
+    ("catalogue_cross_entropy", (X, CODES.double(), IDS, None, None, [True, True]), "expected table of torch.float32"),
+    ("catalogue_cross_entropy", (X, CODES, IDS + 1, None, None, [True, True]), r"expected target in 0 \.\. 6, got 7"),
+    ("catalogue_cross_entropy", (X, CODES, IDS[:3], None, None, [True, True]), r"expected target \[B=4\], got \[3\]"),
+    ("catalogue_cross_entropy", (X, CODES, IDS, X[0], None, [True, True]), r"expected bias \[V=7\], got \[5\]"),
+    ("catalogue_cross_entropy", (X, CODES, IDS, None, X[0], [True, True]), r"expected weight \[4\], got \[5\]"),
+    (
+        "catalogue_cross_entropy",
+        (X.half(), CODES.half(), IDS, None, Z[:, 0].half(), [True] * 2),
+        "weight of torch.float32",
+    ),
+    ("catalogue_cross_entropy", (X, CODES, IDS, None, None, [True]), "expected wanted for state and table, got 1"),
+    ("dropout", (X, IDS[0], 0.5), None),
+    ("dropout", (X, IDS, 0.5), r"expected key \[\], got \[4\]"),
+    ("dropout", (X, IDS[0].int(), 0.5), "expected key of torch.int64, got torch.int32"),
+    ("dropout", (X.long(), IDS[0], 0.5), "expected x of a floating dtype, got torch.int64"),
+    ("dropout", (X, IDS[0], 1.0), "expected 0 <= probability < 1, got 1.0"),
     ("embed_symbols", (SEQUENCES, SYMBOL, AGE, False), None),
     ("embed_symbols", (SEQUENCES, SYMBOL[:3], AGE, False), r"expected sequences in 0 \.\. 2, got 3"),
     ("embed_symbols", (SEQUENCES * 10**9, SYMBOL, AGE, False), r"expected sequences in 0 \.\. 3, got 1000000000"),

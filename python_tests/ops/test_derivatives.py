@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from python_tests.ops.cases import normal
 from solid_ext.models.decoder import CodebookDecoder
 from solid_ext.models.symbols import SymbolEmbedding
 from solid_ext.nn import Codebook, DynamicLinear, LastState, Lookup
+from solid_ext.ops.dropout import dropout
 from solid_ext.ops.nearest_code import codebook_lookup, nearest_code
 from solid_ext.ops.segment_sum import segment_sum
 from solid_ext.ops.symbols import embed_symbols
@@ -23,13 +25,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:Depr
 IDS = torch.tensor([[1, 3, 0], [2, 0, 0]])
 
 
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def decoded(x: Tensor) -> Tensor:
     codebook, decoder = Codebook(3, 4, update="gradient").double(), CodebookDecoder(4, 5).double()
-    return decoder.look_up(decoder.decode_entries(codebook.weight.detach().clone()), codebook(x))
+    everywhere = torch.ones(x.shape[:-1], dtype=torch.bool)
+    return decoder.look_up(decoder.decode_entries(codebook.weight.detach().clone()), codebook(x), everywhere)
 
 
 X, CODES = normal(2, 3, 4), normal(5, 4, seed=1)
@@ -82,6 +81,22 @@ def test_forward_mode_of_the_sums_and_the_embedding_is_refused() -> None:
             segment_sum(rows, IDS.flatten(), None, 4)
         with pytest.raises(NotImplementedError, match="embed_symbols: expected no forward-mode"):
             embed_symbols(IDS, rows, normal(3, 4), True)
+        with pytest.raises(NotImplementedError, match="dropout: expected no forward-mode"):
+            dropout(rows, IDS[0, 0], 0.5)
+
+
+def test_forward_mode_of_the_operators_under_the_functions_is_refused() -> None:
+    operators = torch.ops.solid_ext
+    with forward_ad.dual_level():
+        rows = forward_ad.make_dual(normal(6, 4), normal(6, 4))
+        with pytest.raises(NotImplementedError, match="segment_sum: expected no forward-mode"):
+            operators.segment_sum(rows, IDS.flatten(), None, 4)
+        with pytest.raises(NotImplementedError, match="nearest_code: expected no forward-mode"):
+            operators.nearest_code(rows, normal(3, 4), None)
+        maps = [forward_ad.make_dual(normal(5, 2, 3), normal(5, 2, 3))]
+        with pytest.raises(NotImplementedError, match="dynamic_mlp_forward: expected no forward-mode"):
+            operators.dynamic_mlp_forward(normal(6, 1, 4), normal(6, 2), None, [*maps, normal(5, 3)], 0.1, False, False)
+        assert operators.segment_sum(normal(6, 4), IDS.flatten(), None, 4).shape == (4, 4)
 
 
 def test_a_gradient_of_a_vmap_is_that_of_the_batch() -> None:

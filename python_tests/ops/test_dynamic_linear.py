@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from functools import cache
@@ -15,11 +14,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from python_tests.ops.cases import IMPLEMENTATIONS, assert_close, assert_same, normal, weights_of
 from solid_ext import build_info
 from solid_ext._native import kernels
 from solid_ext.ops.dynamic_linear import _in_runs, dynamic_linear, dynamic_mlp
 
-IMPLEMENTATIONS = ["reference", *(f"native-{isa}" for isa in build_info()["isa_usable"])]
 SIZES = [  # D_0 .. D_P, k: single elements, tile edges, full vectors, three layers
     ((1, 1, 1), 1),
     ((3, 5, 2), 4),
@@ -32,17 +31,6 @@ SIZES = [  # D_0 .. D_P, k: single elements, tile edges, full vectors, three lay
 BATCHES = [1, 2, 7, 16, 17, 33, 70]
 INFINITE = float("inf")
 operators = torch.ops.solid_ext
-
-
-@pytest.fixture(params=IMPLEMENTATIONS)
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each backend, the native one at each instruction set."""
-    name, _, isa = request.param.partition("-")
-    before = build_info()["isa"]
-    if isa:
-        kernels.set_isa(isa)
-    yield name
-    kernels.set_isa(before)
 
 
 @dataclass
@@ -81,11 +69,6 @@ class Case:
 
     def arguments(self) -> tuple:
         return tuple(getattr(self, field.name) for field in fields(self))
-
-
-def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64) * scale
 
 
 def make(
@@ -144,11 +127,6 @@ def truth(case: Case, delta: float, tanh_last: bool = False) -> Tensor:
     return torch.stack(outputs)
 
 
-def weights_of(y: Tensor) -> Tensor:
-    """What the gradients are taken with: uneven, the same for every dtype."""
-    return torch.linspace(-3, 3, y.numel(), dtype=torch.float64).sin().reshape(y.shape).to(y.dtype)
-
-
 def with_gradients(function, case: Case) -> list[Tensor]:
     """The result and the gradient of every tensor."""
     leaves = case.rebuilt([t.detach().clone().requires_grad_() for t in case.tensors()])
@@ -158,20 +136,6 @@ def with_gradients(function, case: Case) -> list[Tensor]:
 
 def native(delta: float, backend: str = "native"):
     return lambda case: dynamic_mlp(*case.arguments(), delta=delta, backend=backend)
-
-
-def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    """Within `tolerance` of the largest value of each expected tensor."""
-    for at, (one, other) in enumerate(zip(found, expected, strict=True)):
-        assert one.shape == other.shape
-        if other.numel():
-            error = (one.double() - other.double()).abs().max()
-            assert error <= tolerance * (1 + other.double().abs().max()), f"tensor {at}: {error}"
-
-
-def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
-    for at, (one, other) in enumerate(zip(found, expected, strict=True)):
-        assert torch.equal(one, other), f"tensor {at}"
 
 
 def test_every_instruction_set_is_in_the_list() -> None:
@@ -194,9 +158,6 @@ def test_every_instruction_set_asks_for_the_same_workspace() -> None:
     finally:
         kernels.set_isa(before)
     assert all(sizes == found[before] for sizes in found.values())
-
-
-# ---- Against truth -------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -338,9 +299,6 @@ def test_tanh_to_four_units_in_the_last_place(backend: str) -> None:
     assert bool((error <= 4 * torch.finfo(torch.float32).eps / 2 * expected.abs()[:-1]).all())
 
 
-# ---- Special values, layouts and sizes -----------------------------------------------------------------------------
-
-
 def test_nan_stays_where_torch_leaves_it(backend: str) -> None:
     case = make((5, 6, 4), 3, 12)
     nan = float("nan")
@@ -422,9 +380,6 @@ def test_only_wanted_gradients_are_computed() -> None:
                 torch.testing.assert_close(leaf.grad, everything[at])
 
 
-# ---- Repeatability and memory --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("targets", [None, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_any_number_of_threads_gives_the_same_bits(targets: int | None, dtype: torch.dtype) -> None:
@@ -491,9 +446,6 @@ def test_extra_memory_is_below_a_twentieth_of_the_weights(batch: int, size: int)
     assert written > weights  # the measure sees what the reference writes
 
 
-# ---- torch -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("targets", [None, 3])
 def test_gradcheck(backend: str, targets: int | None) -> None:
     case = make((4, 5, 3), 3, 6, targets, dtype=torch.float64)
@@ -516,6 +468,7 @@ def test_opcheck(targets: int | None, branches: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_compile_without_breaks_for_any_batch() -> None:
     case = make((4, 5, 3), 3, 6)
 
@@ -571,9 +524,6 @@ def test_autocast_computes_in_the_dtype_of_the_maps(backend: str) -> None:
         assert native(0.1, backend)(half).shape == y.shape
     assert y.dtype == torch.float32
     assert torch.equal(y, native(0.1, "native")(rounded))
-
-
-# ---- Bad input -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from python_tests.ops.cases import IMPLEMENTATIONS, assert_close, assert_same, weights_of
 from solid_ext import build_info
-from solid_ext._native import kernels
 from solid_ext.nn.last_state import LastState
 from solid_ext.ops.gru import gru_last_state
 
-IMPLEMENTATIONS = ["reference", *(f"native-{isa}" for isa in build_info()["isa_usable"])]
 SIZES = [  # B, L, D, H: single elements, tile edges, full vectors, several strips
     (1, 1, 1, 1),
     (2, 4, 3, 5),
@@ -26,17 +25,6 @@ SIZES = [  # B, L, D, H: single elements, tile edges, full vectors, several stri
 ]
 operators = torch.ops.solid_ext
 Case = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-
-
-@pytest.fixture(params=IMPLEMENTATIONS)
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each backend, the native one at each instruction set."""
-    name, _, isa = request.param.partition("-")
-    before = build_info()["isa"]
-    if isa:
-        kernels.set_isa(isa)
-    yield name
-    kernels.set_isa(before)
 
 
 def right_padded(batch: int, length: int) -> Tensor:
@@ -97,11 +85,6 @@ def of(backend: str = "native") -> Callable[..., Tensor]:
     return lambda *case: gru_last_state(*case, backend=backend)
 
 
-def weights_of(y: Tensor) -> Tensor:
-    """What the gradients are taken with: uneven, the same for every dtype."""
-    return torch.linspace(-3, 3, y.numel(), dtype=torch.float64).sin().reshape(y.shape).to(y.dtype)
-
-
 def with_gradients(function: Callable[..., Tensor], case: Case) -> list[Tensor]:
     """The result, and the gradients of x and the parameters."""
     leaves = [t.detach().clone().requires_grad_(t.dtype != torch.bool) for t in case]
@@ -109,25 +92,8 @@ def with_gradients(function: Callable[..., Tensor], case: Case) -> list[Tensor]:
     return [y.detach(), *torch.autograd.grad(y, [leaves[0], *leaves[2:]], weights_of(y))]
 
 
-def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    """Within `tolerance` of the largest value of each expected tensor."""
-    for at, (one, other) in enumerate(zip(found, expected, strict=True)):
-        assert one.shape == other.shape
-        if other.numel():
-            error = (one.double() - other.double()).abs().max()
-            assert error <= tolerance * (1 + other.double().abs().max()), f"tensor {at}: {error}"
-
-
-def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
-    for at, (one, other) in enumerate(zip(found, expected, strict=True)):
-        assert torch.equal(one, other), f"tensor {at}"
-
-
 def test_every_instruction_set_is_in_the_list() -> None:
     assert {"reference", *(f"native-{isa}" for isa in build_info()["isa_usable"])} == set(IMPLEMENTATIONS)
-
-
-# ---- Against truth -------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -184,9 +150,6 @@ def test_gates_to_a_few_units_in_the_last_place(backend: str) -> None:
     bias = torch.tensor([0.0, 0.0, 30.0])  # n = 1: h = 1 - z
     kept = (-values.double()).sigmoid()
     assert bool((error(gate, bias, kept) * kept <= 4 * eps).all())  # 1 - z loses what z has rounded away
-
-
-# ---- Special values, layouts and sizes -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("batch", "length"), [(0, 3), (3, 0), (0, 0)])
@@ -278,9 +241,6 @@ def test_results_with_and_without_gradients_are_the_same(backend: str) -> None:
     assert torch.equal(y, with_gradients(of(backend), case)[0])
 
 
-# ---- Repeatability and memory --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("mask", MASKS)
 def test_any_number_of_threads_gives_the_same_bits(mask: str, dtype: torch.dtype) -> None:
@@ -349,9 +309,6 @@ def test_a_step_keeps_the_states_and_little_more() -> None:
     assert written > gates  # the measure sees what the reference writes
 
 
-# ---- torch -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("mask", MASKS)
 def test_gradcheck(backend: str, mask: str) -> None:
     x, valid, *parameters = make(5, 3, 3, 4, mask, torch.float64)
@@ -369,6 +326,7 @@ def test_opcheck() -> None:
         torch.library.opcheck(operators.gru_last_state_backward.default, arguments)
 
 
+@pytest.mark.slow
 def test_compile_without_breaks_for_any_batch() -> None:
     def step(*case: Tensor) -> Tensor:
         return gru_last_state(*case).square()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
+from python_tests.ops import cases
+from python_tests.ops.cases import IMPLEMENTATIONS
 from solid_ext import build_info
 from solid_ext._native import kernels
 from solid_ext.ops.nearest_code import nearest_code, nearest_code_statistics
 from solid_ext.ops.reference import rotate_gradient, unit_rows
 
-IMPLEMENTATIONS = ["reference", *(f"native-{isa}" for isa in build_info()["isa_usable"])]
+normal = partial(cases.normal, dtype=torch.float32)
 SIZES = [  # N, K, D: single elements, tile edges, panels with tails
     (1, 1, 1),
     (2, 3, 1),
@@ -29,21 +32,6 @@ SIZES = [  # N, K, D: single elements, tile edges, panels with tails
     (64, 127, 64),
     (33, 128, 100),
 ]
-
-
-@pytest.fixture(params=IMPLEMENTATIONS)
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each backend, the native one at each instruction set."""
-    name, _, isa = request.param.partition("-")
-    before = build_info()["isa"]
-    if isa:
-        kernels.set_isa(isa)
-    yield name
-    kernels.set_isa(before)
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def distances(x: Tensor, codebook: Tensor) -> Tensor:

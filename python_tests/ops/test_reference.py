@@ -10,11 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from python_tests.ops.cases import normal
 from solid_ext.ops import reference
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def nearest_by_hand(x: Tensor, codebook: Tensor) -> list[int]:

@@ -6,12 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import solid_ext
-from solid_ext._native import kernels
+from python_tests.ops.cases import LEVELS, instruction_set
 from solid_ext.ops.segment_sum import segment_sum
 
 CODES = 7
-LEVELS = solid_ext.build_info()["isa_usable"]
 
 
 def problem(rows: int, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -33,18 +31,16 @@ def in_order(values: Tensor, index: Tensor, mask: Tensor | None) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("level", LEVELS)
 def test_rows_are_added_in_their_order_bit_by_bit(level: str, dtype: torch.dtype) -> None:
-    before = solid_ext.build_info()["isa"]
     threads = torch.get_num_threads()
     try:
-        kernels.set_isa(level)
-        for rows, dim in [(0, 3), (1, 1), (33, 5), (100, 17)]:
-            values, index, mask = problem(rows, dim, dtype)
-            for valid in (None, mask):
-                for count in (1, 2, 3):
-                    torch.set_num_threads(count)
-                    assert torch.equal(segment_sum(values, index, valid, CODES), in_order(values, index, valid))
+        with instruction_set(level):
+            for rows, dim in [(0, 3), (1, 1), (33, 5), (100, 17)]:
+                values, index, mask = problem(rows, dim, dtype)
+                for valid in (None, mask):
+                    for count in (1, 2, 3):
+                        torch.set_num_threads(count)
+                        assert torch.equal(segment_sum(values, index, valid, CODES), in_order(values, index, valid))
     finally:
-        kernels.set_isa(before)
         torch.set_num_threads(threads)
 
 

@@ -231,10 +231,10 @@ def test_a_finished_run_is_extended(
 
 
 def test_a_row_has_the_name_of_its_method(world: tuple[Dataset, SyntheticTruth], tmp_path: Path) -> None:
-    duet = train_run(tmp_path / "duet", method_config(TINY, "duet"), world[0], method="duet")
+    duet = train_run(tmp_path / "duet", method_config(TINY, "duet"), world[0], method="duet", baseline=True)
     assert list(duet.metrics["models"]) == ["popularity", "itemknn", "static", "duet"]
     assert json.loads((tmp_path / "duet" / "run.json").read_text())["method"] == "duet"
-    static = train_run(tmp_path / "static", method_config(TINY, "static"), world[0], method="static")
+    static = train_run(tmp_path / "static", method_config(TINY, "static"), world[0], method="static", baseline=True)
     assert list(static.metrics["models"]) == ["popularity", "itemknn", "static"]
     assert [stage["stage"] for stage in static.metrics["stages"]] == ["stage2"], "one training, not two"
     assert [stage["stage"] for stage in duet.metrics["stages"]] == ["static", "stage2"]
@@ -245,7 +245,7 @@ def test_a_row_has_the_name_of_its_method(world: tuple[Dataset, SyntheticTruth],
 def test_a_static_method_with_something_to_it_is_compared_with_the_one_without(
     method: str, world: tuple[Dataset, SyntheticTruth], tmp_path: Path
 ) -> None:
-    run = train_run(tmp_path / "run", method_config(TINY, method), world[0], method=method)
+    run = train_run(tmp_path / "run", method_config(TINY, method), world[0], method=method, baseline=True)
     assert list(run.metrics["models"]) == ["popularity", "itemknn", "static", method]
     rival = load_checkpoint(tmp_path / "run" / "static" / "stage2" / "best.safetensors")[1]["config"]
     assert (rival["finetune_steps"], rival["semantic_start"]) == (0, False)
@@ -259,16 +259,29 @@ def test_a_run_stopped_in_its_rival_goes_on_there(world: tuple[Dataset, Syntheti
 
     config = TINY.replace(epochs=2)
     with pytest.raises(Stopped):
-        train_run(tmp_path / "cut", config, world[0], reporter=StopInRival())
+        train_run(tmp_path / "cut", config, world[0], baseline=True, reporter=StopInRival())
     assert (tmp_path / "cut" / "static" / "stage2" / "last.safetensors").exists()
     resumed = train_run(tmp_path / "cut", config, world[0], resume=True)
-    whole = train_run(tmp_path / "whole", config, world[0])
+    whole = train_run(tmp_path / "whole", config, world[0], baseline=True)
     assert resumed.metrics["models"] == whole.metrics["models"]
     assert [(stage["stage"], stage["epochs"]) for stage in resumed.metrics["stages"]] == [
         ("static", 2),
         ("stage1", 2),
         ("stage2", 2),
     ]
+
+
+def test_a_rival_is_trained_only_where_it_was_asked_for(world: tuple[Dataset, SyntheticTruth], tmp_path: Path) -> None:
+    without = train_run(tmp_path / "run", TINY, world[0])
+    assert list(without.metrics["models"]) == ["popularity", "itemknn", "SOLID"]
+    assert not (tmp_path / "run" / "static").exists()
+    trained = (tmp_path / "run" / "stage2" / "best.safetensors").read_bytes()
+    asked = train_run(tmp_path / "run", TINY, world[0], resume=True, baseline=True)
+    again = train_run(tmp_path / "run", TINY, world[0], resume=True)
+    for run in (asked, again):
+        assert list(run.metrics["models"]) == ["popularity", "itemknn", "static", "SOLID"]
+        assert run.metrics["models"]["SOLID"] == without.metrics["models"]["SOLID"]
+    assert (tmp_path / "run" / "stage2" / "best.safetensors").read_bytes() == trained
 
 
 def test_a_run_says_which_differences_its_users_show(world: tuple[Dataset, SyntheticTruth], tmp_path: Path) -> None:
@@ -293,7 +306,7 @@ def test_a_rival_is_named_in_its_own_right_on_the_way(world: tuple[Dataset, Synt
         def begin(self, stage: str, steps: int, epochs: int) -> None:
             begun.append(stage)
 
-    train_run(tmp_path / "run", TINY, world[0], reporter=Listening())
+    train_run(tmp_path / "run", TINY, world[0], baseline=True, reporter=Listening())
     assert begun == ["stage1", "stage2", "static"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 from torch import Tensor
 
-from solid_ext import SOLID, load_dataset
-from solid_ext.data import Dataset, SyntheticTruth
+from solid_ext import SOLID, Config, load_dataset
+from solid_ext.data import Dataset, SyntheticTruth, make_split, synthetic_dataset
 from solid_ext.evaluate import Validation
 from solid_ext.scorers import ItemKNN, WithNeighbours, choose_neighbours, content_similarity
 
@@ -31,6 +32,24 @@ class ByItem:
 
     def score(self, state: Tensor, candidates: Tensor) -> Tensor:
         return candidates.expand(len(state), -1).double() / 10
+
+
+class Counted(ByItem):
+    """ByItem, which counts what it is asked."""
+
+    encoded = scored = 0
+
+    def encode(self, sequences: Tensor) -> Tensor:
+        self.encoded += 1
+        return super().encode(sequences)
+
+    def score(self, state: Tensor, candidates: Tensor) -> Tensor:
+        self.scored += 1
+        return super().score(state, candidates)
+
+
+def each(validate: Callable[[WithNeighbours], float]) -> Callable[[list[WithNeighbours]], list[float]]:
+    return lambda scorers: [validate(scorer) for scorer in scorers]
 
 
 @pytest.fixture
@@ -64,10 +83,32 @@ def test_weight_and_decay_are_those_of_the_best_validation(knn: ItemKNN) -> None
         asked.append((scorer.weight, scorer.decay))
         return -abs(math.log2(scorer.weight + 0.01) - 3 + 2 * (scorer.decay - 0.4)) - 3 * abs(scorer.decay - 0.4)
 
-    chosen = choose_neighbours(ByItem(), knn, validate)
+    chosen = choose_neighbours(ByItem(), knn, each(validate))
     assert (chosen.weight, chosen.decay) == (8, 0.4)
     assert len(asked) == len(set(asked)), "no setting is validated twice"
-    assert choose_neighbours(ByItem(), knn, lambda scorer: 0.5).weight == 0
+    assert choose_neighbours(ByItem(), knn, each(lambda scorer: 0.5)).weight == 0
+
+
+@pytest.mark.parametrize(("validation", "batch"), [("full:ndcg@10", 256), ("sampled:user_auc", 1024)])
+def test_the_model_is_asked_once_a_batch_for_all_settings_that_are_compared(validation: str, batch: int) -> None:
+    dataset = synthetic_dataset(1100, 40, 6, predictability=0.8, seed=0)[0]
+    config = Config().replace(eval_negatives=20, validation=validation)
+    split = make_split("leave_one_out", dataset)
+    validate = Validation(config.resolved(dataset.num_users, dataset.num_items), dataset, split)
+    knn, model, asked = ItemKNN(dataset, split.train_end, 4), Counted(), []
+
+    def told(scorers: list[WithNeighbours]) -> list[float]:
+        before = model.encoded, model.scored
+        found = validate.of_each(scorers)
+        asked.append((len(scorers), model.encoded - before[0], model.scored - before[1]))
+        assert found == [validate(WithNeighbours(ByItem(), s.knn, s.weight, s.decay)) for s in scorers]
+        return found
+
+    chosen = choose_neighbours(model, knn, told)
+    batches = -(-len(split.valid) // batch)
+    assert asked[0] == (7, batches, batches), "of the weights"
+    assert {(encoded, scored) for settings, encoded, scored in asked if settings} == {(batches, batches)}
+    assert chosen.model is model
 
 
 def test_content_is_added_where_it_helps(knn: ItemKNN) -> None:
@@ -77,9 +118,9 @@ def test_content_is_added_where_it_helps(knn: ItemKNN) -> None:
         """How far item 4, which nobody had with another, is above its logit of 0.4 for a history of item 1."""
         return float(scorer.score(scorer.encode(torch.tensor([[1, 0, 0, 0]])), torch.tensor([4]))) - 0.4
 
-    chosen = choose_neighbours(ByItem(), knn, lambda scorer: scorer.weight + fourth(scorer), content)
+    chosen = choose_neighbours(ByItem(), knn, each(lambda scorer: scorer.weight + fourth(scorer)), content)
     assert fourth(chosen) == pytest.approx(32 * 0.8)
-    assert choose_neighbours(ByItem(), knn, lambda s: s.weight - fourth(s), content).knn is knn
+    assert choose_neighbours(ByItem(), knn, each(lambda s: s.weight - fourth(s)), content).knn is knn
 
 
 def test_content_similarity_is_brute_force(rng: np.random.Generator) -> None:
@@ -117,12 +158,13 @@ def test_what_is_out_of_range_is_refused(knn: ItemKNN) -> None:
             WithNeighbours(ByItem(), knn, 1.0, decay)
 
 
+@pytest.mark.slow
 def test_solid_with_neighbours_is_saved_whole(world: tuple[Dataset, SyntheticTruth], tmp_path: Path) -> None:
     dataset, _ = world
-    plain = SOLID(**TINY, neighbours=False).fit(dataset)
-    solid = SOLID(**TINY).fit(dataset)
+    plain = SOLID(**TINY, learning_rate=1e-4, neighbours=False).fit(dataset)
+    solid = SOLID(**TINY, learning_rate=1e-4).fit(dataset)
     assert solid.neighbours is not None
-    assert solid.neighbours.weight > 0, "two epochs know less than the neighbourhood does"
+    assert solid.neighbours.weight > 0, "two epochs of small steps know less than the neighbourhood does"
     for name, tensor in plain.model.state_dict().items():
         assert torch.equal(tensor, solid.neighbours.model.state_dict()[name]), "the network itself is the same"
     # They were chosen on the validation rows; on the test rows of 400 users they may lose .002 by the draw (seed 5).

@@ -48,7 +48,9 @@ def sasrec_softmax(task: PeerTask) -> PeerResult:
     """SASRec at its usual size, its epoch chosen by full ranking of the validation items."""
     config, dataset, split = task.config, task.dataset, task.split
     with seeded(config):
-        model = SASRecSoftmax(dataset.num_items, config.model.length).to(config.train.device)
+        model = SASRecSoftmax(dataset.num_items, config.model.length, backend=config.model.backend).to(
+            config.train.device
+        )
 
     def validate(scorer: Scorer) -> float:
         exclude = config.evaluate.exclude_history

@@ -13,7 +13,7 @@ import yaml
 
 from solid_ext.config.checks import check_types, check_values
 from solid_ext.config.files import read_yaml
-from solid_ext.config.names import unknown_field
+from solid_ext.config.names import Section, unknown_field
 from solid_ext.config.sections import EvaluateConfig, ModelConfig, SemanticsConfig, TrainConfig
 
 FULL_SOFTMAX_ITEMS = 65_536
@@ -21,7 +21,7 @@ FULL_RANKING_PAIRS = 5_000_000_000
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Section):
     """Everything a run depends on besides its data."""
 
     semantics: SemanticsConfig = field(default_factory=SemanticsConfig)

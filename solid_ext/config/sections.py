@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from solid_ext.config.names import Section
+
 
 @dataclass(frozen=True)
-class SemanticsConfig:
+class SemanticsConfig(Section):
     """Module 1: where an item's semantic comes from."""
 
     semantics: Literal[
@@ -37,7 +39,7 @@ class SemanticsConfig:
 
 
 @dataclass(frozen=True)
-class CodebookConfig:
+class CodebookConfig(Section):
     """Module 4: the codebook that the item sequence passes through on its way to the weights."""
 
     use_codebook: bool = True
@@ -53,7 +55,7 @@ class CodebookConfig:
 
 
 @dataclass(frozen=True)
-class ItemConfig:
+class ItemConfig(Section):
     """Module 3, and what else the model of the items has alone: stage 1, a model of the semantics, reads none of it."""
 
     item_features: bool = True
@@ -69,7 +71,7 @@ class ItemConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Section):
     """The backbone and the dynamic layers; the defaults are what does best, preset paper has the paper's."""
 
     backbone: str = "sasrec"
@@ -106,7 +108,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class Stage2Config:
+class Stage2Config(Section):
     """What stage 2 alone reads."""
 
     alignment: float = 0.1
@@ -117,7 +119,7 @@ class Stage2Config:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Section):
     """Algorithm 1: both stages, each to convergence on the validation rows."""
 
     loss: Literal["auto", "bce", "sampled_softmax", "sampled_softmax_log_q", "full_softmax"] = "auto"
@@ -177,7 +179,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(Section):
     """What is measured on the test rows."""
 
     split: Literal["leave_one_out", "global_time"] = "leave_one_out"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from solid_ext.data.forked import check_not_forked
+from solid_ext.forked import check_not_forked
 
 COUNTS = "solid_ext: interactions in the training part"
 """The column of a saved catalogue that holds `counts`; metadata has no column of this name."""
@@ -127,6 +127,9 @@ class Catalogue:
             ) from error
         if "item_id" not in table.columns:
             raise ValueError(f"Catalogue.load: expected a column item_id in {str(path)!r}, got {table.columns}")
+        if table["item_id"].dtype.is_nested():
+            kind = str(table["item_id"].dtype)
+            raise ValueError(f"Catalogue.load: expected ids as numbers, text or times in {str(path)!r}, got {kind:.80}")
         if COUNTS not in table.columns:
             return cls(table)
         counts = table[COUNTS]

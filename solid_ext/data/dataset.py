@@ -16,13 +16,13 @@ import polars as pl
 
 from solid_ext.data.catalogue import Catalogue
 from solid_ext.data.files import nearest_file
-from solid_ext.data.forked import check_not_forked
 from solid_ext.data.interactions import column_name, normalise_ids, read_interactions
 from solid_ext.data.prepare import align_items, description_text, index_interactions
 from solid_ext.data.reading import Reading, suggested
 from solid_ext.data.storage import METADATA, read_folder, write_folder
 from solid_ext.data.tables import read_table
-from solid_ext.files import checked_path
+from solid_ext.files import checked_path, expect_local
+from solid_ext.forked import check_not_forked
 
 CATEGORY_SEPARATOR = "|"
 TABLE_SUFFIXES = (
@@ -84,6 +84,8 @@ class Dataset:
         ):
             if count is not None and ids.len() != count:
                 raise ValueError(f"Dataset: expected {name} [{count}], got [{ids.len()}]")
+            if ids.dtype.is_nested():
+                raise ValueError(f"Dataset: expected {name} as numbers, text or times, got {ids.dtype!s:.80}")
             if ids.null_count() or ids.n_unique() != ids.len():
                 raise ValueError(f"Dataset: expected {name} that are all there and different, got others")
         if self.items.size and (self.items.min() < 1 or self.items.max() > self.num_items):
@@ -281,6 +283,7 @@ def load_dataset(
     if isinstance(max_malformed, bool) or not isinstance(max_malformed, int) or max_malformed < 0:
         raise ValueError(f"load_dataset: expected max_malformed as a whole number of 0 or more, got {max_malformed!r}")
     if isinstance(source, (str, os.PathLike)):
+        expect_local(source, "load_dataset")
         path = Path(os.path.expanduser(source))
         if not os.path.exists(path):  # of a name too long for the system too
             raise ValueError(

@@ -103,7 +103,10 @@ def read_file(path: Path, name: str) -> bytes:
         ValueError: what `check_path` and `inflated` refuse, an empty file, or one of a kind that holds no table.
     """
     check_path(path, name)
-    data = b"".join(inflated(path, name, BLOCK))
+    contents = io.BytesIO()  # grows in place and gives what it holds, where a join would hold all of it twice
+    for piece in inflated(path, name, BLOCK):
+        contents.write(piece)
+    data = contents.getvalue()
     if not data:
         raise ValueError(f"{name}: expected a header and rows, got the empty file {str(path)!r}")
     for start, kind in FOREIGN:

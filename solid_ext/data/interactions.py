@@ -7,18 +7,19 @@ from typing import Any
 
 import polars as pl
 
-from solid_ext.data.forked import check_not_forked
 from solid_ext.data.reading import Reading, suggested
 from solid_ext.data.tables import (
     EXACT_FLOAT,
     WHOLE_FLOAT,
     as_series,
+    kind_of,
     lost_digits,
     note_missing,
     read_table,
     without_markers,
 )
 from solid_ext.data.times import normalise_timestamps
+from solid_ext.forked import check_not_forked
 
 NAME = "interactions"
 TIMESTAMP = "timestamp"
@@ -137,7 +138,7 @@ def normalise_ids(name: str, values: Any, reading: Reading | None = None) -> pl.
     series = as_series(name, values)
     dtype = series.dtype
     if dtype.is_nested():
-        raise TypeError(f"{name}: expected numbers, text or times, got {dtype}")
+        raise TypeError(f"{name}: expected numbers, text or times, got {kind_of(series)}")
     if dtype == pl.Null:
         return series.cast(pl.Int64)
     if dtype.is_float() or dtype.is_decimal():

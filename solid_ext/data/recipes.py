@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 
 from solid_ext.data.dataset import Dataset, load_dataset
-from solid_ext.data.forked import check_not_forked
 from solid_ext.data.raw import Layout, Report, is_metadata, read_metadata, read_raw
 from solid_ext.data.tables import read_table
+from solid_ext.forked import check_not_forked
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from solid_ext.data.dataset import Dataset
-from solid_ext.data.forked import check_not_forked
+from solid_ext.forked import check_not_forked
 
 FIRST_TIME = 1_577_836_800  # 2020-01-01, so that the times are real seconds since 1970
 SECONDS_PER_DAY = 86_400

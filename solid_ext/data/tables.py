@@ -18,6 +18,7 @@ import polars as pl
 from solid_ext.data.files import ARROW_MAGIC, PARQUET_MAGIC, binary_columns, read_binary, read_file
 from solid_ext.data.reading import Reading, kept_columns
 from solid_ext.data.text import as_utf8, read_text
+from solid_ext.files import expect_local
 
 # Whole numbers from here on are not all floats: a float this large may stand for several integers.
 EXACT_FLOAT = 2**53
@@ -60,6 +61,7 @@ def read_table(
     """
     reading = reading or Reading()
     if isinstance(source, (str, os.PathLike)):
+        expect_local(source, name)
         return _read_file(Path(os.path.expanduser(source)), name, required, optional, reading, headerless)
     if isinstance(source, pl.LazyFrame):
         try:
@@ -106,8 +108,15 @@ def as_series(name: str, values: Any) -> pl.Series:
         masked = isinstance(values, np.ma.MaskedArray) and values.ndim == 1
         series = _from_objects(name, values.tolist()) if masked else _from_array(name, np.asarray(values))
     if series.dtype == pl.Object:
-        raise TypeError(f"{name}: expected numbers, text or times, got {series.dtype}")
+        raise TypeError(f"{name}: expected numbers, text or times, got {kind_of(series)}")
     return series
+
+
+def kind_of(values: pl.Series) -> str:
+    """What a column holds that is no ids or times, in a few words: its first cell and where that is."""
+    row = next((row for row, value in enumerate(values, 1) if value is not None), 0)
+    words = "an object" if values.dtype == pl.Struct else "a list" if values.dtype.is_nested() else str(values.dtype)
+    return f"{words} in row {row:,}" if row else words
 
 
 def integers(column: pl.Series) -> pl.Series:
@@ -275,7 +284,9 @@ def _read_file(
     data = as_utf8(data, where)
     if data[:200].lstrip()[:1] in (b"{", b"["):
         return _from_json(data, where, name, required, optional, reading)
-    frame = read_text(data, where, required, optional, reading, headerless)
+    whole = required if optional is None else [*required, *optional]
+    frame = read_text(data, where, required, optional, reading, headerless, whole)
+    del data
     return frame.with_columns(_ids(column, frame[column], reading) for column in required)
 
 
@@ -301,6 +312,11 @@ def _from_json(
                 else:
                     rows.append(row)
     found = list(dict.fromkeys(key for row in rows for key in row))
+    if len(rows) == 1 and all(isinstance(value, (list, dict)) for value in rows[0].values()):
+        raise ValueError(
+            f"{where}: expected a JSON object a row, got one object that holds them all (pandas writes rows by "
+            "to_json(path, orient='records', lines=True))"
+        )
     reading.columns = found
     kept = kept_columns(found, required, optional, where)
     return _from_columns({column: [row.get(column) for row in rows] for column in kept}, kept, name)
@@ -315,10 +331,9 @@ def _object(line: bytes) -> dict[str, Any] | None:
 
 
 def _ids(column: str, text: pl.Series, reading: Reading) -> pl.Series:
-    """A column of ids of a text file, as `integers` gives it, with notes on what their spelling made of them."""
-    numbers = text.cast(pl.Int64, strict=False)
-    if (numbers.cast(pl.String).eq_missing(text)).all():
-        return numbers
+    """A column of ids of a text file, int64 or text, as `integers` gives it, with notes on what their spelling made."""
+    if text.dtype == pl.Int64:
+        return text
     known = without_markers(text)
     if known.null_count() > text.null_count():
         note_missing(column, text, reading)

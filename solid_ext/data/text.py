@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import polars as pl
@@ -16,8 +17,9 @@ MOVIELENS = b"::"  # the separator of MovieLens' .dat files, which have no heade
 UTF8_BOM = b"\xef\xbb\xbf"
 # UTF-32 first: its mark begins with that of UTF-16.
 ENCODINGS = ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
-# The field count walks over the file in blocks, so that its masks stay small beside the file itself.
-COUNT_BLOCK = 1 << 24
+# Files are read in blocks of about this many bytes, so that masks and cells stay small beside the file itself.
+BLOCK = 1 << 24
+INTEGER = re.compile(r"-?\d+")
 
 
 def read_text(
@@ -27,6 +29,7 @@ def read_text(
     optional: Sequence[str] | None,
     reading: Reading,
     headerless: Sequence[str] = (),
+    whole: Sequence[str] = (),
 ) -> pl.DataFrame:
     """Read delimited text into columns of strings, spaces around a cell taken off, empty cells null.
 
@@ -40,6 +43,7 @@ def read_text(
         required, optional: columns, as in `read_table`.
         reading: counts malformed lines and notes what was guessed.
         headerless: what the columns of a `::` file without a header are called.
+        whole: columns that are int64 instead where every cell is spelt exactly as its integer or empty.
 
     Raises:
         ValueError: other bytes, columns that are missing, lines that are no rows, quotes that never close.
@@ -52,14 +56,14 @@ def read_text(
         data = data[blank:]
     if data[:4].lower() == b"sep=" and data[5:6] in (b"\n", b"\r"):  # a line that Excel writes for itself
         data, first = data.partition(b"\n")[2], first + 1
-    header_bytes = data.partition(b"\n")[0].rstrip(b"\r")
+    header_bytes = _first_line(data).rstrip(b"\r")
     if header_bytes.count(MOVIELENS) >= 2 and b"\t" not in data:
         data, header_bytes = data.replace(MOVIELENS, b"\t"), header_bytes.replace(MOVIELENS, b"\t")
         fields = header_bytes.decode("utf-8", "replace").split("\t")
         if _is_data(fields, required) and len(fields) == len(headerless):
             reading.notes["note_header"] = f"The file has no header: its columns are taken as {', '.join(headerless)}."
             data, first = "\t".join(headerless).encode() + b"\n" + data, first - 1
-            header_bytes = data.partition(b"\n")[0]
+            header_bytes = _first_line(data)
     try:
         header = header_bytes.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -74,14 +78,14 @@ def read_text(
     kept = kept_columns(found, required, optional, where)
     quoted = b'"' in data and (separator != "\t" or _quotes_all(header.split("\t")))
     if quoted and separator != " " and not _well_quoted(data, separator):
-        frame = _by_csv(data, separator, found, kept, where, reading, first)
+        blocks = iter([_by_csv(data, separator, found, kept, where, reading, first)])
     else:
-        frame = _by_polars(data, separator, quoted, found, kept, where, reading, first)
-    frame = frame.select(pl.col(kept).str.strip_chars().replace("", None))
-    repeated = pl.all_horizontal(pl.col(name) == name for name in required).fill_null(False)
-    inside = int(frame.select(repeated.sum()).item()) if frame.height else 0
+        blocks = _by_polars(data, separator, quoted, found, kept, where, reading, first)
+    cells = _Cells(kept, required, whole)
+    for block in blocks:
+        cells.add(block)
+    frame, inside = cells.frame(), cells.headers
     if inside:
-        frame = frame.filter(~repeated)
         reading.notes["repeated_headers"] = inside
         reading.notes["note_headers"] = f"{inside:,} lines repeat the header inside the file; they are left out."
     if frame.height == 0 and reading.count:
@@ -90,6 +94,45 @@ def read_text(
             f"{'; '.join(reading.examples)}"
         )
     return frame
+
+
+class _Cells:
+    """Columns of text as they come in blocks, those of `whole` as integers for as long as these spell the text."""
+
+    def __init__(self, kept: Sequence[str], required: Sequence[str], whole: Sequence[str]) -> None:
+        self.columns: dict[str, list[pl.Series]] = {name: [] for name in kept}
+        self.required = required
+        self.whole = {name for name in kept if name in whole}
+        self.headers = 0  # lines that repeat the header
+
+    def add(self, block: pl.DataFrame) -> None:
+        frame = pl.DataFrame([self._cells(block[name]) for name in self.columns])
+        # No integer is a name, unless pandas numbered the columns.
+        if all(frame[name].dtype == pl.String or INTEGER.fullmatch(name) for name in self.required):
+            same = [pl.col(name).cast(pl.String) == name for name in self.required]
+            repeated = frame.select(pl.all_horizontal(same).fill_null(False)).to_series()
+            if repeats := int(repeated.sum()):
+                frame, self.headers = frame.filter(~repeated), self.headers + repeats
+        for name, column in self.columns.items():
+            column.append(frame[name])
+
+    def _cells(self, text: pl.Series) -> pl.Series:
+        if text.name in self.whole:
+            numbers = text.cast(pl.Int64, strict=False)
+            spelt = numbers.cast(pl.String)
+            if spelt.eq_missing(text).all():
+                return numbers
+        text = text.str.strip_chars().replace("", None)
+        if text.name in self.whole:
+            if spelt.eq_missing(text).all():
+                return numbers
+            self.whole.remove(text.name)
+            self.columns[text.name][:] = [part.cast(pl.String) for part in self.columns[text.name]]
+        return text
+
+    def frame(self) -> pl.DataFrame:
+        """All blocks, one below the other."""
+        return pl.DataFrame([pl.concat(self.columns.pop(name)) for name in list(self.columns)])
 
 
 def as_utf8(data: bytes, where: str) -> bytes:
@@ -116,10 +159,15 @@ def as_utf8(data: bytes, where: str) -> bytes:
     return data
 
 
+def _first_line(data: bytes) -> bytes:
+    end = data.find(b"\n")
+    return data if end < 0 else data[:end]  # partition would copy the rest too
+
+
 def _line_feeds(data: bytes) -> bytes:
     """Lines that end in CR alone (old Macs, or glued files) made lines that end in LF; a CR inside quotes stays."""
-    alone = data.count(b"\r") > data.count(b"\r\n")
-    if alone and (b'"' not in data or b"\r" in data.partition(b"\n")[0].rstrip(b"\r")):
+    alone = b"\r" in data and data.count(b"\r") > data.count(b"\r\n")
+    if alone and (b'"' not in data or b"\r" in _first_line(data).rstrip(b"\r")):
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     return data
 
@@ -200,27 +248,33 @@ def _by_polars(
     where: str,
     reading: Reading,
     first: int,
-) -> pl.DataFrame:
-    skipped = _check_fields(data, separator, quoted, len(found), where, reading, first)
-    try:
-        frame = pl.read_csv(
-            data,
-            separator=separator,
-            quote_char='"' if quoted else None,
-            columns=[found.index(name) for name in kept],
-            infer_schema=False,
-            truncate_ragged_lines=reading.count > 0,
-        )
-    except pl.exceptions.PolarsError as error:
+) -> Iterator[pl.DataFrame]:
+    """The rows of the columns to keep, a block of lines at a time: polars holds 16 bytes a cell beside the text."""
+    header = separator.join(str(place) for place in range(len(found))).encode() + b"\n"
+    blocks = _lines(data, separator, quoted, len(found), where, reading, first)
+    for start, stop, skipped in blocks:
         try:
-            data.decode("utf-8")
-        except UnicodeDecodeError as wrong:
-            raise _not_utf8(data, where, first, wrong) from error
-        raise ValueError(f"{where}: expected readable text, got {str(error).splitlines()[0]!r}") from error
-    frame.columns = kept
-    if skipped.any():
-        frame = frame.filter(pl.Series(~skipped[1 : 1 + frame.height]))
-    return frame
+            frame = pl.read_csv(
+                header + data[start:stop] if start else data[:stop],
+                separator=separator,
+                quote_char='"' if quoted else None,
+                columns=[found.index(name) for name in kept],
+                infer_schema=False,
+                truncate_ragged_lines=reading.count > 0,
+            )
+        except pl.exceptions.PolarsError as error:
+            for _ in blocks:  # malformed lines further on are said first
+                pass
+            try:
+                data.decode("utf-8")
+            except UnicodeDecodeError as wrong:
+                raise _not_utf8(data, where, first, wrong) from error
+            raise ValueError(f"{where}: expected readable text, got {str(error).splitlines()[0]!r}") from error
+        frame.columns = kept
+        if skipped.any():
+            rows = skipped if start else skipped[1:]
+            frame = frame.filter(pl.Series(~rows[: frame.height]))
+        yield frame
 
 
 def _not_utf8(data: bytes, where: str, first: int, error: UnicodeDecodeError) -> ValueError:
@@ -233,42 +287,65 @@ def _not_utf8(data: bytes, where: str, first: int, error: UnicodeDecodeError) ->
     )
 
 
-def _check_fields(
+def _lines(
     data: bytes, separator: str, quoted: bool, expected: int, where: str, reading: Reading, first: int
-) -> np.ndarray:
-    """Count the lines with another number of fields as malformed; return these and the blank ones.
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Count the lines with another number of fields as malformed; blocks of whole lines and which to leave out.
 
-    polars fills short lines with nulls without a word, so the separators outside quotes are counted here,
-    block by block. Returns `[lines] bool`, the header first; a line end inside quotes ends no line.
+    polars fills short lines with nulls without a word, so the separators outside quotes are counted here. A line end
+    inside quotes ends no line.
+
+    Yields:
+        Where a block starts and stops, and `[lines] bool` of those that are malformed or blank, the header's among them
+        in the first block.
     """
     text = np.frombuffer(data, dtype=np.uint8)
-    marks: list[np.ndarray] = []
-    ends: list[np.ndarray] = []
-    inside, seen = 0, 0
-    for start_of_block in range(0, text.size, COUNT_BLOCK):
-        block = text[start_of_block : start_of_block + COUNT_BLOCK]
-        is_mark, is_end = block == ord(separator), block == ord("\n")
+    number, counted, start = first, 0, 0
+    while start < text.size:
+        stop, outside = _block(data, start, quoted, whole=quoted and separator == " ")
+        if stop == text.size and outside is not None and not outside[-1]:
+            raise ValueError(f"{where}: expected every quote to be closed, got one that is still open at the end")
+        block = text[start:stop]
+        is_end = block == ord("\n")
+        marks = is_end | (block == ord(separator))
+        if outside is not None:
+            marks &= outside
+        at = np.flatnonzero(marks)
+        last = np.flatnonzero(is_end[at])  # of the marks, those that end a line
+        end = at[last]
+        if end.size == 0 or end[-1] != block.size - 1:
+            last, end = np.append(last, at.size), np.append(end, block.size)
+        fields = np.diff(last, prepend=-1)
+        begin = np.concatenate(([0], end[:-1] + 1))
+        length = end - begin
+        blank = (length == 0) | ((length == 1) & (block[np.minimum(begin, block.size - 1)] == ord("\r")))
+        ragged = ~blank & (fields != expected)
+        for wrong in np.flatnonzero(ragged):
+            line = start + int(begin[wrong])
+            number, counted = number + data.count(b"\n", counted, line), line
+            reading.add(number, data[line : start + int(end[wrong])], where=where, expected=f"{expected} fields")
+        yield start, stop, blank | ragged
+        start = stop
+
+
+def _block(data: bytes, start: int, quoted: bool, *, whole: bool) -> tuple[int, np.ndarray | None]:
+    """Where a block of whole lines stops that starts at `start`, and which of its bytes lie outside quotes.
+
+    Returns:
+        The stop, and `[stop - start] bool`, or None where nothing is quoted.
+    """
+    size = len(data) - start if whole else BLOCK
+    while True:
+        end = min(start + size, len(data))
+        outside = None
         if quoted:
-            parity = (np.cumsum(block == ord('"'), dtype=np.uint8) + np.uint8(inside)) & 1
-            inside = int(parity[-1])
-            is_mark &= parity == 0
-            is_end &= parity == 0
-        at, mark = np.flatnonzero(is_end), np.flatnonzero(is_mark)
-        marks.append(np.searchsorted(mark, at) + seen)
-        ends.append(at + start_of_block)
-        seen += mark.size
-    end, count = np.concatenate(ends), np.concatenate(marks)
-    if end.size == 0 or end[-1] != text.size - 1:
-        end, count = np.append(end, text.size), np.append(count, seen)
-    if inside:
-        raise ValueError(f"{where}: expected every quote to be closed, got one that is still open at the end")
-    start = np.concatenate(([0], end[:-1] + 1))
-    length = end - start
-    blank = (length == 0) | ((length == 1) & (text[np.minimum(start, text.size - 1)] == ord("\r")))
-    fields = np.diff(count, prepend=0) + 1
-    ragged = ~blank & (fields != expected)
-    number, counted = first, 0
-    for wrong in np.flatnonzero(ragged):
-        number, counted = number + data.count(b"\n", counted, int(start[wrong])), int(start[wrong])
-        reading.add(number, data[counted : int(end[wrong])], where=where, expected=f"{expected} fields")
-    return blank | ragged
+            block = np.frombuffer(data, dtype=np.uint8, count=end - start, offset=start)
+            outside = np.cumsum(block == ord('"'), dtype=np.uint8) & 1 == 0
+        if end == len(data):
+            return end, outside
+        stop = data.rfind(b"\n", start, end) + 1
+        while outside is not None and stop > start and not outside[stop - 1 - start]:
+            stop = data.rfind(b"\n", start, stop - 1) + 1
+        if stop > start:
+            return stop, None if outside is None else outside[: stop - start]
+        size *= 2  # a line longer than a block

@@ -7,6 +7,7 @@ what it is asked together with.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -70,9 +71,27 @@ def evaluate_sampled(
     if candidates is None:
         candidates = sampled_candidates(dataset, rows, negatives=negatives, seed=seed)
     scores = sampled_scores(scorer, dataset, rows, candidates, batch_size=batch_size)
+    return sampled_metrics(scores, rows, candidates, cutoffs)
+
+
+def sampled_metrics(
+    scores: NDArray[np.floating],
+    rows: Rows,
+    candidates: NDArray[np.int32],
+    cutoffs: Sequence[int] = (5, 10, 20),
+    *,
+    ranks_alone: bool = False,
+) -> Metrics:
+    """The metrics of what `sampled_scores` gives for a scorer; see `evaluate_sampled`.
+
+    With `ranks_alone` those of ranks; all others together take as long as a model takes to score.
+    """
     ranks = ranks_of_first(scores)
     there = candidates > 0
     compared = there.sum(axis=1) > 1
+    of_ranks = ranking_metrics(ranks[compared], cutoffs)
+    if ranks_alone:
+        return Metrics("sampled", of_ranks, rows.users, ranks)
     used = there & compared[:, None]
     labels = np.zeros(scores.shape, bool)
     labels[:, 0] = True
@@ -83,8 +102,7 @@ def evaluate_sampled(
         "user_auc": user_auc(flat_scores, flat_labels, users[used]),
         "log_loss": log_loss(flat_scores, flat_labels),
     }
-    values |= ranking_metrics(ranks[compared], cutoffs)
-    return Metrics("sampled", values, rows.users, ranks, _areas(scores, there))
+    return Metrics("sampled", values | of_ranks, rows.users, ranks, _areas(scores, there))
 
 
 def evaluate_full(
@@ -120,6 +138,13 @@ def evaluate_full(
     ranks = full_ranks(
         scorer, dataset, rows, exclude_history=exclude_history, batch_size=batch_size, item_block=item_block
     )
+    return full_metrics(ranks, rows, cutoffs, exclude_history=exclude_history)
+
+
+def full_metrics(
+    ranks: NDArray[np.int64], rows: Rows, cutoffs: Sequence[int] = (5, 10, 20), *, exclude_history: bool = False
+) -> Metrics:
+    """The metrics of what `full_ranks` gives for a scorer; see `evaluate_full`."""
     protocol = "full, history excluded" if exclude_history else "full"
     return Metrics(protocol, ranking_metrics(ranks, cutoffs) | {"mrr": mrr(ranks)}, rows.users, ranks)
 
@@ -178,27 +203,36 @@ def sampled_scores(
     Raises:
         ValueError: no rows, rows outside the dataset, candidates of other rows, or scores that are not finite.
     """
+    return sampled_scores_of_each([scorer], dataset, rows, candidates, batch_size=batch_size)[0]
+
+
+def sampled_scores_of_each(
+    scorers: Sequence[Scorer], dataset: Dataset, rows: Rows, candidates: NDArray[np.int32], *, batch_size: int = 1024
+) -> list[NDArray[np.floating]]:
+    """`sampled_scores` of each scorer; all are asked about a batch before the next one, so that they can share work."""
     name = "evaluate_sampled"
     _check_size(name, "batch_size", batch_size)
     _check_rows(name, dataset, rows)
     if candidates.ndim != 2 or not np.array_equal(candidates[:, 0], dataset.items[rows.positions]):
         raise ValueError(f"{name}: expected candidates [R, 1 + n] with the rows' targets in column 0, got others")
-    check_scorer(name, scorer)
-    device = scorer_device(scorer)
     # One array from the start: a tensor kept from each batch would hold the memory between the batches' large ones.
-    found: NDArray[np.floating] = np.empty(0)
-    with inference(scorer) as scorer:
+    found: list[NDArray[np.floating]] = []
+    with _asked(name, scorers) as asked:
         for index in _slices(rows.users.size, batch_size):
-            state = scorer.encode(_sequences(scorer, dataset, rows.take(index), device))
+            batch = rows.take(index)
             # Where there is none, the target is scored once more: 0 is no item.
-            batch = candidates[index].astype(np.int64)
-            offered = torch.from_numpy(np.where(batch > 0, batch, batch[:, :1])).to(device)
-            scores = checked_scores(name, scorer, state, offered, len(offered))
-            part = (scores if scores.dtype == torch.float64 else scores.float()).cpu().numpy()
-            if not found.size:
-                found = np.empty(candidates.shape, part.dtype)
-            found[index] = part
-    found[candidates == 0] = -np.inf
+            offered = candidates[index].astype(np.int64)
+            offered = np.where(offered > 0, offered, offered[:, :1])
+            for place, scorer in enumerate(asked):
+                device = scorer_device(scorer)
+                state = scorer.encode(_sequences(scorer, dataset, batch, device))
+                scores = checked_scores(name, scorer, state, torch.from_numpy(offered).to(device), len(offered))
+                part = (scores if scores.dtype == torch.float64 else scores.float()).cpu().numpy()
+                if place == len(found):
+                    found.append(np.empty(candidates.shape, part.dtype))
+                found[place][index] = part
+    for scores in found:
+        scores[candidates == 0] = -np.inf
     return found
 
 
@@ -218,20 +252,43 @@ def full_ranks(
     Returns:
         `[R] int64`, 1 is best.
     """
+    return full_ranks_of_each(
+        [scorer], dataset, rows, exclude_history=exclude_history, batch_size=batch_size, item_block=item_block
+    )[0]
+
+
+def full_ranks_of_each(
+    scorers: Sequence[Scorer],
+    dataset: Dataset,
+    rows: Rows,
+    *,
+    exclude_history: bool = False,
+    batch_size: int = 256,
+    item_block: int = 65536,
+) -> list[NDArray[np.int64]]:
+    """`full_ranks` of each scorer; all are asked about a batch before the next one, so that they can share work."""
     name = "evaluate_full"
     _check_rows(name, dataset, rows)
     _check_size(name, "batch_size", batch_size)
     _check_size(name, "item_block", item_block)
-    check_scorer(name, scorer)
-    device = scorer_device(scorer)
     first = first_occurrence(dataset) if exclude_history else None
-    ranks = np.empty(rows.users.size, np.int64)
-    with inference(scorer) as scorer:
+    ranks = [np.empty(rows.users.size, np.int64) for _ in scorers]
+    with _asked(name, scorers) as asked:
         for index in _slices(rows.users.size, batch_size):
             batch = rows.take(index)
             pairs = None if first is None else history_pairs(dataset, batch, first)
-            ranks[index] = _ranks_of_batch(name, scorer, dataset, batch, pairs, item_block, device)
+            for of_scorer, scorer in zip(ranks, asked, strict=True):
+                of_scorer[index] = _ranks_of_batch(name, scorer, dataset, batch, pairs, item_block)
     return ranks
+
+
+@contextmanager
+def _asked(name: str, scorers: Sequence[Scorer]) -> Iterator[list[Scorer]]:
+    """The scorers as they are asked, under inference mode."""
+    for scorer in scorers:
+        check_scorer(name, scorer)
+    with ExitStack() as stack:
+        yield [stack.enter_context(inference(scorer)) for scorer in scorers]
 
 
 def _areas(scores: NDArray[np.floating], there: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -254,8 +311,8 @@ def _ranks_of_batch(
     batch: Rows,
     pairs: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
     item_block: int,
-    device: torch.device,
 ) -> NDArray[np.int64]:
+    device = scorer_device(scorer)
     target = torch.from_numpy(dataset.items[batch.positions].astype(np.int64)).to(device)
     state = scorer.encode(_sequences(scorer, dataset, batch, device))
     ahead = torch.zeros(len(target), dtype=torch.int64, device=device)

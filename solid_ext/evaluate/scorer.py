@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from solid_ext._native import is_forked_child
+from solid_ext.forked import is_forked_child
 
 S = TypeVar("S")
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from solid_ext.config import Config
 from solid_ext.data import Dataset, Rows, Split
 from solid_ext.evaluate.metrics import Metrics
-from solid_ext.evaluate.protocols import evaluate_full, evaluate_sampled, sampled_candidates
+from solid_ext.evaluate.protocols import (
+    evaluate_full,
+    evaluate_sampled,
+    full_metrics,
+    full_ranks_of_each,
+    sampled_candidates,
+    sampled_metrics,
+    sampled_scores_of_each,
+)
 from solid_ext.evaluate.scorer import Scorer
 
 VALIDATION_SEED = 1_000_003  # the test rows' negatives are drawn from the plain seed, so the two never coincide
@@ -30,12 +40,19 @@ class Validation:
             )
 
     def __call__(self, model: Scorer) -> float:
+        return self.of_each([model])[0]
+
+    def of_each(self, models: Sequence[Scorer]) -> list[float]:
+        """The metric of each model; all are asked about a batch before the next one, so that they can share work."""
         if self.candidates is None:
             exclude = self.config.evaluate.exclude_history
-            metrics = evaluate_full(model, self.dataset, self.rows, exclude_history=exclude)
+            ranks = full_ranks_of_each(models, self.dataset, self.rows, exclude_history=exclude)
+            found = [full_metrics(of_model, self.rows) for of_model in ranks]
         else:
-            metrics = evaluate_sampled(model, self.dataset, self.rows, candidates=self.candidates)
-        return metrics.values[self.config.train.validation_metric]
+            scores = sampled_scores_of_each(models, self.dataset, self.rows, self.candidates)
+            ranked = self.config.train.validation_metric != "user_auc"
+            found = [sampled_metrics(of, self.rows, self.candidates, ranks_alone=ranked) for of in scores]
+        return [metrics.values[self.config.train.validation_metric] for metrics in found]
 
 
 def both_protocols(config: Config, scorer: Scorer, dataset: Dataset, rows: Rows) -> dict[str, Metrics]:

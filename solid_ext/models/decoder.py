@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from solid_ext.nn.codebook import Codebook, CodebookOutput
+from solid_ext.nn.padding import valid_positions
 from solid_ext.ops._library import first_order
 from solid_ext.ops.gru import Backend
 from solid_ext.ops.segment_sum import sum_segments
@@ -61,11 +62,20 @@ class CodebookDecoder(nn.Sequential):
         hidden = F.leaky_relu_(first(entries), SLOPE)
         return DecodedEntries(last(hidden), (hidden > 0).detach())
 
-    def look_up(self, decoded: DecodedEntries, found: CodebookOutput) -> Tensor:
-        """The metacode sequence `decoder(quantized)` [B, L, d], read from the decoded entries."""
+    def look_up(self, decoded: DecodedEntries, found: CodebookOutput, mask: Tensor) -> Tensor:
+        """The metacode sequence `decoder(quantized)` [B, L, d], read from the decoded entries.
+
+        What comes back for positions where mask [B, L] bool is False reaches no gradient.
+        """
         first, _, last = self
         return _DecodedLookup.apply(
-            decoded.table, decoded.positive, first.weight, last.weight, found.index.flatten(), found.quantized
+            decoded.table,
+            decoded.positive,
+            first.weight,
+            last.weight,
+            found.index.flatten(),
+            mask.flatten(),
+            found.quantized,
         )
 
 
@@ -75,22 +85,28 @@ class _DecodedLookup(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, table: Tensor, positive: Tensor, first: Tensor, last: Tensor, index: Tensor, quantized: Tensor
+        ctx: Any,
+        table: Tensor,
+        positive: Tensor,
+        first: Tensor,
+        last: Tensor,
+        index: Tensor,
+        mask: Tensor,
+        quantized: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(positive, first, last, index)
+        ctx.save_for_backward(positive, first, last, index, mask)
         return table.index_select(0, index).view(quantized.shape)
 
     @staticmethod
     @first_order("CodebookDecoder")
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        positive, first, last, index = ctx.saved_tensors
+        positive, first, last, index, mask = ctx.saved_tensors
         rows = gradient.reshape(len(index), gradient.shape[-1])
-        of_quantized = torch.empty_like(rows)
+        of_table = sum_segments(rows, index, mask, len(positive))
+        of_quantized = torch.zeros_like(rows)
         slope = rows.new_full(positive.shape, SLOPE).masked_fill_(positive, 1)
-        some = max(len(rows), 1) if rows.is_cuda else ROWS
-        for start in range(0, len(rows), some):
-            part = slice(start, start + some)
-            hidden = (rows[part] @ last).mul_(slope.index_select(0, index[part]))
-            torch.mm(hidden, first, out=of_quantized[part])
-        of_table = sum_segments(rows, index, None, len(positive))
-        return of_table, None, None, None, None, of_quantized.view_as(gradient)
+        # Two of three positions of a batch may be padding.
+        for at in valid_positions(mask).split(max(len(rows), 1) if rows.is_cuda else ROWS):
+            hidden = (rows.index_select(0, at) @ last).mul_(slope.index_select(0, index.index_select(0, at)))
+            of_quantized.index_copy_(0, at, hidden @ first)
+        return of_table, None, None, None, None, None, of_quantized.view_as(gradient)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from solid_ext.nn.dropout import Dropout
 from solid_ext.nn.last_state import LastState
 from solid_ext.ops.gru import Backend
 
@@ -16,7 +17,7 @@ class ConditionEncoder(nn.Module):
     Args:
         dim: d.
         layers: of the MLP.
-        backend: "native" or "reference", of the GRU.
+        backend: "native" or "reference", of GRU and dropout.
         dropout: of H and of z. Without it, generated weights fit each training sequence by itself.
 
     Source: docs/method.md#module-2-semantic-parameter-generation.
@@ -29,7 +30,7 @@ class ConditionEncoder(nn.Module):
         for layer in range(layers):
             steps += ([nn.Tanh()] if layer else []) + [nn.Linear(dim, dim)]
         self.mlp = nn.Sequential(*steps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout, backend)
 
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
         return self.dropout(self.mlp(self.gru(self.dropout(embedded), mask)))

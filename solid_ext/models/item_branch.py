@@ -102,7 +102,7 @@ class ItemBranch(nn.Module):
         if self.decoder.decodes_entries(sequences.numel(), self.codebook):
             decoded = self.decoder.decode_entries(entries)
         found = self.codebook(embedded, mask)
-        sequence = self.decoder(found.quantized) if decoded is None else self.decoder.look_up(decoded, found)
+        sequence = self.decoder(found.quantized) if decoded is None else self.decoder.look_up(decoded, found, mask)
         return Metacode(sequence, found.quantized.detach(), found.index, entries)
 
     def forward(self, sequences: Tensor) -> Tensor:

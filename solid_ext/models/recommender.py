@@ -14,7 +14,7 @@ from solid_ext.models.backbones import make_backbone
 from solid_ext.models.checks import check_candidates, check_sequences
 from solid_ext.models.encoder import ConditionEncoder
 from solid_ext.models.item_branch import ItemBranch
-from solid_ext.models.state import CandidateState, CatalogueLogits, Layers, UserState
+from solid_ext.models.state import CandidateState, Catalogue, Layers, UserState
 from solid_ext.models.symbols import ItemEmbedding, SymbolEmbedding
 from solid_ext.nn import DynamicMLP, LowRankMLP
 from solid_ext.nn.dynamic import Branches
@@ -216,18 +216,28 @@ class DynamicRecommender(nn.Module):
         check_candidates(candidates, self.num_items, batch)
         if isinstance(state, CandidateState):
             return self._score_each(state, candidates)
-        hidden = self.item_embedding(candidates)
-        query, constant = state, None
+        query, hidden = self._compared(state, self.item_embedding(candidates))
+        constant = None
         if isinstance(self.target, nn.Sequential):
-            hidden = self.target[1](self.target[0](hidden))
-            weight, bias = self.target[2].parameters()
-            query, constant = state @ weight, (state @ bias).unsqueeze(1)
+            _, bias = self.target[2].parameters()
+            constant = (state @ bias).unsqueeze(1)
         logits = query @ hidden.T if candidates.dim() == 1 else torch.bmm(hidden, query.unsqueeze(2)).squeeze(2)
         return logits if constant is None else logits + constant
 
-    def over_catalogue(self, state: Tensor, items: Tensor) -> CatalogueLogits:
-        """The logits of all items [B, V], and the columns of `items` [B] int64 in them."""
-        return CatalogueLogits(self.score(state, torch.arange(1, self.num_items + 1, device=items.device)), items - 1)
+    def over_catalogue(self, state: Tensor, items: Tensor) -> Catalogue:
+        """What a softmax over all items is computed from, with the positives `items` [B] int64.
+
+        The last bias of a target tower adds the same to all logits of a sequence, so that no softmax depends on it.
+        """
+        query, table = self._compared(state, self.item_embedding.table()[1:])
+        return Catalogue(query, table, items - 1, backend=self.config.backend)
+
+    def _compared(self, state: Tensor, embedded: Tensor) -> tuple[Tensor, Tensor]:
+        """What is multiplied with what for a logit: states [B, d] as `W' u`, embedded items [..., d] as h."""
+        if not isinstance(self.target, nn.Sequential):
+            return state, embedded
+        weight, _ = self.target[2].parameters()
+        return state @ weight, self.target[1](self.target[0](embedded))
 
     def _score_each(self, state: CandidateState, candidates: Tensor) -> Tensor:
         """Logits where every candidate has a user state of its own, a bounded number of pairs at a time."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from solid_ext.config import ModelConfig
 from solid_ext.models.checks import check_candidates, check_sequences
 from solid_ext.models.recommender import DynamicRecommender
-from solid_ext.models.state import CandidateState, CatalogueLogits, UserState
+from solid_ext.models.state import CandidateState, Catalogue, UserState
 
 
 class SemanticRecommender(nn.Module):
@@ -62,8 +62,8 @@ class SemanticRecommender(nn.Module):
         check_candidates(candidates, self.num_items)
         return self.network.score(state, self.semantics[candidates])
 
-    def over_catalogue(self, state: Tensor, items: Tensor) -> CatalogueLogits:
-        """The logits of all semantics [B, C], the columns of `items` [B] int64, and how many items have each semantic.
+    def over_catalogue(self, state: Tensor, items: Tensor) -> Catalogue:
+        """What a softmax over all items is computed from: all semantics, and how many items have each.
 
         A softmax over them is that over all items, as the items of a semantic score alike.
         """

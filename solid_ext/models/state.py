@@ -1,4 +1,4 @@
-"""What the models hand on: user states, what waits for candidates, and the logits of a whole catalogue."""
+"""What the models hand on: user states, what waits for candidates, and what a whole catalogue is compared by."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
+
+from solid_ext.ops.gru import Backend
 
 Layers = Callable[[Tensor], Tensor]
 """The last layers of a batch of sequences: states [B, d] or [B, T, d] -> the same shape."""
@@ -39,15 +41,19 @@ class UserState(NamedTuple):
     codebook_index: Tensor | None
 
 
-class CatalogueLogits(NamedTuple):
-    """What a softmax over all items is computed from.
+class Catalogue(NamedTuple):
+    """What a softmax over all items is computed from: its logits are `state @ table.T`, up to a constant of each row.
 
     Attributes:
-        logits: [B, K], in a column for each item, or one for all items that score alike.
-        column: [B] int64, the column of each row's positive item.
-        items: [K] int64, how many items each column stands for; None where every column is one item.
+        state: [B, d].
+        table: [K, d], a row an item, or a row all items that score alike.
+        target: [B] int64, the row of each state's positive item.
+        items: [K] int64, how many items each row stands for; None where every row is one item.
+        backend: what computes the loss, "native" or "reference".
     """
 
-    logits: Tensor
-    column: Tensor
+    state: Tensor
+    table: Tensor
+    target: Tensor
     items: Tensor | None = None
+    backend: Backend = "native"

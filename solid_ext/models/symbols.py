@@ -30,7 +30,8 @@ class ItemEmbedding(Lookup):
         num_items: V.
         dim: d.
         features: f [V + 1, F] float32, whose row 0 and rows of items without features are zero; None for none.
-        backend: "native" or "reference", of the lookup.
+        backend: "native" or "reference", of the lookup; "native" maps the features of all items once where more are
+            looked up than there are.
 
     Raises:
         ValueError: features of another shape.
@@ -52,11 +53,19 @@ class ItemEmbedding(Lookup):
         if features is not None:
             self.feature_map = nn.Parameter(torch.zeros(dim, features.shape[1]))
 
-    def forward(self, index: Tensor) -> Tensor:
-        embedded = super().forward(index)
+    def table(self) -> Tensor:
+        """e(v) of padding and of all items: [V + 1, d]."""
         if self.features is None or self.feature_map is None:
-            return embedded
-        return embedded + F.linear(self.features[index], self.feature_map)
+            return self.weight
+        return torch.addmm(self.weight, self.features, self.feature_map.T)
+
+    def forward(self, index: Tensor) -> Tensor:
+        if self.features is None or self.feature_map is None:
+            return super().forward(index)
+        if self.backend == "reference" or index.numel() < self.num_embeddings - 1:
+            return super().forward(index) + F.linear(self.features[index], self.feature_map)
+        expect_ids("ItemEmbedding", index, self.num_embeddings, "index")
+        return self.rows_of(self.table(), index)
 
 
 class SymbolEmbedding(nn.Module):

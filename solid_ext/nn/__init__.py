@@ -1,6 +1,7 @@
 """Layers for any torch model: the codebook, dynamic layers, and what sequence models are made of."""
 
 from solid_ext.nn.codebook import Codebook, CodebookOutput
+from solid_ext.nn.dropout import Dropout
 from solid_ext.nn.dynamic import DynamicLinear, DynamicMLP
 from solid_ext.nn.last_state import LastState
 from solid_ext.nn.lookup import Lookup
@@ -10,6 +11,7 @@ from solid_ext.nn.transformer import TransformerBlock
 __all__ = [
     "Codebook",
     "CodebookOutput",
+    "Dropout",
     "DynamicLinear",
     "DynamicMLP",
     "LastState",

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from solid_ext.ops._arguments import expect_ids
 from solid_ext.ops._library import first_order
@@ -35,9 +36,13 @@ class Lookup(nn.Embedding):
 
     def forward(self, index: Tensor) -> Tensor:
         expect_ids("Lookup", index, self.num_embeddings, "index")
+        return self.rows_of(self.weight, index)
+
+    def rows_of(self, table: Tensor, index: Tensor) -> Tensor:
+        """The rows of a table [num, d] made of the weights, looked up as they are."""
         if self.backend == "native":
-            return _Lookup.apply(index, self.weight, self.padding_idx)
-        return super().forward(index)
+            return _Lookup.apply(index, table, self.padding_idx)
+        return F.embedding(index, table, self.padding_idx)
 
 
 class _Lookup(torch.autograd.Function):

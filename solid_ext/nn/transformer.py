@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from solid_ext.nn.dropout import Dropout
+from solid_ext.ops.gru import Backend
+
 
 class TransformerBlock(nn.Module):
     """Pre-normalised self-attention and a feed-forward layer of width 4 d, each added to what it reads.
@@ -19,9 +22,10 @@ class TransformerBlock(nn.Module):
         dim: d.
         heads: the number of attention heads, a divisor of d.
         dropout: of what attention and the feed-forward layer add.
+        backend: "native" or "reference", of the dropout.
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, backend: Backend = "native") -> None:
         super().__init__()
         self.heads = heads
         self.norm_attention = nn.LayerNorm(dim)
@@ -30,7 +34,7 @@ class TransformerBlock(nn.Module):
         self.out = nn.Linear(dim, dim)
         self.norm_feed = nn.LayerNorm(dim)
         self.feed = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout, backend)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)

@@ -38,6 +38,8 @@ def define_operator(
 
     def checked(run: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
+            given = (each for value in arguments for each in (value if isinstance(value, (list, tuple)) else [value]))
+            expect_no_tangent(name, *(each for each in given if isinstance(each, torch.Tensor)))
             check(*arguments)
             return run(*arguments)
 

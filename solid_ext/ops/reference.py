@@ -256,3 +256,58 @@ def embed_symbols(sequences: Tensor, symbol: Tensor, age: Tensor, looked_up: boo
     rows = symbol if looked_up else symbol.index_select(0, sequences.flatten())
     h = rows + age.index_select(0, position.clamp(min=0).flatten())
     return (h.tanh_() * mask.flatten().unsqueeze(1)).view(*sequences.shape, symbol.shape[1])
+
+
+def catalogue_cross_entropy(
+    state: Tensor, table: Tensor, target: Tensor, bias: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """Cross-entropy of the softmax over all items, `-log softmax(state @ table.T + bias)[target]`.
+
+    Args:
+        state: [B, D].
+        table: [V, D].
+        target: [B] int64.
+        bias: [V] or None.
+        reduction: "mean" over the rows, or "none".
+
+    Source: docs/method.md#prediction-and-losses.
+    """
+    logits = state @ table.T
+    if bias is not None:
+        logits = logits + bias
+    return torch.nn.functional.cross_entropy(logits, target, reduction=reduction)
+
+
+LOW_32_BITS = 0xFFFFFFFF
+
+
+def dropout(x: Tensor, key: Tensor, probability: float) -> Tensor:
+    """Each element dropped with a probability, the others scaled; which ones is said by their numbers and the key.
+
+    `y[i] = x[i] [draw(i) >= p 2^32] / (1 - p)` with `draw` a hash of 32 bits (csrc/dropout/dropout.h).
+
+    Args:
+        x: float, of any shape; elements are numbered in the order of their indices.
+        key: [] int64.
+        probability: p in [0, 1).
+
+    Source: docs/kernels/dropout.md#contract.
+    """
+    number = torch.arange(x.numel(), device=x.device)
+    draw = _mix((number ^ key) & LOW_32_BITS)
+    high = (key >> 32) + (number >> 32) * 0x9E3779B9
+    draw = _mix((draw ^ high) & LOW_32_BITS)
+    kept = (draw >= dropped_of_2_32(probability)).view(x.shape)
+    return x * kept * (1 / (1 - probability))
+
+
+def dropped_of_2_32(probability: float) -> int:
+    """How many of 2^32 draws are dropped."""
+    return min(round(probability * 2**32), LOW_32_BITS)
+
+
+def _mix(state: Tensor) -> Tensor:
+    """lowbias32, by C. Wellons, of numbers below 2^32 in int64; what a product has above 32 bits is cut off."""
+    state = ((state ^ (state >> 16)) * 0x7FEB352D) & LOW_32_BITS
+    state = ((state ^ (state >> 15)) * 0x846CA68B) & LOW_32_BITS
+    return state ^ (state >> 16)

@@ -13,15 +13,15 @@ from solid_ext.ops._arguments import expect_device, expect_like, expect_mask, ex
 from solid_ext.ops._library import define_operator, expect_no_tangent, fold
 
 
-def segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> Tensor:
-    """Sums of the rows of values [N, D] by index [N] int64, where mask [N] bool is set: [codes, D] as values.
+def segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, num_codes: int) -> Tensor:
+    """Sums of the rows of values [N, D] by index [N] int64, where mask [N] bool is set: [num_codes, D] as values.
 
     Rows are added in their order, in float32 or wider, so that the result is bitwise the same for any number of
     threads.
 
     Raises:
-        ValueError: a shape or device that does not fit; on the CPU an index outside 0 .. codes - 1, masked or not (on a
-            GPU such a row is added to no sum).
+        ValueError: a shape or device that does not fit; on the CPU an index outside 0 .. num_codes - 1, masked or not
+            (on a GPU such a row is added to no sum).
         TypeError: a dtype that does not fit.
 
     Gradient: none.
@@ -29,17 +29,17 @@ def segment_sum(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) 
     for name, given in (("values", values), ("index", index), *(() if mask is None else (("mask", mask),))):
         expect_tensor("segment_sum", name, given)
     expect_no_tangent("segment_sum", values)
-    return sum_segments(values, index, mask, codes)
+    return sum_segments(values, index, mask, num_codes)
 
 
-def sum_segments(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> Tensor:
+def sum_segments(values: Tensor, index: Tensor, mask: Tensor | None, num_codes: int) -> Tensor:
     """`segment_sum` without its checks of what is no tensor, which a compiled backward could not trace."""
     if values.dtype in (torch.bfloat16, torch.float16):
-        return _operator(values.float(), index, mask, codes).to(values.dtype)
-    return _operator(values, index, mask, codes)
+        return _operator(values.float(), index, mask, num_codes).to(values.dtype)
+    return _operator(values, index, mask, num_codes)
 
 
-def _check(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> None:
+def _check(values: Tensor, index: Tensor, mask: Tensor | None, num_codes: int) -> None:
     if values.dim() != 2:
         raise ValueError(f"segment_sum: expected values [N, D], got {list(values.shape)}")
     if values.dtype not in (torch.float32, torch.float64):
@@ -50,16 +50,16 @@ def _check(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> No
     expect_device("segment_sum", "index", index, values)
     if mask is not None:
         expect_mask("segment_sum", mask, values.shape[:1], values)
-    if codes < 1:
-        raise ValueError(f"segment_sum: expected codes >= 1, got {codes}")
+    if num_codes < 1:
+        raise ValueError(f"segment_sum: expected num_codes >= 1, got {num_codes}")
 
 
-def _sum_cpu(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> Tensor:
+def _sum_cpu(values: Tensor, index: Tensor, mask: Tensor | None, num_codes: int) -> Tensor:
     values, index = values.contiguous(), index.contiguous()
     if mask is not None:
         mask = mask.contiguous()
     rows, dim = values.shape
-    sums = values.new_empty(codes, dim)
+    sums = values.new_empty(num_codes, dim)
     kernels.segment_sum(
         values.dtype == torch.float64,
         values.data_ptr(),
@@ -68,15 +68,15 @@ def _sum_cpu(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> 
         dim,
         index.data_ptr(),
         0 if mask is None else mask.data_ptr(),
-        codes,
+        num_codes,
         sums.data_ptr(),
         torch.get_num_threads(),
     )
     return sums
 
 
-def _sum_fake(values: Tensor, index: Tensor, mask: Tensor | None, codes: int) -> Tensor:
-    return values.new_empty(codes, values.shape[1])
+def _sum_fake(values: Tensor, index: Tensor, mask: Tensor | None, num_codes: int) -> Tensor:
+    return values.new_empty(num_codes, values.shape[1])
 
 
 def _sum_vmap(
@@ -85,22 +85,22 @@ def _sum_vmap(
     values: Tensor,
     index: Tensor,
     mask: Tensor | None,
-    codes: int,
+    num_codes: int,
 ) -> tuple[Tensor, int]:
     size = info.batch_size
     rows = values.shape[-2] if in_dims[0] is None else values.movedim(in_dims[0], 0).shape[1]
-    offset = torch.arange(size, device=index.device).repeat_interleave(rows) * codes
+    offset = torch.arange(size, device=index.device).repeat_interleave(rows) * num_codes
     sums = _operator(
         fold(values, in_dims[0], size),
         fold(index, in_dims[1], size) + offset,
         None if mask is None else fold(mask, in_dims[2], size),
-        size * codes,
+        size * num_codes,
     )
-    return sums.unflatten(0, (size, codes)), 0
+    return sums.unflatten(0, (size, num_codes)), 0
 
 
 _operator = define_operator(
-    "segment_sum(Tensor values, Tensor index, Tensor? mask, SymInt codes) -> Tensor",
+    "segment_sum(Tensor values, Tensor index, Tensor? mask, SymInt num_codes) -> Tensor",
     check=_check,
     cpu=_sum_cpu,
     cuda=segment_sum_cuda.segment_sum,

@@ -7,14 +7,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from solid_ext._native import build_info
 from solid_ext.config import Config
 from solid_ext.data import Dataset
 from solid_ext.files import LOCK, check_replaceable, checked_path, read_json, write_json, write_text
 from solid_ext.solid import foreign_model
-from solid_ext.train.stage import check_resumed
+from solid_ext.train.stage import check_resumed, check_version
 
 DESCRIPTION = "run.json"
 STAGES, RIVAL = ("stage1", "stage2"), "static"
@@ -22,6 +22,30 @@ BEGUN = {LOCK, "config.yaml", DESCRIPTION}  # what a run has before its first ep
 WRITTEN = {*BEGUN, *STAGES, RIVAL, "model", "semantics.safetensors", "metrics.json", "report.png", "tensorboard"}
 FOLDERS = {*STAGES, RIVAL, "model", "tensorboard"}  # the others are files
 REPLACED = ".replaced"  # the run that is overwritten, until the new one has an epoch
+
+
+class Begun(NamedTuple):
+    """What a run was begun with, for who goes on with it."""
+
+    config: Config
+    method: str
+    baseline: bool
+    source: str | None
+
+
+def begun_run(folder: Path) -> Begun:
+    """What the run in the folder was begun with; where its `config.yaml` has been changed since, that is a wish.
+
+    Raises:
+        ValueError: no run, one that is torn, or one of another version.
+    """
+    check_out(folder, resume=True, overwrite=False)
+    saved, path = _description(folder), folder / "config.yaml"
+    check_version(folder, saved["config"], Config().flat())
+    config = Config().replace(**saved["config"])
+    if path.exists():
+        config = Config.from_yaml(path, config)
+    return Begun(config, saved["method"], saved.get("baseline") is True, saved.get("source"))
 
 
 def holds_run(folder: Path) -> bool:
@@ -34,26 +58,43 @@ def holds_run(folder: Path) -> bool:
 
 
 def open_run(
-    folder: Path, config: Config, dataset: Dataset, *, resume: bool, overwrite: bool, method: str = "solid"
-) -> None:
+    folder: Path,
+    config: Config,
+    dataset: Dataset,
+    *,
+    resume: bool,
+    overwrite: bool,
+    method: str = "solid",
+    baseline: bool = False,
+    source: str | None = None,
+) -> bool:
     """Make the run's folder and write down what it is about to do; a resumed one may have more epochs or patience.
 
     `run.json` says it all, with its checksum; `config.yaml` is its configuration for people and for `--config`. A
     folder in which a run was stopped before it had said so is begun again. What is overwritten lies in `.replaced`.
 
+    Args:
+        source: where the dataset is found again, if that is known; a resumed run keeps what it has.
+
+    Returns:
+        Whether the static method is trained too: where `baseline` is set, or was when a resumed run was begun.
+
     Raises:
         ValueError: the folder exists and neither `resume` nor `overwrite` is set; nothing to resume; the folder
-            is no run, or holds other things too; a resumed run with another configuration or dataset.
+            is no run, or holds other things too; a resumed run with another configuration, method or dataset.
     """
     check_out(folder, resume=resume, overwrite=overwrite)
     facts = {"method": method, "dataset": dataset.name, "fingerprint": dataset.fingerprint, "report": dataset.report}
-    described = {**facts, "config": config.flat(), "build": build_info()}
+    described = {**facts, "config": config.flat(), "build": build_info(), "source": source}
     if resume:
-        _check_same(folder, described)
+        saved = _check_same(folder, described)
+        described["source"] = source or saved.get("source")
+        baseline |= saved.get("baseline") is True
     elif overwrite and folder.exists():
         _set_aside(folder)
-    write_json(folder / DESCRIPTION, described)
+    write_json(folder / DESCRIPTION, {**described, "baseline": baseline})
     write_text(folder / "config.yaml", config.to_yaml())
+    return baseline
 
 
 def check_out(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -92,20 +133,30 @@ def check_out(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise ValueError(f"overwrite: expected nothing but a run in {folder}, got {min(others)}, which no run wrote")
 
 
-def _check_same(folder: Path, described: dict[str, Any]) -> None:
-    """Refuse to resume a run with another configuration, dataset or method."""
+def _description(folder: Path) -> dict[str, Any]:
+    """What `run.json` says; refused if it is torn or another version's."""
     try:
         saved = read_json(folder / DESCRIPTION, "resume")
     except ValueError as error:
         raise ValueError(f"{error}; --overwrite starts the run anew") from error
-    if not isinstance(saved.get("config"), dict) or not isinstance(saved.get("fingerprint"), str):
+    kinds = {"config": dict, "fingerprint": str, "method": str}
+    if not all(isinstance(saved.get(name), kind) for name, kind in kinds.items()):
         raise ValueError(f"resume: expected a run of this version in {folder}, got another one's (train it again)")
+    return saved
+
+
+def _check_same(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
+    """Refuse to resume a run with another configuration, method or dataset; what `run.json` says of the run."""
+    saved = _description(folder)
+    if saved["method"] != described["method"]:
+        raise ValueError(f"resume: expected method={saved['method']} as in {folder}, got {described['method']}")
     check_resumed(folder, saved["config"], described["config"])
     if saved["fingerprint"] != described["fingerprint"]:
         raise ValueError(
             f"resume: expected the dataset of {folder} ({saved['fingerprint'][:12]}), "
             f"got {described['fingerprint'][:12]}"
         )
+    return saved
 
 
 def _set_aside(folder: Path) -> None:

@@ -39,22 +39,25 @@ def train_run(
     dataset: Dataset,
     *,
     method: str = "solid",
-    baseline: bool = True,
+    baseline: bool = False,
+    source: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     reporter: Reporter | None = None,
     begun: Callable[[], None] | None = None,
 ) -> Run:
-    """Train, evaluate beside popularity, ItemKNN and the static method, and write everything down.
+    """Train, evaluate beside popularity, ItemKNN and, if asked for, the static method, and write everything down.
 
     Args:
         method: what the configuration is, for the names in metrics and picture.
-        baseline: also train the static method for the comparison, unless the configuration is that one.
+        baseline: also train the static method for the comparison, unless the configuration is that one; a run that
+            is resumed has it where it was begun with it, or is asked for it now.
+        source: where the dataset is found again, for who resumes the run by its folder alone.
         begun: called once everything has been checked and the folder is there.
 
     Returns:
         The run; its folder holds `config.yaml`, `run.json`, a folder a stage, `static/` with those of the static
-        method, `model/`, `semantics.safetensors`, `metrics.json`, `report.png`.
+        method if there is one, `model/`, `semantics.safetensors`, `metrics.json`, `report.png`.
 
     Raises:
         ValueError: what cannot be trained, said before the folder is made or anything in it replaced; a folder in
@@ -67,7 +70,16 @@ def train_run(
     check_out(folder, resume=resume, overwrite=overwrite)
     made = not folder.exists()
     with owned(folder, "out"):
-        open_run(folder, config, dataset, resume=resume, overwrite=overwrite, method=method)
+        baseline = open_run(
+            folder,
+            config,
+            dataset,
+            resume=resume,
+            overwrite=overwrite,
+            method=method,
+            baseline=baseline,
+            source=source,
+        )
         with under_way(folder, made=made):
             if begun is not None:
                 begun()
@@ -130,7 +142,7 @@ def _measured(folder: Path, solid: SOLID, rival: SOLID | None, method: str, seco
             }
             for stage in stages
         ],
-        "codes_used": None if usage is None else int((usage > 0).sum()),
+        "entries_used": None if usage is None else int((usage > 0).sum()),
         "seconds": seconds,
     }
     write_json(folder / "metrics.json", metrics)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,17 +148,49 @@ def _checked_matrix(
     return sparse.csr_array((data, indices.astype(wide), ends.astype(wide)), shape=(size, size))
 
 
+class _AskedAgain:
+    """A model that keeps what it was last asked, and gives it again without work; a `Scorer`."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.length = model, model.length
+        self.sequences: Tensor | None = None
+        self.candidates: Tensor | None = None
+        self.state: Any = None
+        self.logits: Any = None
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(getattr(self.model, "device", None) or "cpu")
+
+    def encode(self, sequences: Tensor) -> Any:
+        if self.sequences is None or not torch.equal(self.sequences, sequences):
+            self.sequences, self.state, self.candidates = sequences, self.model.encode(sequences), None
+        return self.state
+
+    def score(self, state: Any, candidates: Tensor) -> Tensor:
+        """The logits of the state that `encode` gave last."""
+        if self.candidates is None or not torch.equal(self.candidates, candidates):
+            self.candidates, self.logits = candidates, self.model.score(state, candidates)
+        return self.logits
+
+
 def choose_neighbours(
-    model: Any, knn: ItemKNN, validate: Callable[[Any], float], content: sparse.csr_array | None = None
+    model: Any,
+    knn: ItemKNN,
+    validate: Callable[[list[WithNeighbours]], list[float]],
+    content: sparse.csr_array | None = None,
 ) -> WithNeighbours:
     """Choose weight, decay and share of content, one after the other, each the best on validation given the others.
 
     The round begins again until it changes nothing. Among equally good values the first one is chosen.
 
+    The values that are compared are validated together: where `validate` asks all of their scorers about a batch of
+    rows before the next one, as `Validation.of_each` does, the model encodes and scores the batch once for all.
+
     Args:
         model: a `Scorer` whose scores are logits.
         knn: the similarities, counted in the training part.
-        validate: the metric of a scorer on the validation rows, larger being better.
+        validate: the metric of each scorer on the validation rows, larger being better.
         content: how much the items' features resemble each other, see `content_similarity`; the chosen multiple of it
             is added to the cosines of `knn`. None for none.
 
@@ -170,17 +202,17 @@ def choose_neighbours(
     def mixed(share: float) -> ItemKNN:
         return ItemKNN.of(knn.similarity + content * share, knn.length) if content is not None and share else knn
 
-    def made(weight: float, decay: float, share: float) -> WithNeighbours:
-        return WithNeighbours(model, mixed(share), weight, decay)
-
-    @cache
-    def measured(setting: tuple[float, ...]) -> float:
-        return validate(made(*setting))
-
+    once = _AskedAgain(model)
+    measured: dict[tuple[float, ...], float] = {}
     choices = (WEIGHTS, DECAYS, CONTENTS if content is not None else CONTENTS[:1])
     chosen, before = tuple(values[0] for values in choices), None
     while chosen != before:
         before = chosen
         for place, values in enumerate(choices):
-            chosen = max(((*chosen[:place], value, *chosen[place + 1 :]) for value in values), key=measured)
-    return made(*chosen)
+            settings = [(*chosen[:place], value, *chosen[place + 1 :]) for value in values]
+            new = [setting for setting in settings if setting not in measured]
+            scorers = [WithNeighbours(once, mixed(share), weight, decay) for weight, decay, share in new]
+            measured.update(zip(new, validate(scorers), strict=True))
+            chosen = max(settings, key=measured.__getitem__)
+    weight, decay, share = chosen
+    return WithNeighbours(model, mixed(share), weight, decay)

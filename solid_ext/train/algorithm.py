@@ -16,6 +16,7 @@ from torch import Tensor
 from solid_ext.config import Config, ItemConfig, ModelConfig, Stage2Config
 from solid_ext.data import Dataset, Split
 from solid_ext.models import DynamicRecommender, SemanticRecommender, start_from
+from solid_ext.ops.catalogue_cross_entropy import KEPT_ROWS
 from solid_ext.train.checkpoint import check_fit, load_model
 from solid_ext.train.isolation import isolated, seed_generators
 from solid_ext.train.progress import Reporter
@@ -92,7 +93,7 @@ def check_memory(config: Config, num_items: int, rows: int) -> None:
     """Refuse a network, or a step over a batch of `rows` at most, that this machine's memory cannot hold.
 
     Whatever the semantics and features will be. Of a step only what no step goes without is counted, forward and
-    backward: the sequences' embeddings, and the candidates or the logits.
+    backward: the sequences' embeddings, and the candidates or what is held of the logits.
 
     Raises:
         ValueError: see `build_model`.
@@ -102,7 +103,8 @@ def check_memory(config: Config, num_items: int, rows: int) -> None:
     batch, size = min(train.batch_size, rows), 8 if train.dtype == "float64" else 4
     states = 2 * size * batch * model.length * model.dim
     if train.loss == "full_softmax":
-        fields, scored = "batch_size", 2 * size * batch * num_items
+        held = 2 * batch if model.backend == "reference" else min(batch, KEPT_ROWS)
+        fields, scored = "batch_size", size * held * num_items
     else:
         fields, scored = "batch_size and negatives", (8 + 2 * size * model.dim) * batch * (1 + train.negatives)
     if states > scored:

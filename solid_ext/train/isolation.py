@@ -26,9 +26,9 @@ if hasattr(os, "register_at_fork"):
 def isolated() -> Iterator[None]:
     """The body draws from torch's generators as if nobody else did, and leaves them as they were.
 
-    Dropout knows no generator but the process's, so that trainings of several threads follow one another: the second
-    waits here. Inside, gradients are recorded, new tensors are float32 on the CPU, and nothing is autocast, whatever
-    the caller has set. A body inside another of the same thread runs at once.
+    Dropout draws its keys from the generator of the process, so that trainings of several threads follow one another:
+    the second waits here. Inside, gradients are recorded, new tensors are float32 on the CPU, and nothing is autocast,
+    whatever the caller has set. A body inside another of the same thread runs at once.
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     dtype = torch.get_default_dtype()

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from solid_ext.ops.catalogue_cross_entropy import Backend, catalogue_cross_entropy
+
 
 def binary_cross_entropy(logits: Tensor) -> Tensor:
     """`l_CE` of one positive (column 0) and sampled negatives, mean over all pairs.
@@ -38,16 +40,22 @@ def sampled_softmax(logits: Tensor, items: int = 0) -> Tensor:
     return -logits.log_softmax(1)[:, 0].mean()
 
 
-def full_softmax(logits: Tensor, column: Tensor, items: Tensor | None = None) -> Tensor:
-    """`-log softmax(logits)[v]` over the catalogue, mean over rows.
+def full_softmax(
+    state: Tensor, table: Tensor, target: Tensor, items: Tensor | None = None, backend: Backend = "native"
+) -> Tensor:
+    """`-log softmax(state @ table.T)[v]` over the catalogue, mean over rows, in float32 or wider.
 
     Args:
-        logits: [B, K], a column an item, or a column all items that score alike.
-        column: [B] int64, the positive's.
-        items: [K], how many items each column stands for; None for one each. The loss is that of the catalogue written
-            out: `log sum_c n_c exp(l_c) - l`.
+        state: [B, d].
+        table: [K, d], a row an item, or a row all items that score alike.
+        target: [B] int64, the row of each state's positive item.
+        items: [K], how many items each row stands for; None for one each. The loss is that of the catalogue written
+            out: `log sum_k n_k exp(l_k) - l`.
+        backend: "native", which never holds all logits, or "reference".
     """
+    wide = torch.promote_types(table.dtype, torch.float32)
+    state, table = state.to(wide), table.to(wide)
     if items is None:
-        return F.cross_entropy(logits, column)
-    many = items.to(torch.promote_types(logits.dtype, torch.float32)).log()
-    return F.cross_entropy(logits + many, column) + many[column].mean()
+        return catalogue_cross_entropy(state, table, target, backend=backend)
+    many = items.to(wide).log()
+    return catalogue_cross_entropy(state, table, target, many, backend=backend) + many[target].mean()

@@ -135,24 +135,31 @@ def train_stage(
     return stage
 
 
+def check_version(folder: Path, saved: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Refuse a configuration that has other fields than this version's.
+
+    Raises:
+        ValueError: with the first field that only one of them has.
+    """
+    if saved.keys() != known.keys():
+        name = min(saved.keys() ^ known.keys())
+        whose = f"another version's, which has {'a' if name in saved else 'no'} field {name}"
+        raise ValueError(f"resume: expected a run of this version in {folder}, got {whose} (train it again)")
+
+
 def check_resumed(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Refuse fields of the configuration that are not those of what is in the folder.
 
     Raises:
         ValueError: the first field that differs, or has shrunk where it may grow; fields of another version.
     """
-    if saved.keys() != asked.keys():
-        name = min(saved.keys() ^ asked.keys())
-        whose = f"another version's, which has {'a' if name in saved else 'no'} field {name}"
-        raise ValueError(f"resume: expected a run of this version in {folder}, got {whose} (train it again)")
+    check_version(folder, saved, asked)
     for name in sorted(saved):
         before, now = saved[name], asked[name]
         if name in MAY_DIFFER or before == now:
             continue
         if name not in MAY_GROW or not isinstance(before, int) or not isinstance(now, int):
-            raise ValueError(
-                f"resume: expected {name}={before} as in {folder}, got {now} (--config RUN/config.yaml repeats it)"
-            )
+            raise ValueError(f"resume: expected {name}={before} as in {folder}, got {now}")
         if now < before:
             raise ValueError(f"resume: expected {name} of at least {before} as in {folder}, got {now}")
 

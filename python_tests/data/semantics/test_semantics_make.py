@@ -173,6 +173,7 @@ def test_a_combination_that_cannot_be(make: Callable[[], Config], sentence: str)
         make()
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_a_mix_and_says_what_it_found(
     world: tuple[Dataset, SyntheticTruth], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

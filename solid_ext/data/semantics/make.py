@@ -9,7 +9,6 @@ import numpy as np
 
 from solid_ext.config import SemanticsConfig
 from solid_ext.data.dataset import Dataset
-from solid_ext.data.forked import check_not_forked
 from solid_ext.data.semantics.category import item_categories, semantics_from_categories
 from solid_ext.data.semantics.clusters import concatenate_features, semantics_from_features
 from solid_ext.data.semantics.cooccurrence import cooccurrence_features
@@ -18,6 +17,7 @@ from solid_ext.data.semantics.image import image_features
 from solid_ext.data.semantics.quality import agreement
 from solid_ext.data.semantics.table import Semantics
 from solid_ext.data.semantics.text import item_text, text_features
+from solid_ext.forked import check_not_forked
 
 
 def semantics_source(config: SemanticsConfig, dataset: Dataset) -> str:

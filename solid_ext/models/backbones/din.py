@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from solid_ext.config import ModelConfig
+from solid_ext.nn.dropout import Dropout
 
 
 class DIN(nn.Module):
@@ -25,7 +26,7 @@ class DIN(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim = config.dim
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout, config.backend)
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(dim, dim, bias=False)
         self.product = nn.Linear(dim, dim, bias=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from solid_ext.config import ModelConfig
+from solid_ext.nn.dropout import Dropout
 from solid_ext.nn.last_state import LastState
 
 
@@ -18,7 +19,7 @@ class GRU4Rec(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout, config.backend)
         self.gru = LastState(config.dim, config.backend)
 
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from solid_ext.config import ModelConfig
+from solid_ext.nn.dropout import Dropout
 from solid_ext.nn.lookup import Lookup
 from solid_ext.nn.padding import ages, last_valid
 from solid_ext.nn.transformer import TransformerBlock
@@ -27,8 +28,10 @@ class SASRec(nn.Module):
         dim = config.dim
         self.position = Lookup(config.length, dim, backend=config.backend)
         nn.init.normal_(self.position.weight, std=dim**-0.5)
-        self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(TransformerBlock(dim, config.heads, config.dropout) for _ in range(config.blocks))
+        self.dropout = Dropout(config.dropout, config.backend)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(dim, config.heads, config.dropout, config.backend) for _ in range(config.blocks)
+        )
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:

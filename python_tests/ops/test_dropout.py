@@ -1,0 +1,142 @@
+"""dropout against a hash written out in Python's integers: every level, any number of threads, gradients, draws."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import solid_ext
+from solid_ext._native import kernels
+from solid_ext.nn import Dropout
+from solid_ext.ops.dropout import Backend, dropout
+
+LEVELS = solid_ext.build_info()["isa_usable"]
+BACKENDS: list[Backend] = ["native", "reference"]
+KEYS = [0, 1, 2**63 - 1, -1, 0x0123456789ABCDEF]
+
+
+def key_of(number: int) -> Tensor:
+    return torch.tensor(number, dtype=torch.int64)
+
+
+def lowbias32(x: int) -> int:
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) % 2**32
+    x = ((x ^ (x >> 15)) * 0x846CA68B) % 2**32
+    return x ^ (x >> 16)
+
+
+def kept(count: int, key: int, probability: float) -> list[bool]:
+    low, high = key % 2**32, (key >> 32) % 2**32
+    return [lowbias32(lowbias32(i ^ low) ^ high) >= probability * 2**32 for i in range(count)]
+
+
+def test_the_hash_is_the_published_one() -> None:
+    """Of C. Wellons' hash: 0 stays 0, it is one to one, and a bit of input turns about half of the output."""
+    numbers = range(1 << 14)
+    assert lowbias32(0) == 0
+    assert len({lowbias32(n) for n in numbers}) == len(numbers)
+    turned = sum((lowbias32(n) ^ lowbias32(n ^ 1 << bit)).bit_count() for n in range(64) for bit in range(32))
+    assert abs(turned / (64 * 32 * 32) - 0.5) < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_level_drops_what_the_hash_says_for_any_number_of_threads(level: str, dtype: torch.dtype) -> None:
+    before, threads = solid_ext.build_info()["isa"], torch.get_num_threads()
+    try:
+        kernels.set_isa(level)
+        for count in (0, 1, 31, 33, 8191, 8193, 20_000):
+            x = torch.linspace(-3, 5, count, dtype=torch.float64).to(dtype)
+            for key in KEYS[: 2 if count > 9000 else None]:
+                expected = x * torch.tensor(kept(count, key, 0.3)) * (1 / 0.7)
+                for number in (1, 2, 3):
+                    torch.set_num_threads(number)
+                    assert torch.equal(dropout(x, key_of(key), 0.3), expected)
+    finally:
+        kernels.set_isa(before)
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_both_back_ends_give_the_same_bits(dtype: torch.dtype) -> None:
+    x = torch.randn(7, 33, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for key in KEYS:
+        for probability in (0.0, 1e-12, 0.1, 0.5, 1 - 1e-12):
+            first, second = (dropout(x, key_of(key), probability, backend=backend) for backend in BACKENDS)
+            assert torch.equal(first, second)
+            assert first.dtype == dtype
+    assert torch.equal(dropout(x, key_of(3), 0.0), x)
+
+
+def test_strides_do_not_matter() -> None:
+    x = torch.randn(6, 10).T
+    assert torch.equal(dropout(x, key_of(5), 0.5), dropout(x.contiguous(), key_of(5), 0.5))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_gradient_is_that_of_the_elements_that_were_kept(backend: Backend) -> None:
+    x = torch.randn(4, 9, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(lambda x: dropout(x, key_of(7), 0.4, backend=backend), x)
+    torch.autograd.gradgradcheck(lambda x: dropout(x * x, key_of(7), 0.4, backend=backend), x)
+    (gradient,) = torch.autograd.grad(dropout(x, key_of(7), 0.4, backend=backend).sum(), x)
+    assert torch.equal(gradient, dropout(torch.ones_like(x), key_of(7), 0.4))
+
+
+def test_the_operator_keeps_torchs_rules() -> None:
+    x = torch.randn(3, 5)
+    torch.library.opcheck(torch.ops.solid_ext.dropout.default, (x, key_of(1), 0.5))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_not_finite_is_as_in_torch(backend: Backend) -> None:
+    x = torch.tensor([torch.nan, torch.inf, -torch.inf]).repeat(8)
+    y = dropout(x, key_of(2), 0.5, backend=backend)
+    there = torch.tensor(kept(24, 2, 0.5))
+    assert torch.equal(y[there].nan_to_num(1), x[there].nan_to_num(1))
+    assert y[~there].isnan().all()
+
+
+def test_draws_are_even_and_tell_nothing_of_each_other() -> None:
+    """Shares and correlations of 2^18 draws within five standard deviations, of neighbours and neighbouring keys."""
+    count = 2**18
+    ones = torch.ones(count, dtype=torch.float64)
+    for probability in (0.1, 0.5, 0.9):
+        dropped = dropout(ones, key_of(11), probability).eq(0).double().mean().item()
+        assert abs(dropped - probability) < 5 * (probability * (1 - probability) / count) ** 0.5
+    signs = dropout(ones, key_of(11), 0.5) - 1  # 1 or -1
+    others = [dropout(ones, key_of(key), 0.5) - 1 for key in (10, 12, 11 + 2**32, ~11)]
+    others += [signs.roll(shift) for shift in (1, 2, 64, 640, 2**16)]
+    for other in others:
+        assert abs((signs * other).mean().item()) < 5 / count**0.5
+
+
+def test_a_layer_draws_its_keys_from_torchs_generator() -> None:
+    x = torch.randn(64, 8)
+    native, plain = Dropout(0.5), Dropout(0.5, backend="reference")
+    torch.manual_seed(3)
+    first, second = native(x), native(x)
+    torch.manual_seed(3)
+    assert torch.equal(plain(x), first)
+    assert torch.equal(plain(x), second)
+    assert not torch.equal(first, second)
+    state = torch.get_rng_state()
+    assert Dropout(0.0)(x) is x
+    assert native.eval()(x) is x
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_does_not_fit_is_refused(backend: Backend) -> None:
+    x, key = torch.randn(3), key_of(0)
+    for probability in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ValueError, match=r"dropout: expected 0 <= probability < 1, got"):
+            dropout(x, key, probability, backend=backend)
+    with pytest.raises(TypeError, match=r"dropout: expected x of a floating dtype, got torch\.int64"):
+        dropout(torch.arange(3), key, 0.5, backend=backend)
+    with pytest.raises(TypeError, match=r"dropout: expected key of torch\.int64, got torch\.int32"):
+        dropout(x, key.int(), 0.5, backend=backend)
+    with pytest.raises(ValueError, match=r"dropout: expected key \[\], got \[1\]"):
+        dropout(x, key.view(1), 0.5, backend=backend)
+    with pytest.raises(ValueError, match="dropout: expected backend 'native' or 'reference', got 'fast'"):
+        dropout(x, key, 0.5, backend="fast")  # type: ignore[arg-type]

@@ -1,0 +1,39 @@
+"""Dropout of the networks' layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from solid_ext.ops.dropout import dropout
+from solid_ext.ops.gru import Backend
+
+
+class Dropout(nn.Module):
+    """In training each element is 0 with probability p and else divided by 1 - p; in eval mode all stay as they are.
+
+    On the CPU each call draws one key from torch's generator, and `solid_ext.ops.dropout` says the rest; on a GPU it
+    is torch's own dropout, whose generator is counter-based as well.
+
+    Args:
+        probability: p in [0, 1).
+        backend: "native" (the kernel) or "reference" (plain torch, the same elements).
+    """
+
+    def __init__(self, probability: float, backend: Backend = "native") -> None:
+        super().__init__()
+        self.probability = probability
+        self.backend: Backend = backend
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.probability == 0:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.probability)
+        key = torch.empty((), dtype=torch.int64).random_()
+        return dropout(x, key, self.probability, backend=self.backend)
+
+    def extra_repr(self) -> str:
+        """The options, as `print` shows them."""
+        return f"{self.probability}, backend={self.backend!r}"

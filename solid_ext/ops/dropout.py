@@ -1,0 +1,106 @@
+"""Dropout whose draws are a function of element number and key: checks, allocation, autograd."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from solid_ext._native import kernels
+from solid_ext.ops import reference
+from solid_ext.ops._arguments import expect_device, expect_tensor, real
+from solid_ext.ops._library import define_operator, expect_no_tangent
+
+Backend = Literal["native", "reference"]
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def dropout(x: Tensor, key: Tensor, probability: float, *, backend: Backend = "native") -> Tensor:
+    """`y[i] = x[i] [draw(i, key) >= p 2^32] / (1 - p)`: each element is dropped with probability p.
+
+    The draws are 32 bits hashed from the element's number and the key, so that they are the same for any number of
+    threads, on every instruction set and in both back ends, and no mask is kept for the backward. As in torch a
+    dropped element that is not finite gives NaN.
+
+    Args:
+        x: float32, float64, bfloat16 or float16, of any shape and strides.
+        key: [] int64; another one for each call, such as `torch.empty((), dtype=torch.int64).random_()`.
+        probability: p in [0, 1).
+        backend: "native" (the kernel) or "reference" (plain torch).
+
+    Returns:
+        A tensor as x, dense.
+
+    Raises:
+        ValueError: a probability, shape, device or option that does not fit.
+        TypeError: a dtype that does not fit.
+
+    Gradient: to x, of any order: `dropout` of the gradient with the same key.
+
+    Source: docs/kernels/dropout.md#contract.
+    """
+    _check(x, key, probability)
+    if backend == "reference":
+        return reference.dropout(x, key, probability)
+    if backend != "native":
+        raise ValueError(f"dropout: expected backend 'native' or 'reference', got {backend!r}")
+    expect_no_tangent("dropout", x)
+    return _Dropout.apply(x, key, float(probability))
+
+
+def _check(x: Tensor, key: Tensor, probability: float) -> None:
+    for name, tensor in (("x", x), ("key", key)):
+        expect_tensor("dropout", name, tensor)
+    if x.dtype not in DTYPES:
+        raise TypeError(f"dropout: expected x of a floating dtype, got {x.dtype}")
+    if key.dtype != torch.int64:
+        raise TypeError(f"dropout: expected key of torch.int64, got {key.dtype}")
+    if key.dim() != 0:
+        raise ValueError(f"dropout: expected key [], got {list(key.shape)}")
+    expect_device("dropout", "key", key, x)
+    if not 0 <= real("dropout", "probability", probability) < 1:
+        raise ValueError(f"dropout: expected 0 <= probability < 1, got {probability}")
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, key: Tensor, probability: float) -> Tensor:
+        ctx.save_for_backward(key)
+        ctx.probability = probability
+        return _operator(x, key, probability)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        (key,) = ctx.saved_tensors
+        return _Dropout.apply(dy, key, ctx.probability), None, None
+
+
+def _dropout_cpu(x: Tensor, key: Tensor, probability: float) -> Tensor:
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    given = x.to(wide).contiguous()
+    y = torch.empty_like(given)
+    kernels.dropout(
+        wide == torch.float64,
+        given.numel(),
+        given.data_ptr(),
+        key.data_ptr(),
+        reference.dropped_of_2_32(probability),
+        1 / (1 - probability),
+        y.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return y.to(x.dtype)
+
+
+def _dropout_fake(x: Tensor, key: Tensor, probability: float) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+_operator = define_operator(
+    "dropout(Tensor x, Tensor key, float probability) -> Tensor",
+    check=_check,
+    cpu=_dropout_cpu,
+    cuda=reference.dropout,
+    fake=_dropout_fake,
+)
