@@ -51,7 +51,7 @@ TESTS = {
     "layers": "test_cuda_device_layers",
     "training": "test_cuda_device_training",
 }
-BENCH = ("limits", "nearest_code", "dynamic_mlp", "gru", "memory", "compiled")
+BENCH = ("limits", "nearest_code", "dynamic_mlp", "gru", "cross_entropy", "low_rank", "memory", "compiled")
 TRAIN = ("step", "largest_batch", "epochs")
 SKIPPED = {"nearest_code": 1, "layers": 0, "training": 0}  # most tests that may be skipped: one wants a second device
 NCU_SECTIONS = ("SpeedOfLight", "Occupancy", "LaunchStats", "ComputeWorkloadAnalysis", "MemoryWorkloadAnalysis")
