@@ -240,7 +240,7 @@ class SOLID:
         dataset, split = self._data(data)
         if not (model.config.item.item_branch and model.config.item.codebook.use_codebook):
             return None
-        usage = torch.zeros(model.num_semantics, dtype=torch.int64)
+        usage = torch.zeros(model.num_semantics, dtype=torch.int64, device="cpu")
         rows = np.arange(len(split.test.users))
         with inference(model) as asked:
             for batch in np.array_split(rows, -(-len(rows) // self.config.train.batch_size)):

@@ -31,7 +31,7 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.probability)
-        key = torch.empty((), dtype=torch.int64).random_()
+        key = torch.empty((), dtype=torch.int64, device=x.device).random_()
         return dropout(x, key, self.probability, backend=self.backend)
 
     def extra_repr(self) -> str:

@@ -56,7 +56,7 @@ def top_items(
         for first in range(0, len(histories), rows):
             parts.append(_top_of_block(asked, num_items, histories[first : first + rows], k, exclude, item_block))
     if not parts:
-        return torch.zeros(0, k), torch.zeros(0, k, dtype=torch.int64)
+        return torch.zeros(0, k, device="cpu"), torch.zeros(0, k, dtype=torch.int64, device="cpu")
     scores, items = (torch.cat(column) for column in zip(*parts, strict=True))
     return scores, items
 
