@@ -188,7 +188,7 @@ def _from_objects(name: str, values: Sequence[Any], lists: bool) -> pl.Series:
     if lists and any(isinstance(value, list) for value in cells):
         depth = max(_depth(value) for value in cells)
         cells = [None if value is None else _nested(value, depth) for value in cells]
-    cells = _alike(name, cells)
+    cells = _alike(name, cells, range(1, len(cells) + 1))
     try:
         series = pl.Series(cells, strict=False)
     except (TypeError, ValueError, OverflowError, AttributeError, pl.exceptions.PolarsError, PanicException) as error:
@@ -208,44 +208,50 @@ def _from_objects(name: str, values: Sequence[Any], lists: bool) -> pl.Series:
     return series
 
 
-def _alike(name: str, cells: list[Any]) -> list[Any]:
-    """The cells, the entries of lists among them as the cells of one column, so that polars changes and drops none.
+def _alike(name: str, cells: list[Any], rows: Sequence[int]) -> list[Any]:
+    """The cells, or where all are lists their entries, in kinds that polars takes as one without loss of any.
+
+    Args:
+        rows: of the cells, for errors.
 
     Raises:
         TypeError: cells that are no one column: numbers beside dates, lists beside text.
         ValueError: floats that have lost digits, halves of characters.
     """
-    present = {row: value for row, value in enumerate(cells, 1) if value is not None}
-    if present and all(isinstance(value, list) for value in present.values()):
-        entries = _alike(name, [entry for value in present.values() for entry in value])
-        taken = iter(entries)
+    present = [(row, value) for row, value in zip(rows, cells, strict=True) if value is not None]
+    if present and all(isinstance(value, list) for _, value in present):
+        entries = [(row, entry) for row, value in present for entry in value]
+        taken = iter(_alike(name, [entry for _, entry in entries], [row for row, _ in entries]))
         return [None if value is None else [next(taken) for _ in value] for value in cells]
-    odd = next((row for row, value in present.items() if not isinstance(value, SIMPLE)), None)
-    if odd is not None:
-        other = next((row for row, value in present.items() if type(value) is not type(present[odd])), None)
-        if other is not None:
-            raise TypeError(
-                f"{name}: expected numbers, text or times, got {shown(present[odd])} in row {odd:,} beside "
-                f"{shown(present[other])} in row {other:,}"
-            )
-        return cells
-    kinds = {type(value) for value in present.values()}
-    dates = [row for row, value in present.items() if isinstance(value, datetime.date)]
-    numbers = [row for row, value in present.items() if isinstance(value, (int, float, Decimal))]
-    if dates and numbers:
-        raise TypeError(
-            f"{name}: expected numbers or dates and not both, got {shown(present[numbers[0]])} in row {numbers[0]:,} "
-            f"beside {str(present[dates[0]])!r} in row {dates[0]:,}"
+
+    def refuse(expected: str, one: tuple[int, Any], other: tuple[int, Any]) -> TypeError:
+        return TypeError(
+            f"{name}: expected {expected}, got {shown(one[1])} in row {one[0]:,} beside {shown(other[1])} in row "
+            f"{other[0]:,}"
         )
+
+    odd = next((pair for pair in present if not isinstance(pair[1], SIMPLE)), None)
+    if odd is not None:
+        other = next((pair for pair in present if type(pair[1]) is not type(odd[1])), None)
+        if other is not None:
+            raise refuse("numbers, text or times", odd, other)
+        return cells
+    kinds = {type(value) for _, value in present}
+    dates = [pair for pair in present if isinstance(pair[1], datetime.date)]
+    numbers = [pair for pair in present if isinstance(pair[1], (int, float, Decimal))]
+    if dates and numbers:
+        raise refuse("numbers or dates and not both", numbers[0], (dates[0][0], str(dates[0][1])))
     if bool in kinds and len(kinds) > 1:  # polars would make 1 of True
         cells = [str(value).lower() if isinstance(value, bool) else value for value in cells]
+    if dates and str in kinds:  # polars would drop the nanoseconds of pandas' times
+        cells = [str(value) if isinstance(value, datetime.date) else value for value in cells]
     if kinds - {float} and kinds & {float, Decimal}:
         # As one column polars would make floats of them all, and "1.0" of 1.0 beside text.
-        cells = [_whole(name, row, value) for row, value in enumerate(cells, 1)]
+        cells = [_whole(name, row, value) for row, value in zip(rows, cells, strict=True)]
     if any(isinstance(value, int) and not -WIDEST <= value < WIDEST for value in cells):
         # Beyond polars' integers: as text each keeps all of its digits.
-        cells = [value if value is None else _digits(name, row, value) for row, value in enumerate(cells, 1)]
-    for row, value in enumerate(cells, 1):
+        cells = [None if value is None else _digits(name, row, value) for row, value in zip(rows, cells, strict=True)]
+    for row, value in zip(rows, cells, strict=True):
         if isinstance(value, str) and not value.isascii() and value.encode("utf-8", "replace").decode() != value:
             raise ValueError(f"{name}: expected text of whole characters, got half of one in {value!r} in row {row:,}")
     return cells
@@ -337,7 +343,9 @@ def cell(name: str, value: Any, row: int | None = None) -> Any:
         return [cell(name, entry, row) for entry in value]
     if isinstance(value, uuid.UUID):
         return str(value)
-    if type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, (float, Decimal)) and value != value):
+    if type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value):
+        return None
+    if isinstance(value, Decimal) and value.is_nan():  # a signalling one compares with nothing
         return None
     return None if isinstance(value, np.datetime64) and np.isnat(value) else value
 
