@@ -49,7 +49,6 @@ def described(**columns: Any) -> list[Any]:
         list(FINE.to_numpy()),
         np.array(list(FINE.to_numpy()), dtype=object),
     ],
-    ids=str,
 )
 def test_nanoseconds_are_kept_however_a_column_holds_its_times(times: Any) -> None:
     data = at(times)

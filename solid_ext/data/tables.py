@@ -357,9 +357,11 @@ def _values(value: Any) -> Any:
 def shown(value: Any) -> str:
     """The value as errors show it, on one line of at most 80 characters."""
     try:
-        text = " ".join(repr(value).split())
+        text = repr(value)
     except ValueError:  # an integer of more digits than Python writes
         return f"an integer of {value.bit_length():,} bits" if isinstance(value, int) else type(value).__name__
+    if "\n" in text:
+        return type(value).__name__
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
