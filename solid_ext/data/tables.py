@@ -9,6 +9,7 @@ import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -198,13 +199,13 @@ def _from_objects(name: str, values: Sequence[Any], lists: bool) -> pl.Series:
             f"{name}: expected numbers, text or times, got values that do not mix or are none of these, the first of "
             f"them {shown(odd)} in row {row:,} ({reason})"
         ) from error
-    if series.dtype != pl.Object:  # `as_series` refuses these
-        lost = next((row for row, value in enumerate(cells) if value is not None and series[row] is None), None)
-        if series.null_count() > sum(value is None for value in cells) and lost is not None:
-            raise TypeError(
-                f"{name}: expected values that can be one column, got {shown(cells[lost])} in row {lost + 1:,}, which "
-                f"does not fit the others ({series.dtype})"
-            )
+    # `as_series` refuses objects.
+    if series.dtype != pl.Object and series.null_count() > sum(value is None for value in cells):
+        lost = next(row for row, value in enumerate(cells) if value is not None and series[row] is None)
+        raise TypeError(
+            f"{name}: expected values that can be one column, got {shown(cells[lost])} in row {lost + 1:,}, which does "
+            f"not fit the others ({series.dtype})"
+        )
     return series
 
 
@@ -218,11 +219,15 @@ def _alike(name: str, cells: list[Any], rows: Sequence[int]) -> list[Any]:
         TypeError: cells that are no one column: numbers beside dates, lists beside text.
         ValueError: floats that have lost digits, halves of characters.
     """
-    present = [(row, value) for row, value in zip(rows, cells, strict=True) if value is not None]
-    if present and all(isinstance(value, list) for _, value in present):
-        entries = [(row, entry) for row, value in present for entry in value]
-        taken = iter(_alike(name, [entry for _, entry in entries], [row for row, _ in entries]))
-        return [None if value is None else [next(taken) for _ in value] for value in cells]
+    kinds = set(map(type, cells)) - {type(None)}
+    if kinds == {list}:
+        entries = [entry for value in cells if value is not None for entry in value]
+        of_entries = [row for row, value in zip(rows, cells, strict=True) if value is not None for _ in value]
+        taken = iter(_alike(name, entries, of_entries))
+        return [None if value is None else list(islice(taken, len(value))) for value in cells]
+
+    def first(of: set[type]) -> tuple[int, Any]:
+        return next((row, value) for row, value in zip(rows, cells, strict=True) if type(value) in of)
 
     def refuse(expected: str, one: tuple[int, Any], other: tuple[int, Any]) -> TypeError:
         return TypeError(
@@ -230,28 +235,28 @@ def _alike(name: str, cells: list[Any], rows: Sequence[int]) -> list[Any]:
             f"{other[0]:,}"
         )
 
-    odd = next((pair for pair in present if not isinstance(pair[1], SIMPLE)), None)
-    if odd is not None:
-        other = next((pair for pair in present if type(pair[1]) is not type(odd[1])), None)
-        if other is not None:
-            raise refuse("numbers, text or times", odd, other)
+    if odd := {kind for kind in kinds if not issubclass(kind, SIMPLE)}:
+        if len(kinds) > 1:
+            found = first(odd)
+            raise refuse("numbers, text or times", found, first(kinds - {type(found[1])}))
         return cells
-    kinds = {type(value) for _, value in present}
-    dates = [pair for pair in present if isinstance(pair[1], datetime.date)]
-    numbers = [pair for pair in present if isinstance(pair[1], (int, float, Decimal))]
+    dates = {kind for kind in kinds if issubclass(kind, datetime.date)}
+    numbers = {kind for kind in kinds if issubclass(kind, (int, float, Decimal))}
     if dates and numbers:
-        raise refuse("numbers or dates and not both", numbers[0], (dates[0][0], str(dates[0][1])))
+        row, date = first(dates)
+        raise refuse("numbers or dates and not both", first(numbers), (row, str(date)))
     if bool in kinds and len(kinds) > 1:  # polars would make 1 of True
         cells = [str(value).lower() if isinstance(value, bool) else value for value in cells]
-    if dates and str in kinds:  # polars would drop the nanoseconds of pandas' times
+    text = any(issubclass(kind, str) for kind in kinds)
+    if dates and text:  # polars would drop the nanoseconds of pandas' times
         cells = [str(value) if isinstance(value, datetime.date) else value for value in cells]
     if kinds - {float} and kinds & {float, Decimal}:
         # As one column polars would make floats of them all, and "1.0" of 1.0 beside text.
         cells = [_whole(name, row, value) for row, value in zip(rows, cells, strict=True)]
-    if any(isinstance(value, int) and not -WIDEST <= value < WIDEST for value in cells):
+    if numbers and any(isinstance(value, int) and not -WIDEST <= value < WIDEST for value in cells):
         # Beyond polars' integers: as text each keeps all of its digits.
         cells = [None if value is None else _digits(name, row, value) for row, value in zip(rows, cells, strict=True)]
-    for row, value in zip(rows, cells, strict=True):
+    for row, value in zip(rows, cells, strict=True) if text else ():
         if isinstance(value, str) and not value.isascii() and value.encode("utf-8", "replace").decode() != value:
             raise ValueError(f"{name}: expected text of whole characters, got half of one in {value!r} in row {row:,}")
     return cells
@@ -284,9 +289,9 @@ def _from_moments(name: str, cells: list[Any]) -> pl.Series | None:
 
     polars would read numpy's as counts of no unit, and drop the nanoseconds of pandas'.
     """
-    present = [value for value in cells if value is not None]
-    if not all(isinstance(value, (datetime.date, np.datetime64)) for value in present) or not any(
-        isinstance(value, np.datetime64) or hasattr(value, "to_datetime64") for value in present
+    kinds = set(map(type, cells)) - {type(None)}
+    if not all(issubclass(kind, (datetime.date, np.datetime64)) for kind in kinds) or not any(
+        kind is np.datetime64 or hasattr(kind, "to_datetime64") for kind in kinds
     ):
         return None
     moments = [np.datetime64("NaT") if value is None else _moment(value) for value in cells]
@@ -331,6 +336,8 @@ def cell(name: str, value: Any, row: int | None = None) -> Any:
     Raises:
         TypeError: a tensor that holds no values.
     """
+    if type(value) in (str, int, bool):  # most cells
+        return value
     if isinstance(value, np.generic) and value.dtype.kind in "biufSU":
         value = value.item()
     elif isinstance(value, (np.ndarray, pl.Series)) or callable(getattr(value, "detach", None)):
