@@ -66,11 +66,11 @@ bool plant(const std::string& bug) {
 }
 
 int usage() {
-  std::fprintf(
-      stderr,
-      "check_kernels: expected [--cases N] [--case I] "
-      "[--only catalogue_cross_entropy|nearest_code|segment_sum|dynamic_mlp|gru|dropout] [--isa LEVEL] "
-      "[--bits] [--plant overrun|misaligned|race]\n");
+  std::fprintf(stderr,
+               "check_kernels: expected [--cases N] [--case I] "
+               "[--only catalogue_cross_entropy|nearest_code|segment_sum|dynamic_mlp|gru|dropout|low_rank] "
+               "[--isa LEVEL] "
+               "[--bits] [--plant overrun|misaligned|race]\n");
   return 2;
 }
 

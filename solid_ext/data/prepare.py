@@ -124,10 +124,16 @@ def align_items(table: pl.DataFrame, item_ids: pl.Series) -> tuple[pl.DataFrame,
     known = table.drop_nulls("item_id")
     single = known.unique("item_id", keep="first", maintain_order=True)
     key = item_ids.dtype if item_ids.dtype == single["item_id"].dtype else pl.String
-    right = single.with_columns(pl.col("item_id").cast(key).alias("key")).drop("item_id")
-    left = item_ids.alias("item_id").to_frame().with_columns(pl.col("item_id").cast(key).alias("key"))
-    matched = left.join(right.select("key"), on="key", how="semi").height
-    aligned = left.join(right, on="key", how="left", maintain_order="left").drop("key")
+    # Only ids and rows are joined: a column of the table may have any name.
+    rows = single.select(pl.col("item_id").cast(key)).with_row_index("row")
+    row = (
+        item_ids.cast(key)
+        .alias("item_id")
+        .to_frame()
+        .join(rows, on="item_id", how="left", maintain_order="left")["row"]
+    )
+    matched = row.count()
+    aligned = pl.DataFrame([item_ids.alias("item_id"), *(single[name].gather(row) for name in single.columns[1:])])
     said: dict[str, int | str] = {}
     if matched * 2 < item_ids.len():
         said["note_items"] = (
@@ -307,7 +313,7 @@ def description_text(name: str, column: pl.Series) -> tuple[pl.Series, int]:
     inner: Any = column.dtype
     while isinstance(inner, pl.List):
         inner = inner.inner
-    if inner.is_nested() or inner in (pl.Object, pl.Binary):
+    if inner.is_nested() or inner in (pl.Object, pl.Binary, pl.Duration):
         raise TypeError(f"{name}: expected text, numbers or lists of them, got {inner}")
     if not isinstance(column.dtype, pl.List):
         if column.dtype.is_float():
@@ -325,6 +331,7 @@ def description_text(name: str, column: pl.Series) -> tuple[pl.Series, int]:
 
 
 def _metadata(column: pl.Series) -> pl.Series:
-    if isinstance(column.dtype, pl.List) and not column.dtype.inner.is_nested():
+    inner = column.dtype.inner if isinstance(column.dtype, pl.List) else pl.Object
+    if not inner.is_nested() and inner not in (pl.Object, pl.Binary, pl.Duration):
         column = column.cast(pl.List(pl.String)).list.join("|")
     return column.replace("", None) if column.dtype == pl.String else column

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from solid_ext.ops._arguments import expect_ids
+from solid_ext.ops._arguments import expect_backend, expect_ids
 from solid_ext.ops._library import first_order
 from solid_ext.ops.gru import Backend
 from solid_ext.ops.segment_sum import sum_segments
@@ -27,12 +27,13 @@ class Lookup(nn.Embedding):
         backend: "native" (a segment sum) or "reference" (`nn.Embedding`'s own gradient).
 
     Raises:
-        ValueError: in a call, an index that the table has no row for.
+        ValueError: another backend; in a call, an index that the table has no row for.
         TypeError: in a call, an index of another dtype.
     """
 
     def __init__(self, num: int, dim: int, *, padding_idx: int | None = None, backend: Backend = "native") -> None:
         super().__init__(num, dim, padding_idx=padding_idx)
+        expect_backend("Lookup", backend)
         self.backend: Backend = backend
 
     def forward(self, index: Tensor) -> Tensor:

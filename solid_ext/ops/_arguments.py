@@ -108,6 +108,16 @@ def size(call: str, name: str, value: Any, least: int = 1) -> int:
     return number
 
 
+def expect_backend(call: str, backend: Any) -> None:
+    """Refuse what names no backend.
+
+    Raises:
+        ValueError: neither "native" nor "reference".
+    """
+    if backend not in ("native", "reference"):
+        raise ValueError(f"{call}: expected backend 'native' or 'reference', got {backend!r}")
+
+
 def expect_tensors(call: str, name: str, values: Any) -> None:
     """Refuse what is no list of dense tensors; `name` is that of one. (`expect_tensor` costs 0.3 us each.)
 

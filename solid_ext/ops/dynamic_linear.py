@@ -507,7 +507,7 @@ class _KernelCall:
     def workspace(self, backward: bool) -> Tensor | None:
         """Memory for the kernel to work in; None where it is small enough to lie on the compiled side's stack."""
         size = _workspace_bytes(*self.shape, backward)
-        return None if size <= kernels.STACK_WORKSPACE else torch.empty(size, dtype=torch.uint8)
+        return None if size <= kernels.STACK_WORKSPACE else torch.empty(size, dtype=torch.uint8, device="cpu")
 
 
 def _forward_cpu(
@@ -521,7 +521,7 @@ def _forward_cpu(
 ) -> tuple[Tensor, Tensor]:
     """y, and the hidden activations, [0] where neither the backward nor the kernel needs them."""
     call = _KernelCall(x, z_item, z_semantic, parameters, delta, tanh_last)
-    y = torch.empty((*x.shape[:-1], call.sizes[-1]), dtype=call.dtype)
+    y = torch.empty((*x.shape[:-1], call.sizes[-1]), dtype=call.dtype, device="cpu")
     hidden = _empty_hidden(x, call.sizes, keep)
     workspace = call.workspace(False)
     kernels.dynamic_forward(*call.arguments, y.data_ptr(), hidden.data_ptr(), _address(workspace))

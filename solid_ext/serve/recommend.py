@@ -13,6 +13,7 @@ from torch import Tensor
 
 from solid_ext.data import Catalogue
 from solid_ext.data.catalogue import listed
+from solid_ext.data.tables import shown
 from solid_ext.evaluate import Scorer
 from solid_ext.scorers import WithNewcomers
 from solid_ext.serve.item_table import ItemTable
@@ -93,13 +94,13 @@ def checked_histories(histories: Any) -> list[list[Any]]:
     """
     rows = listed(histories)
     if rows is None:
-        raise TypeError(f"recommend: expected a list of histories, each a list of item ids, got {_shown(histories)}")
+        raise TypeError(f"recommend: expected a list of histories, each a list of item ids, got {shown(histories)}")
     found = []
     for number, row in enumerate(rows):
         history = listed(row)
         if history is None:
             raise TypeError(
-                f"recommend: expected each history to be a list of item ids, got {_shown(row)} as history {number} "
+                f"recommend: expected each history to be a list of item ids, got {shown(row)} as history {number} "
                 "(one history is a list in a list: [[a, b]])"
             )
         found.append(history)
@@ -113,13 +114,8 @@ def _known(catalogue: Catalogue, histories: list[list[Any]], unknown: str) -> li
     if unknown == "error" and (index == 0).any():
         place = int((index == 0).argmax())
         raise ValueError(
-            f"recommend: expected items of the catalogue, got {flat[place]!r}, which is not in it "
+            f"recommend: expected items of the catalogue, got {shown(flat[place])}, which is not in it "
             "(unknown='ignore' reads histories without such items)"
         )
     ends = np.cumsum([len(history) for history in histories], dtype=np.int64)
     return [torch.from_numpy(part[part > 0]) for part in np.split(index, ends[:-1])] if histories else []
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 and "\n" not in text else type(value).__name__

@@ -65,7 +65,7 @@ def restore_model(config: Config, num_items: int, tensors: dict[str, Tensor], pa
 def _shapes(model: ModelConfig, num_items: int, semantics: np.ndarray, features: Tensor | None) -> dict[str, Tensor]:
     """The tensors that the network would have, without any memory for them."""
     with torch.device("meta"):
-        known = None if features is None else torch.empty(features.shape, dtype=features.dtype)
+        known = None if features is None else torch.empty(features.shape, dtype=features.dtype, device="meta")
         return dict(DynamicRecommender(model, num_items, semantics, known).state_dict())
 
 

@@ -32,7 +32,7 @@ from solid_ext.train.checkpoint import (
     tensor_bytes,
 )
 from solid_ext.train.isolation import isolated, seed_generators
-from solid_ext.train.progress import Epoch, Reporter, Silent, write_log
+from solid_ext.train.progress import Epoch, Reporter, Silent, check_reporter, write_log
 from solid_ext.train.step import Step, make_optimizer
 
 Trainable = DynamicRecommender | SemanticRecommender | SASRecSoftmax
@@ -96,6 +96,7 @@ def train_stage(
 
     Source: paper, Algorithm 1, Eq. 12 and 13.
     """
+    check_reporter("train_stage", reporter)
     reporter = reporter or Silent()
     stage = Stage(name)
     optimizer = make_optimizer(model, config)
