@@ -40,12 +40,14 @@ gru = leaf(3 * width, width), leaf(3 * width, width), leaf(3 * width), leaf(3 * 
 target, key = torch.randint(0, 9, (rows,)), torch.tensor(5)
 index, age, bias = torch.randint(0, 9, (rows,)), torch.randn(5, width), torch.randn(9)
 options = dict(gradient="straight_through", metric="l2", backend="native", sums=True, distance_gradient=(1.0, 1.0))
+low_rank = [[leaf(*size)] for size in [(4, width), (width, 4), (width,), *[(5, code, 4), (5, 4)] * 2]]
 parameters = [[tensor] * 2 for tensor in (*item, *semantic)]
 
 """
 OPERATIONS = {
     "dynamic_linear": "ops.dynamic_linear(x, z, w, *item, *semantic, delta=0.1)",
     "dynamic_mlp": "ops.dynamic_mlp(x, z, w, *parameters, delta=0.1)",
+    "low_rank_mlp": "ops.low_rank_mlp(x, z, w, *low_rank, delta=0.1)",
     "gru_last_state": "ops.gru_last_state(sequence, mask, *gru)",
     "nearest_code": "ops.nearest_code(x, codebook).quantized",
     "nearest_code_statistics": "nearest_code_statistics(x.detach(), codebook.detach(), None)[-1]",

@@ -307,7 +307,7 @@ def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
 
 
 def _workspace(size: int) -> Tensor | None:
-    return torch.empty(size, dtype=torch.uint8) if size else None
+    return torch.empty(size, dtype=torch.uint8, device="cpu") if size else None
 
 
 def _forward_cpu(tensors: Sequence[Any], layers: int, delta: float, keep: bool) -> tuple[Tensor, Tensor]:
@@ -315,11 +315,11 @@ def _forward_cpu(tensors: Sequence[Any], layers: int, delta: float, keep: bool) 
     x = tensors[0]
     dense = _dense(tensors)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    y = torch.empty((*x.shape[:-1], tensors[3 + 2 * layers].shape[0]), dtype=dtype)
+    y = torch.empty((*x.shape[:-1], tensors[3 + 2 * layers].shape[0]), dtype=dtype, device="cpu")
     if y.numel() == 0:
         return y.to(x.dtype), _empty_kept(tensors, layers, delta, keep)
     plan = _plan(tensors, layers, delta, dtype == torch.float64)
-    kept = torch.empty(plan.kept if keep else 0, dtype=dtype)
+    kept = torch.empty(plan.kept if keep else 0, dtype=dtype, device="cpu")
     workspace = _workspace(plan.forward)
     kernels.low_rank_forward(plan.shape, _addresses(dense), y.data_ptr(), kept.data_ptr(), *_addresses([workspace]))
     return y if y.dtype == x.dtype else y.to(x.dtype), kept

@@ -54,7 +54,7 @@ def top_items(
             block = item_block or max(SCORES // len(some) // CHUNK, 1) * CHUNK
             parts.append(_top_of_block(asked, num_items, some, k, exclude, block, table))
     if not parts:
-        return torch.zeros(0, k), torch.zeros(0, k, dtype=torch.int64)
+        return torch.zeros(0, k, device="cpu"), torch.zeros(0, k, dtype=torch.int64, device="cpu")
     scores, items = (torch.cat(column) for column in zip(*parts, strict=True))
     return scores, items
 
