@@ -113,6 +113,26 @@ def test_recommend_answers_in_raw_ids(run: Path, capsys: pytest.CaptureFixture[s
     assert not {"i3", "i4"} & {entry["item"] for entry in found}
 
 
+def test_ids_that_begin_with_a_dash_follow_two_dashes(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(*arguments: str) -> list[dict[str, object]]:
+        main(["recommend", "--run", str(run), "--json", *arguments])
+        return json.loads(capsys.readouterr().out)
+
+    expected = answer("--history", "i3", "i4")
+    assert answer("--history", "--", "i3", "i4") == answer("--", "i3", "i4") == answer("--history", "i3", "--", "i4")
+    assert answer("--history", "--", "i3", "i4") == expected
+    for ids in (["-a5", "--b6"], ["--k", "3"], ["--"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["recommend", "--run", str(run), "--history", "--", *ids])
+        assert ended.value.code == 2
+        assert f"expected items of the catalogue, got '{ids[0]}', which is not in it" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["recommend", "--help"])
+    assert 'after "--"' in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
 def test_resume_repeats_nothing_and_changes_nothing(run: Path, data: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
     main(["train", "--dataset", str(data), "--out", str(copy), "--eval-negatives", "20", "--resume", *QUICK])

@@ -65,7 +65,7 @@ def restore_model(config: Config, num_items: int, tensors: dict[str, Tensor], pa
 def _shapes(model: ModelConfig, num_items: int, semantics: np.ndarray, features: Tensor | None) -> dict[str, Tensor]:
     """The tensors that the network would have, without any memory for them."""
     with torch.device("meta"):
-        known = None if features is None else torch.empty(features.shape, dtype=features.dtype)
+        known = None if features is None else torch.empty(features.shape, dtype=features.dtype, device="meta")
         return dict(DynamicRecommender(model, num_items, semantics, known).state_dict())
 
 
@@ -105,6 +105,8 @@ def check_memory(config: Config, num_items: int, rows: int) -> None:
     if train.loss == "full_softmax":
         held = 2 * batch if model.backend == "reference" else min(batch, KEPT_ROWS)
         fields, scored = "batch_size", size * held * num_items
+    elif train.loss == "sampled_softmax_log_q" and train.shared_negatives > 0:
+        fields, scored = "batch_size and shared_negatives", 2 * size * batch * (1 + train.shared_negatives)
     else:
         fields, scored = "batch_size and negatives", (8 + 2 * size * model.dim) * batch * (1 + train.negatives)
     if states > scored:
