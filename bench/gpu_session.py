@@ -209,7 +209,9 @@ def build(run: Session, prefix: str = "") -> bool:
     cmake_of_pybind = subprocess.run(
         [python, "-m", "pybind11", "--cmakedir"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    options = ["-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={python}", f"-Dpybind11_DIR={cmake_of_pybind}"]
+    # What was found of another Python is forgotten.
+    options = ["-U", "*Python*", "-DCMAKE_BUILD_TYPE=Release"]
+    options += [f"-DPython_EXECUTABLE={python}", f"-Dpybind11_DIR={cmake_of_pybind}"]
     # For the GPU that is there; the dry run compiles one architecture: that all compile is what `make test` is for.
     options.append("-DSOLID_EXT_CUDA=" + ("ON" if run.dry else "AUTO"))
     options += ["-DCMAKE_CUDA_ARCHITECTURES=90-real;90-virtual"] if run.dry else []
@@ -301,13 +303,13 @@ def session(run: Session, before: Path | None) -> None:
 
 
 def collect(folders: list[Path], out: Path) -> None:
-    """Joins what several commands wrote: parts in their order, benchmarks, ncu's figures out of the logs."""
+    """Joins what several commands wrote: parts in their order, benchmarks but a dry run's, ncu's figures."""
     content: dict[str, Any] = {"parts": {}}
     for folder in folders:
         one = json.loads((folder / "session.json").read_text())
         content |= {**one, "parts": content["parts"] | one["parts"]}
         for name in ("bench", "before"):
-            if (folder / f"{name}.json").exists():
+            if not one["dry"] and (folder / f"{name}.json").exists():
                 content[name] = json.loads((folder / f"{name}.json").read_text())
         with tarfile.open(folder / "logs.tar.gz") as archive:
             log = archive.extractfile("logs/ncu.log") if "logs/ncu.log" in archive.getnames() else None

@@ -229,7 +229,7 @@ def measure_limits(bench: Bench) -> None:
     source = torch.randn(floats, device=bench.device)
     target = torch.empty_like(source)
     rates["copy"] = 8.0 * floats / statistics.median(milliseconds(lambda: target.copy_(source), bench.device)) / 1e6
-    bench.note("limits", json.dumps({name: round(rate, 1) for name, rate in rates.items()}))
+    bench.note("limits", json.dumps({name: float(f"{rate:.4g}") for name, rate in rates.items()}))
 
 
 def chunked(x: Tensor, codebook: Tensor, rows: int = 65536) -> Tensor:
