@@ -57,6 +57,7 @@ class Report:
     name: str
     rows: list[Row] = field(default_factory=list)
     notes: dict[str, float | int | str] = field(default_factory=dict)
+    aims: list[dict[str, object]] = field(default_factory=list)  # figures beside what they were meant to reach
 
     def print(self) -> None:
         """Prints a table for each case and number of threads, then the notes."""
@@ -81,12 +82,16 @@ class Report:
             console.print(table)
         for name, value in self.notes.items():
             console.print(f"{name}: {value}")
+        for aim in self.aims:
+            console.print("{row}: {reached} {unit} (aim {aim})".format(**aim))
 
     def write(self) -> Path:
         """Writes rows, machine, date and commit to `bench/results/<name>.json`; returns the path."""
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{self.name}.json"
         content = {"machine": machine(), "notes": self.notes, "rows": [asdict(row) for row in self.rows]}
+        if self.aims:
+            content["aims"] = self.aims
         path.write_text(json.dumps(content, indent=1) + "\n")
         return path
 
