@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.harness import Call, Report, Row, compare, peak_memory, thread_counts
+from bench.harness import Report, Row, compare, peak_memory, thread_counts, timed
 from solid_ext import build_info
 from solid_ext._native import kernels
 from solid_ext.ops import catalogue_cross_entropy
@@ -48,17 +48,6 @@ def step(loss: Callable[..., Tensor], case: tuple[Tensor, Tensor, Tensor]) -> Ca
     return lambda: torch.autograd.grad(loss(*case), case[:2])
 
 
-def clocked(work: Callable[[], object], threads: int) -> Call:
-    clock = time.process_time if threads == 1 else time.perf_counter
-
-    def call() -> float:
-        start = clock()
-        work()
-        return clock() - start
-
-    return call
-
-
 def validate() -> None:
     """Every instruction set against float64, before anything is timed."""
     state, table, target = operands(32, 4385)
@@ -79,15 +68,17 @@ def contest(report: Report, dim: int, items: int, level: str, threads: int, quic
     case = operands(dim, items)
     works = {OURS: step(catalogue_cross_entropy, case), TORCH: step(eager, case), ROWS: step(by_rows, case)}
     name = f"D={dim} V={items:,} {level}"
+    clock = time.process_time if threads == 1 else time.perf_counter
     huge = items > 100_000
     report.rows += compare(
         name,
-        {key: clocked(work, threads) for key, work in works.items()},
+        {key: timed(work, clock) for key, work in works.items()},
         threads=threads,
         flops=6.0 * BATCH * items * dim,
         peak_bytes={key: peak_memory(work) for key, work in works.items()} if threads == 1 else None,
         seconds=1.0 if quick else 6.0,
-        rounds=(2, 2) if quick else (3, 4) if huge else (5, 101),
+        rounds=(3, 3) if quick else (3, 4) if huge else (5, 101),
+        clock=clock,
     )
 
 
