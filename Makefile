@@ -45,6 +45,7 @@ bench: .venv/test
 	$(BIN)/python -m bench.speed.bench_dynamic_mlp --json
 	$(BIN)/python -m bench.speed.bench_low_rank --json
 	$(BIN)/python -m bench.speed.bench_gru --json
+	$(BIN)/python -m bench.speed.bench_catalogue_cross_entropy --json
 	$(BIN)/python -m bench.speed.bench_train_step --json
 	$(BIN)/python -m bench.speed.bench_nearest_code --grid --json $(FAISS:%=--faiss-python %)
 	$(BIN)/python -m bench.speed.plot_kernels

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "catalogue_cross_entropy/bind.h"
+#include "catalogue_cross_entropy/bind_cuda.h"
 #include "common/isa.h"
 #include "cuda/bind.h"
 #include "dropout/bind.h"
@@ -75,6 +76,7 @@ PYBIND11_MODULE(_solid_ext, m) {
   solid::bind_segment_sum(m);
   solid::bind_symbols(m);
 #if defined(SOLID_CUDA)
+  solid::bind_catalogue_cross_entropy_cuda(m);
   solid::bind_dynamic_linear_cuda(m);
   solid::bind_gru_cuda(m);
   solid::bind_nearest_code_cuda(m);

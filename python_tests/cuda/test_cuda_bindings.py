@@ -8,11 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from python_tests.ops.test_catalogue_cross_entropy import make as make_cross_entropy
 from python_tests.ops.test_dynamic_linear import make
 from python_tests.ops.test_gru import make as make_gru
 from solid_ext import build_info
 from solid_ext._native import kernels
-from solid_ext.ops import _cuda, dynamic_linear_cuda, gru_cuda, nearest_code_cuda, segment_sum_cuda
+from solid_ext.ops import (
+    _cuda,
+    catalogue_cross_entropy_cuda,
+    dynamic_linear_cuda,
+    gru_cuda,
+    nearest_code_cuda,
+    segment_sum_cuda,
+)
 
 BUILT = build_info()["cuda"] is not None
 
@@ -36,7 +44,13 @@ def gru_last_state() -> object:
     return gru_cuda.forward(x, mask, parameters, True)
 
 
+def catalogue_cross_entropy() -> object:
+    state, table, target, bias = make_cross_entropy(6, 3, 9)
+    return catalogue_cross_entropy_cuda.run(state, table, target, bias, torch.ones(6), (True, True))
+
+
 CALLS = [
+    (catalogue_cross_entropy, r"catalogue_cross_entropy \(B=6, D=3, V=9\)"),
     (nearest_code, r"nearest_code \(N=10, K=20, D=3\)"),
     (segment_sum, r"segment_sum \(N=4, K=5, D=3\)"),
     (dynamic_mlp, r"dynamic_mlp \(B=6, T=7, sizes \[4, 5, 3\], k=2 and 2\)"),

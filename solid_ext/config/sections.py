@@ -125,7 +125,7 @@ class TrainConfig(Section):
     loss: Literal["auto", "bce", "sampled_softmax", "sampled_softmax_log_q", "full_softmax"] = "auto"
     """bce: cross-entropy of one positive and sampled negatives, the paper's; sampled_softmax: a softmax over them;
     sampled_softmax_log_q: the same, the negatives standing for the whole catalogue (log-Q correction); full_softmax:
-    over all items; auto: full_softmax up to 65,536 items, else (and with din) sampled_softmax_log_q."""
+    over all items; auto: full_softmax up to 180,000 items, else (and with din) sampled_softmax_log_q."""
     negatives: int = 64
     """Sampled negatives per positive, of the losses that have some."""
     shared_negatives: int = -1

@@ -27,6 +27,8 @@ def run(
     dstate, dtable = (
         like.new_empty(like.shape if want else (0,)) for like, want in zip((state, table), back, strict=True)
     )
+    if rows == 0:  # a weight without elements has no address, as one that is not given
+        return loss, dstate, dtable.zero_()
     size = _cuda.query("catalogue_cross_entropy_cuda_workspace", ELEMENTS[state.dtype], rows, dim, items)
     workspace = state.new_empty(size, dtype=torch.uint8)
     _cuda.call(
