@@ -37,6 +37,8 @@ class SASRecSoftmax(nn.Module):
     Source: Kang and McAuley, Self-Attentive Sequential Recommendation, 2018; loss and sizes as RecBole 1.2.1.
     """
 
+    past: Tensor
+
     def __init__(
         self,
         num_items: int,
@@ -72,14 +74,12 @@ class SASRecSoftmax(nn.Module):
         rows = self.dropout(self.norm(self.item_embedding(items) + self.position(place)))
         for block in self.blocks[:-1]:
             states = unpack(rows, at, mask)
-            rows = block(
-                rows, block.attend(states, states, self.past[:length, :length]).flatten(0, 1).index_select(0, at)
-            )
+            rows = block(rows, states, states, self.past[:length, :length], at)
         states = unpack(rows, at, mask)
         last = last_valid(states, mask)
         open_keys = (mask | (torch.arange(length, device=mask.device) == 0))[:, None, None]
-        block = self.blocks[-1]
-        vector = block(last, block.attend(last.unsqueeze(1), states, open_keys).squeeze(1)) * mask.any(1, keepdim=True)
+        every = torch.arange(len(last), device=mask.device)
+        vector = self.blocks[-1](last, last.unsqueeze(1), states, open_keys, every) * mask.any(1, keepdim=True)
         return UserState(vector, vector.new_zeros(()), None)
 
     def encode(self, sequences: Tensor) -> Tensor:
@@ -114,18 +114,18 @@ class _Block(nn.Module):
         self.norm_feed = nn.LayerNorm(dim)
         self.dropout = Dropout(dropout, backend)
 
-    def attend(self, queries: Tensor, states: Tensor, allowed: Tensor) -> Tensor:
-        """What queries [B, Q, d] see of states [B, L, d] where allowed, of [B, heads, Q, L]: [B, Q, d]."""
+    def forward(self, rows: Tensor, queries: Tensor, states: Tensor, allowed: Tensor, at: Tensor) -> Tensor:
+        """The block's states of rows [N, d], which are the rows `at` [N] of queries [B, Q, d], all of them flat.
+
+        A query sees those of states [B, L, d] that are allowed, of [B, heads, Q, L].
+        """
         query, key, value = (
             part.unflatten(2, (self.heads, -1)).transpose(1, 2)
             for part in (self.query(queries), *self.key_value(states).chunk(2, dim=2))
         )
         scores = query @ key.transpose(2, 3) * query.shape[3] ** -0.5
         share = self.dropout(scores.masked_fill(~allowed, -torch.inf).softmax(3))
-        return (share @ value).transpose(1, 2).flatten(2)
-
-    def forward(self, rows: Tensor, attended: Tensor) -> Tensor:
-        """The block's states of rows [N, d], which saw `attended` [N, d]."""
+        attended = (share @ value).transpose(1, 2).flatten(0, 1).flatten(1).index_select(0, at)
         rows = self.norm_attention(rows + self.dropout(self.out(attended)))
         return self.norm_feed(rows + self.dropout(self.feed(rows)))
 
