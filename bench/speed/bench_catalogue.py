@@ -37,7 +37,7 @@ from solid_ext.train import step as step_module
 ITEMS = (100_000, 300_000, 1_000_000)
 USERS, LENGTH, SEMANTICS, BATCH = 100_000, 12, 1024, 1024
 WAYS = ("dense", "rows", "shared")
-ROUNDS, STEPS, WARM_UP = 3, 12, 3
+ROUNDS, STEPS, WARM_UP = 2, 8, 3
 # Rows a second over dense's, and a step's time at a million items over that at a hundred thousand.
 AIMS = {300_000: 1.6, 1_000_000: 3.0}
 GROWTH = 1.2
@@ -99,7 +99,7 @@ def validate(items: int) -> float:
         training.optimizer.close()
         ends.append(training.model.item_embedding.weight.detach())
     difference = float((ends[0] - ends[1]).abs().max())
-    if not difference < 1e-3:
+    if not difference < 3e-4:  # a tenth of what Adam moves a weight in a step
         raise SystemExit(f"bench_catalogue: expected rows to end where dense does, got a difference of {difference:g}")
     return difference
 

@@ -49,10 +49,11 @@ def batch(rng: np.random.Generator, step: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(sequences), torch.from_numpy(rng.integers(1, min(top, 4 + step % 50) + 1, (3, 5)))
 
 
+@pytest.mark.parametrize(("scale", "near"), [(1.0, 1e-7), (1e-7, 2e-4)])  # gradients far above eps, and near it
 @pytest.mark.parametrize("decay", [0.0, 0.05])
 @pytest.mark.parametrize("backend", ["native", "reference"])
 def test_rows_that_are_read_seldom_end_where_dense_adam_brings_them(
-    backend: Backend, decay: float, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, decay: float, scale: float, near: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(row_adam, "FLUSHED", 7)
     torch.manual_seed(0)
@@ -66,20 +67,20 @@ def test_rows_that_are_read_seldom_end_where_dense_adam_brings_them(
         sequences, candidates = batch(rng, step)
         losses = []
         for model, optimizer in ((dense, adam), (by_rows, rows)):
-            loss = model(sequences, candidates).tanh().square().sum()
+            loss = model(sequences, candidates).tanh().square().sum() * scale
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             losses.append(float(loss.detach()))
-        assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+        assert losses[1] == pytest.approx(losses[0], rel=10 * near)
         if step in (5, 250):
             rows.flush()
     rows.close()
     for (name, expected), (_, found) in zip(dense.state_dict().items(), by_rows.state_dict().items(), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=near, msg=lambda text, name=name: f"{name}: {text}")
     for expected, found in zip(dense.parameters(), by_rows.parameters(), strict=True):
         for name in ("step", "exp_avg", "exp_avg_sq"):
-            torch.testing.assert_close(rows.state[found][name], adam.state[expected][name], rtol=1e-4, atol=1e-8)
+            torch.testing.assert_close(rows.state[found][name], adam.state[expected][name], rtol=1e3 * near, atol=1e-8)
 
 
 def test_after_close_gradients_are_dense_and_nothing_is_hooked() -> None:
