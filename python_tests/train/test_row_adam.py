@@ -143,6 +143,7 @@ def test_a_training_by_rows_equals_a_dense_one_and_one_that_was_resumed(
 
     def train(folder: str, epochs: int, rows: int, dtype: str = "float64") -> dict[str, Tensor]:
         monkeypatch.setattr(step_module, "LARGE_TABLE", rows)
+        monkeypatch.setattr(step_module, "max", lambda large, _: large, raising=False)  # however few negatives
         config = SAMPLED.replace(epochs=epochs, dtype=dtype, shared_negatives=shared, weight_decay=0.01)
         found, _ = train_solid(config, dataset, split, truth.semantics, validation_loss, folder=tmp_path / folder)
         assert isinstance(found, DynamicRecommender)
@@ -195,3 +196,17 @@ def test_large_catalogues_share_negatives_unless_told_otherwise() -> None:
         Config().replace(shared_negatives=-2)
     with pytest.raises(ValueError, match="shared_negatives: expected 0 with backbone din"):
         Config().replace(backbone="din", shared_negatives=8)
+
+
+def test_tables_are_updated_by_rows_where_a_batch_reads_few_of_them() -> None:
+    def by_rows(rows: int, **fields: Any) -> bool:
+        with torch.device("meta"):
+            model = nn.Embedding(rows, 4)
+        return bool(make_optimizer(model, Config().replace(**fields).train).tables)
+
+    sampled = {"loss": "sampled_softmax_log_q"}
+    assert not by_rows(65_536, **sampled, shared_negatives=64)
+    assert by_rows(65_537, **sampled, shared_negatives=64)
+    assert not by_rows(2 * 1024 * 64, **sampled)
+    assert by_rows(2 * 1024 * 64 + 1, **sampled)
+    assert not by_rows(10**6, loss="full_softmax")
