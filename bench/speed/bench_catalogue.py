@@ -8,7 +8,7 @@ and the sequences' gathering are part of a step. Three ways:
 * dense: 64 negatives of each row's own, gradients and Adam over whole tables, as smaller catalogues are trained.
 * rows: the same negatives, tables updated by the rows that are read (`solid_ext.train.row_adam`), here at every size;
   training does so from 131,073 items on where rows have 64 negatives of their own.
-* shared: the same tables, and 1,024 negatives that a batch shares, which is the default of large catalogues.
+* shared: the same tables, and 1,024 negatives that a batch shares (`shared_negatives`).
 
 Each runs in a process of its own, in turns; a step's time is the median of its processor times over all of them, and
 the system tells the peak memory. Before it is timed, `rows` must end where `dense` does, from the same batches.

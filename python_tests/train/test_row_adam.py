@@ -183,16 +183,11 @@ def test_shared_negatives_leave_out_the_own_positive_of_a_row(world: tuple[Datas
     assert float(prediction) == pytest.approx(np.mean(expected), rel=1e-5)
 
 
-def test_large_catalogues_share_negatives_unless_told_otherwise() -> None:
-    assert Config().resolved(10, 65_536).train.shared_negatives == 0
-    large = Config().resolved(10, 65_537).train
-    assert (large.loss, large.shared_negatives) == ("sampled_softmax_log_q", 1024)
-    assert Config().replace(shared_negatives=0).resolved(10, 10**6).train.shared_negatives == 0
-    assert Config().replace(loss="sampled_softmax_log_q").resolved(10, 10**6).train.shared_negatives == 0
-    assert Config().replace(backbone="din").resolved(10, 10**6).train.shared_negatives == 0
+def test_negatives_are_shared_where_a_sampled_softmax_can() -> None:
+    assert Config().replace(shared_negatives=8).resolved(10, 65_537).train.shared_negatives == 8
     with pytest.raises(ValueError, match="shared_negatives: expected 0 with loss=bce"):
         Config().replace(loss="bce", shared_negatives=8)
-    with pytest.raises(ValueError, match="shared_negatives: expected a number, 0 or -1, got -2"):
+    with pytest.raises(ValueError, match="shared_negatives: expected 0 or more, got -2"):
         Config().replace(shared_negatives=-2)
     with pytest.raises(ValueError, match="shared_negatives: expected 0 with backbone din"):
         Config().replace(backbone="din", shared_negatives=8)

@@ -17,7 +17,6 @@ from solid_ext.config.names import unknown_field
 from solid_ext.config.sections import EvaluateConfig, ModelConfig, SemanticsConfig, TrainConfig
 
 FULL_SOFTMAX_ITEMS = 65_536
-SHARED_NEGATIVES = 1_024
 FULL_RANKING_PAIRS = 5_000_000_000
 
 
@@ -63,9 +62,6 @@ class Config:
         if train.loss == "auto":
             whole = not pairwise and items <= FULL_SOFTMAX_ITEMS
             fields["loss"] = "full_softmax" if whole else "sampled_softmax_log_q"
-        if train.shared_negatives < 0:
-            sampled = fields.get("loss") == "sampled_softmax_log_q" and not pairwise
-            fields["shared_negatives"] = SHARED_NEGATIVES if sampled else 0
         if train.validation == "auto":
             whole = not pairwise and users * items <= FULL_RANKING_PAIRS
             fields["validation"] = "full:ndcg@10" if whole else "sampled:ndcg@10"
