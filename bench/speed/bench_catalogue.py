@@ -6,8 +6,9 @@ The default SOLID, stage 2, batches of 1,024 rows of random histories of ten ite
 and the sequences' gathering are part of a step. Three ways:
 
 * dense: 64 negatives of each row's own, gradients and Adam over whole tables, as smaller catalogues are trained.
-* rows: the same negatives, tables updated by the rows that are read (`solid_ext.train.row_adam`).
-* shared: the same tables, and 1,024 negatives that a batch shares, which is the default of large catalogues.
+* rows: the same negatives, tables updated by the rows that are read (`solid_ext.train.row_adam`), here at every size;
+  training does so from 131,073 items on where rows have 64 negatives of their own.
+* shared: the same tables, and 1,024 negatives that a batch shares (`shared_negatives`).
 
 Each runs in a process of its own, in turns; a step's time is the median of its processor times over all of them, and
 the system tells the peak memory. Before it is timed, `rows` must end where `dense` does, from the same batches.
@@ -31,13 +32,13 @@ from bench.speed.bench_scale import measured
 from solid_ext import Config, load_dataset
 from solid_ext.data import Dataset, NegativeSampler, gather_sequences, leave_one_out
 from solid_ext.models import DynamicRecommender
-from solid_ext.train import Step, build_model, make_optimizer
-from solid_ext.train import step as step_module
+from solid_ext.train import Step, build_model
+from solid_ext.train.row_adam import LARGE_TABLE, RowAdam
 
 ITEMS = (100_000, 300_000, 1_000_000)
 USERS, LENGTH, SEMANTICS, BATCH = 100_000, 12, 1024, 1024
 WAYS = ("dense", "rows", "shared")
-ROUNDS, STEPS, WARM_UP = 3, 12, 3
+ROUNDS, STEPS, WARM_UP = 2, 8, 3
 # Rows a second over dense's, and a step's time at a million items over that at a hundred thousand.
 AIMS = {300_000: 1.6, 1_000_000: 3.0}
 GROWTH = 1.2
@@ -47,14 +48,14 @@ class Training:
     """A model, its optimizer and its batches, which depend on the seed alone."""
 
     def __init__(self, dataset: Dataset, way: str) -> None:
-        step_module.LARGE_TABLE = sys.maxsize if way == "dense" else 65_536
         shared = 1024 if way == "shared" else 0
         self.config = Config().replace(loss="sampled_softmax_log_q", shared_negatives=shared, batch_size=BATCH)
         self.dataset, self.split = dataset, leave_one_out(dataset)
         semantics = np.arange(dataset.num_items + 1) % SEMANTICS + 1
         semantics[0] = 0
         self.model: DynamicRecommender = build_model(self.config, self.config.model, dataset.num_items, semantics)
-        self.optimizer = make_optimizer(self.model, self.config.train)
+        rows = sys.maxsize if way == "dense" else LARGE_TABLE
+        self.optimizer = RowAdam(self.model, rows, lr=self.config.train.learning_rate, weight_decay=0.0, fused=True)
         self.step = Step(self.model, self.optimizer, self.config.train)
         self.sampler = None if shared else NegativeSampler(dataset, self.split.train_end)
         self.rng = np.random.default_rng(0)
@@ -99,7 +100,7 @@ def validate(items: int) -> float:
         training.optimizer.close()
         ends.append(training.model.item_embedding.weight.detach())
     difference = float((ends[0] - ends[1]).abs().max())
-    if not difference < 1e-3:
+    if not difference < 3e-4:  # a tenth of what Adam moves a weight in a step
         raise SystemExit(f"bench_catalogue: expected rows to end where dense does, got a difference of {difference:g}")
     return difference
 

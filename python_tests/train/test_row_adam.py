@@ -49,10 +49,11 @@ def batch(rng: np.random.Generator, step: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(sequences), torch.from_numpy(rng.integers(1, min(top, 4 + step % 50) + 1, (3, 5)))
 
 
+@pytest.mark.parametrize(("scale", "near"), [(1.0, 1e-7), (1e-7, 2e-4)])  # gradients far above eps, and near it
 @pytest.mark.parametrize("decay", [0.0, 0.05])
 @pytest.mark.parametrize("backend", ["native", "reference"])
 def test_rows_that_are_read_seldom_end_where_dense_adam_brings_them(
-    backend: Backend, decay: float, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, decay: float, scale: float, near: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(row_adam, "FLUSHED", 7)
     torch.manual_seed(0)
@@ -66,20 +67,20 @@ def test_rows_that_are_read_seldom_end_where_dense_adam_brings_them(
         sequences, candidates = batch(rng, step)
         losses = []
         for model, optimizer in ((dense, adam), (by_rows, rows)):
-            loss = model(sequences, candidates).tanh().square().sum()
+            loss = model(sequences, candidates).tanh().square().sum() * scale
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             losses.append(float(loss.detach()))
-        assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+        assert losses[1] == pytest.approx(losses[0], rel=10 * near)
         if step in (5, 250):
             rows.flush()
     rows.close()
     for (name, expected), (_, found) in zip(dense.state_dict().items(), by_rows.state_dict().items(), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=near, msg=lambda text, name=name: f"{name}: {text}")
     for expected, found in zip(dense.parameters(), by_rows.parameters(), strict=True):
         for name in ("step", "exp_avg", "exp_avg_sq"):
-            torch.testing.assert_close(rows.state[found][name], adam.state[expected][name], rtol=1e-4, atol=1e-8)
+            torch.testing.assert_close(rows.state[found][name], adam.state[expected][name], rtol=1e3 * near, atol=1e-8)
 
 
 def test_after_close_gradients_are_dense_and_nothing_is_hooked() -> None:
@@ -142,6 +143,7 @@ def test_a_training_by_rows_equals_a_dense_one_and_one_that_was_resumed(
 
     def train(folder: str, epochs: int, rows: int, dtype: str = "float64") -> dict[str, Tensor]:
         monkeypatch.setattr(step_module, "LARGE_TABLE", rows)
+        monkeypatch.setattr(step_module, "max", lambda large, _: large, raising=False)  # however few negatives
         config = SAMPLED.replace(epochs=epochs, dtype=dtype, shared_negatives=shared, weight_decay=0.01)
         found, _ = train_solid(config, dataset, split, truth.semantics, validation_loss, folder=tmp_path / folder)
         assert isinstance(found, DynamicRecommender)
@@ -181,16 +183,25 @@ def test_shared_negatives_leave_out_the_own_positive_of_a_row(world: tuple[Datas
     assert float(prediction) == pytest.approx(np.mean(expected), rel=1e-5)
 
 
-def test_large_catalogues_share_negatives_unless_told_otherwise() -> None:
-    assert Config().resolved(10, 65_536).train.shared_negatives == 0
-    large = Config().resolved(10, 65_537).train
-    assert (large.loss, large.shared_negatives) == ("sampled_softmax_log_q", 1024)
-    assert Config().replace(shared_negatives=0).resolved(10, 10**6).train.shared_negatives == 0
-    assert Config().replace(loss="sampled_softmax_log_q").resolved(10, 10**6).train.shared_negatives == 0
-    assert Config().replace(backbone="din").resolved(10, 10**6).train.shared_negatives == 0
+def test_negatives_are_shared_where_a_sampled_softmax_can() -> None:
+    assert Config().replace(shared_negatives=8).resolved(10, 65_537).train.shared_negatives == 8
     with pytest.raises(ValueError, match="shared_negatives: expected 0 with loss=bce"):
         Config().replace(loss="bce", shared_negatives=8)
-    with pytest.raises(ValueError, match="shared_negatives: expected a number, 0 or -1, got -2"):
+    with pytest.raises(ValueError, match="shared_negatives: expected 0 or more, got -2"):
         Config().replace(shared_negatives=-2)
     with pytest.raises(ValueError, match="shared_negatives: expected 0 with backbone din"):
         Config().replace(backbone="din", shared_negatives=8)
+
+
+def test_tables_are_updated_by_rows_where_a_batch_reads_few_of_them() -> None:
+    def by_rows(rows: int, **fields: Any) -> bool:
+        with torch.device("meta"):
+            model = nn.Embedding(rows, 4)
+        return bool(make_optimizer(model, Config().replace(**fields).train).tables)
+
+    sampled = {"loss": "sampled_softmax_log_q"}
+    assert not by_rows(65_536, **sampled, shared_negatives=64)
+    assert by_rows(65_537, **sampled, shared_negatives=64)
+    assert not by_rows(2 * 1024 * 64, **sampled)
+    assert by_rows(2 * 1024 * 64 + 1, **sampled)
+    assert not by_rows(10**6, loss="full_softmax")

@@ -73,11 +73,10 @@ def check_values(config: Config) -> None:
         "revive_after": codebook.revive_after,
         "finetune_steps": model.finetune_steps,
         "threads": train.threads,
+        "shared_negatives": train.shared_negatives,
     }.items():
         if number < 0:
             raise ValueError(f"{name}: expected 0 or more, got {number}")
-    if train.shared_negatives < -1:
-        raise ValueError(f"shared_negatives: expected a number, 0 or -1, got {train.shared_negatives}")
     if train.shared_negatives > 0 and train.loss not in ("auto", "sampled_softmax_log_q"):
         raise ValueError(
             f"shared_negatives: expected 0 with loss={train.loss} (they are for sampled_softmax_log_q), got "

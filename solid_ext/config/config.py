@@ -19,7 +19,6 @@ from solid_ext.config.sections import EvaluateConfig, ModelConfig, SemanticsConf
 # A step of 1,024 rows over so many takes as long by the kernel as one over 65,536, the limit before there was one, took
 # by torch's cross-entropy (docs/kernels/catalogue_cross_entropy.md).
 FULL_SOFTMAX_ITEMS = 180_000
-SHARED_NEGATIVES = 1_024
 FULL_RANKING_PAIRS = 5_000_000_000
 
 
@@ -65,9 +64,6 @@ class Config(Section):
         if train.loss == "auto":
             whole = not pairwise and items <= FULL_SOFTMAX_ITEMS
             fields["loss"] = "full_softmax" if whole else "sampled_softmax_log_q"
-        if train.shared_negatives < 0:
-            sampled = fields.get("loss") == "sampled_softmax_log_q" and not pairwise
-            fields["shared_negatives"] = SHARED_NEGATIVES if sampled else 0
         if train.validation == "auto":
             whole = not pairwise and users * items <= FULL_RANKING_PAIRS
             fields["validation"] = "full:ndcg@10" if whole else "sampled:ndcg@10"

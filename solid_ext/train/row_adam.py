@@ -26,11 +26,14 @@ class RowAdam(torch.optim.AdamW):
 
     As m / sqrt(v) shrinks by r = b1 / sqrt(b2) a step, the steps s + 1 .. t that a row has missed are one:
 
-        w <- (1 - lr wd)^(t - s) w - A m / (sqrt(v) + eps'),  A = sum_j lr c_j r^(j - s) (1 - lr wd)^(t - j),
+        w <- (1 - lr wd)^(t - s) w - A m / (sqrt(v) + eps E),
+        A = sum_j a_j,  a_j = lr c_j r^(j - s) (1 - lr wd)^(t - j),
 
-    with A a number for each s, kept from step to step. That is dense Adam but for eps' = eps sqrt(1 - b2^s), which is
-    taken as it was in the last step of the row. Before a table is looked up, hooks bring the rows that will be read up
-    to date; `flush` does all of them, after which weights and moments are those of AdamW, and saved as its.
+    with A a number for each s, kept from step to step. That is dense Adam but for eps, which stands beside the root of
+    `v b2^(j - s) / (1 - b2^j)` in step j, and here counts by its mean: E = sum_j a_j e_j / A with
+    `e_j = sqrt((1 - b2^j) / b2^(j - s))`, right to first order in eps over sqrt(v). Before a table is looked up, hooks
+    bring the rows that will be read up to date; `flush` does all of them, after which weights and moments are those of
+    AdamW, and saved as its.
 
     Args:
         model: its embeddings of more than `rows` rows are updated so, all other parameters by `AdamW`.
@@ -115,17 +118,18 @@ class RowAdam(torch.optim.AdamW):
     def _restart(self) -> None:
         """All rows are up to date: nothing that they missed has to be remembered."""
         self._first = self.steps
-        self._missed = np.zeros(1)
+        self._missed = np.zeros((2, 1))  # A, and A E
 
     def _count(self) -> None:
         """One step more: what it moves the rows that have not been read for 1, 2, .. steps."""
         self.steps += 1
         lr, decay, (first, second), _ = self._options()
         self._missed *= 1 - lr * decay
-        size = lr * math.sqrt(1 - second**self.steps) / (1 - first**self.steps)
-        ages = np.arange(min(REMEMBERED, self._missed.size), 0, -1)
-        self._missed[self._missed.size - ages.size :] += size * (first / math.sqrt(second)) ** ages
-        self._missed = np.append(self._missed, 0.0)
+        bias = math.sqrt(1 - second**self.steps)
+        ages = np.arange(min(REMEMBERED, self._missed.shape[1]), 0, -1)
+        moved = lr * bias / (1 - first**self.steps) * (first / math.sqrt(second)) ** ages
+        self._missed[:, -ages.size :] += np.stack([moved, moved * bias * second ** (-ages / 2)])
+        self._missed = np.append(self._missed, np.zeros((2, 1)), axis=1)
 
     def _options(self) -> tuple[float, float, tuple[float, float], float]:
         group = self.param_groups[0]
@@ -142,17 +146,17 @@ class RowAdam(torch.optim.AdamW):
             return
         lr, decay, (first, second), eps = self._options()
         step = last.index_select(0, rows)
-        missed = torch.from_numpy(self._missed).to(weight.device).index_select(0, step - self._first)
-        gone, since = (self.steps - step).double(), step.double()
+        missed = torch.from_numpy(self._missed).to(weight.device).index_select(1, step - self._first)
+        gone = (self.steps - step).double()
         # As columns in the table's precision; the powers are computed in float64.
-        move, kept, of_first, of_second, least = (
+        move, least, kept, of_first, of_second = (
             number.to(weight.dtype).unsqueeze(1)
             for number in (
-                missed,
+                missed[0],
+                eps * missed[1] / missed[0],
                 (1 - lr * decay) ** gone,
                 first**gone,
                 second**gone,
-                eps * (1 - second ** since.clamp(min=1)).sqrt(),  # at 0 there are no moments yet
             )
         )
         moments = [state[name].index_select(0, rows) for name in ("exp_avg", "exp_avg_sq")]

@@ -243,7 +243,7 @@ def _train_epoch(
 
 def _shared(config: TrainConfig) -> int:
     """How many negatives the rows of a batch share; 0 where each has its own, or none."""
-    return max(config.shared_negatives, 0) if config.loss == "sampled_softmax_log_q" else 0
+    return config.shared_negatives if config.loss == "sampled_softmax_log_q" else 0
 
 
 def _on(device: torch.device, array: np.ndarray) -> Tensor:

@@ -20,12 +20,14 @@ WARM_UP = 3  # steps before a recording: allocations and the optimizer's state a
 def make_optimizer(model: nn.Module, config: TrainConfig) -> RowAdam:
     """Adam with decoupled weight decay, its update fused into one pass over each parameter.
 
-    A loss that reads the catalogue by samples has large tables updated by rows (`RowAdam`).
+    A loss that reads the catalogue by samples has large tables updated by rows (`RowAdam`): those of more rows than
+    that, and of more than twice what a batch's own negatives read.
     """
     by_rows = config.loss != "full_softmax" and not config.records_steps
+    own = 0 if config.shared_negatives > 0 else 2 * config.batch_size * config.negatives
     return RowAdam(
         model,
-        LARGE_TABLE if by_rows else sys.maxsize,
+        max(LARGE_TABLE, own) if by_rows else sys.maxsize,
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
         fused=True,
