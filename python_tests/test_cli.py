@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from solid_ext import build_info
 from solid_ext.cli import harmless, main, parse, show_comparison
 from solid_ext.config import Config
 
@@ -217,9 +218,13 @@ def test_every_field_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
         assert "--" + name.replace("_", "-") in printed, name
 
 
-@pytest.mark.parametrize("asked", ["doctor", "--version"])
-def test_doctor_says_what_runs(asked: str, capsys: pytest.CaptureFixture[str]) -> None:
-    main([asked])
+def test_the_version_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out.startswith(f"solid_ext {build_info()['version']} ")
+
+
+def test_doctor_says_what_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor"])
     printed = capsys.readouterr().out
     for word in ("solid_ext", "torch", "instruction sets", "threads", "GPU"):
         assert word in printed

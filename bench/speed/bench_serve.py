@@ -101,6 +101,7 @@ def validate(solid: SOLID, asked: list[list[str]], sequences: torch.Tensor) -> N
     with inference(solid.scorer) as scorer:
         everything = torch.arange(1, solid.model.num_items + 1 if solid.model else 1)
         scores = scorer.score(scorer.encode(sequences[:8]), everything)
+    scores = scores.clone()
     for row, entries in enumerate(found):
         scores[row, [int(raw[1:]) for raw in asked[row]]] = -torch.inf
         best = scores[row].topk(K).values

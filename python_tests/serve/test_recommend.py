@@ -357,3 +357,16 @@ def test_a_default_device_of_the_caller_does_not_matter() -> None:
     expected = recommend(LastItemPlus(), CATALOGUE, [[10], [20, 30]], 2)
     with torch.device("meta"):
         assert recommend(LastItemPlus(), CATALOGUE, [[10], [20, 30]], 2) == expected
+
+
+def test_a_model_is_loaded_and_asked_without_torch_s_compiler(skewed: tuple[Dataset, SOLID], tmp_path: Any) -> None:
+    """Importing it takes longer than all the rest of an answer on the command line."""
+    data, solid = skewed
+    code = f"""
+import sys
+from solid_ext.cli import main
+main(["recommend", "--run", {str(solid.save(tmp_path / "model"))!r}, "--history", "{data.item_ids[0]}", "--json"])
+print(*(name for name in ("torch._dynamo", "sympy", "matplotlib", "sklearn") if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
