@@ -14,6 +14,7 @@ from solid_ext import build_info
 from solid_ext._native import kernels
 from solid_ext.ops.dynamic_linear import dynamic_mlp
 from solid_ext.ops.gru import gru_last_state
+from solid_ext.ops.low_rank import low_rank_mlp
 from solid_ext.ops.nearest_code import nearest_code, nearest_code_statistics
 from solid_ext.ops.segment_sum import segment_sum
 from solid_ext.ops.symbols import embed_symbols
@@ -51,6 +52,11 @@ def layers(backend: str, mask: Tensor, *given: Tensor) -> list[Tensor]:
     return [dynamic_mlp(x, z_item, z_semantic, *tables, delta=0.3, backend=backend)]
 
 
+def low_rank(backend: str, mask: Tensor, *given: Tensor) -> list[Tensor]:
+    x, z_item, z_semantic, *tables = given
+    return [low_rank_mlp(x, z_item, z_semantic, *([t] for t in tables), delta=0.3, backend=backend)]
+
+
 Call = Callable[..., list[Tensor]]
 GIVEN: dict[str, tuple[Call, list[tuple[int, ...]]]] = {
     "nearest_code": (search, [(4, 3, 5), (7, 5)]),
@@ -58,6 +64,10 @@ GIVEN: dict[str, tuple[Call, list[tuple[int, ...]]]] = {
     "dynamic_mlp": (
         layers,
         [(4, 5), (4, 2), (4, 3), (6, 2, 6), (7, 2, 3), (6, 6), (7, 3), (6, 3, 6), (7, 3, 3), (6, 6), (7, 3)],
+    ),
+    "low_rank_mlp": (
+        low_rank,
+        [(4, 5), (4, 2), (4, 3), (3, 5), (5, 3), (5,), (4, 2, 3), (4, 3), (4, 3, 3), (4, 3)],
     ),
     "dynamic_mlp of targets": (
         layers,
@@ -131,7 +141,7 @@ def test_what_is_no_tensor_is_named(backend: str, name: str) -> None:
         given = [*tensors[:at], tensors[at].numpy(), *tensors[at + 1 :]]
         with pytest.raises(TypeError, match=r"expected \w.* a tensor, got ndarray"):
             call(backend, MASK, *given)
-    if not name.startswith("dynamic"):
+    if not name.startswith(("dynamic", "low_rank")):
         with pytest.raises(TypeError, match="expected mask a tensor, got ndarray"):
             call(backend, MASK.numpy(), *tensors)
         for mask in (MASK.long(), MASK.float(), MASK.to(torch.uint8)):
