@@ -66,9 +66,12 @@ def validate(module: LowRankMLP, given: Inputs) -> float:
     )
 
 
-def clocked(work: Callable[[], object], times: int, threads: int) -> Callable[[], float]:
+def clock_for(threads: int) -> Callable[[], float]:
+    return time.process_time if threads == 1 else time.perf_counter
+
+
+def clocked(work: Callable[[], object], times: int, clock: Callable[[], float]) -> Callable[[], float]:
     """A contestant that does the work several times and returns the seconds of one."""
-    clock = time.process_time if threads == 1 else time.perf_counter
 
     def call() -> float:
         start = clock()
@@ -136,12 +139,13 @@ def main() -> None:
                     repeats = 100 if batch <= 16 else 1
                     report.rows += compare(
                         f"{kind}, {case}",
-                        {name: clocked(both[at], repeats, threads) for name, both in passes.items()},
+                        {name: clocked(both[at], repeats, clock_for(threads)) for name, both in passes.items()},
                         threads=threads,
                         flops=flops(batch) * times if repeats == 1 else None,
                         peak_bytes={n: peak_memory(both[at]) for n, both in passes.items() if n != "compile"},
                         seconds=seconds,
                         rounds=(5, 101),
+                        clock=clock_for(threads),
                     )
     report.print()
     aims = aims_of(report.rows)

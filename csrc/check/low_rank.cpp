@@ -307,7 +307,8 @@ void check_low_rank(Tally& tally, Random random) {
   };
   uniform(p.x, p.batch * p.targets * p.sizes[0]), uniform(p.dy, p.batch * p.targets * p.sizes.back());
   uniform(p.gate, 1);
-  for (const size_t branch : {size_t(0), size_t(1)}) lattice(p.z[branch], p.batch * p.code_dim[branch], 4, 0.25);
+  for (const size_t branch : {size_t(0), size_t(1)})
+    lattice(p.z[branch], p.batch * p.code_dim[branch], 4, 0.25);
   if (p.not_a_number) {
     Values& z = p.z[p.code_dim[0] > 0 ? 0 : 1];
     z[size_t(random.below(int64_t(z.size())))] = NAN;

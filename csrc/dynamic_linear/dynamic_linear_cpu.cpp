@@ -39,11 +39,24 @@ int64_t dynamic_workspace(const DynamicMlp& mlp, bool backward) {
 namespace solid::SOLID_ISA {
 namespace {
 
+// Bytes of a row of both maps up to which it stays in the inner cache while a block passes. Beyond, a group
+// of blocks shares it: on AVX2 at D = O = k = 64 one block alone left it to the outer caches.
+constexpr int64_t kRowInCache = 16384;
+constexpr int64_t kGroup =
+    4;  // full blocks at the widest instruction set; more of them where they are narrower
+
+bool grouped(const DynamicMlp& mlp) {
+  const int64_t size = mlp.type == DynamicType::kFloat64 ? 8 : 4;
+  return mlp.targets == 1 && (mlp.item.code_dim + mlp.semantic.code_dim) * widest(mlp) * size > kRowInCache;
+}
+
 int64_t scratch_forward(const DynamicMlp& mlp) {
-  const int64_t code_dims = mlp.item.code_dim + mlp.semantic.code_dim, m = widest(mlp);
+  const int64_t code_dim = mlp.item.code_dim + mlp.semantic.code_dim, m = widest(mlp);
   const int64_t one = (2 * m + (m + 1) * m) * int64_t(sizeof(double));
-  const int64_t block = mlp.targets == 1 ? (code_dims + 2 * m) * kTileBytes
-                                         : (code_dims + 2 * kTargetRun * m + (m + 1) * m) * 64;
+  const int64_t many = grouped(mlp) ? kGroup : 1;
+  int64_t block = (code_dim + 2 * kTargetRun * m + (m + 1) * m) * 64;
+  if (mlp.targets == 1)
+    block = many * (code_dim + 2 * m) * kTileBytes + (many > 1 ? code_dim * m * int64_t(sizeof(double)) : 0);
   return one > block ? one : block;
 }
 
@@ -58,7 +71,12 @@ Status forward(const DynamicMlp& mlp) {
     });
     return Status::kOk;
   }
-  const int64_t block = mlp.targets == 1 ? kBlockVectors<T> * L : L;
+  int64_t block = mlp.targets == 1 ? kBlockVectors<T> * L : L;
+  if (grouped(mlp)) {  // which changes no result: fewer blocks where all threads would not have some
+    const int64_t most = kGroup * kTileBytes / (block * int64_t(sizeof(T)));
+    const int64_t fair = mlp.batch / (2 * block * mlp.threads);
+    block *= fair < 1 ? 1 : least(most, fair);
+  }
   const int64_t blocks = (mlp.batch + block - 1) / block;
   for_each_worker(blocks, mlp.threads, [&](int64_t worker, int64_t b) {
     T* scratch = reinterpret_cast<T*>(static_cast<char*>(mlp.workspace) + worker * scratch_bytes);
@@ -66,9 +84,9 @@ Status forward(const DynamicMlp& mlp) {
     if (mlp.targets != 1) {
       forward_block_targets(call, first, count, scratch);
     } else if (count > L) {
-      forward_block<kBlockVectors<T> >(call, first, count, scratch);
+      forward_blocks<kBlockVectors<T> >(call, first, count, scratch);
     } else {
-      forward_block<1>(call, first, count, scratch);
+      forward_blocks<1>(call, first, count, scratch);
     }
   });
   return Status::kOk;

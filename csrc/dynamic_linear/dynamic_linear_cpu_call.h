@@ -55,30 +55,38 @@ SOLID_INLINE void contract(const T* s, int64_t step, int64_t stride, int64_t cou
   }
 }
 
-// Generated weights of row i, outputs o .. o + N - 1, of one branch; added to acc if `add`.
+// Generated weights of row i, outputs o .. o + N - 1, of one branch; added to acc if `add`. With a panel, row
+// i of the map is read from there, where the values of these outputs lie together: [k][N] at o k.
 template <int N, int R, class T>
 SOLID_INLINE void generate(const Branch<T>& branch, int64_t outputs, int64_t i, int64_t o, const T* z,
-                           bool add, Vector<T> (&acc)[N][R]) {
+                           bool add, Vector<T> (&acc)[N][R], const T* panel = nullptr) {
   const T* offset = branch.offset + i * outputs + o;
   for (int n = 0; n < N; ++n) {
     for (int r = 0; r < R; ++r) acc[n][r] = add ? acc[n][r] + offset[n] : splat(offset[n]);
   }
-  contract<N, R>(branch.map + i * branch.code_dim * outputs + o, outputs, 1, branch.code_dim, z, acc);
+  if (panel) {
+    contract<N, R>(panel + o * branch.code_dim, N, 1, branch.code_dim, z, acc);
+  } else {
+    contract<N, R>(branch.map + i * branch.code_dim * outputs + o, outputs, 1, branch.code_dim, z, acc);
+  }
 }
 
-// W[i, o .. o + N - 1], both branches.
+// W[i, o .. o + N - 1], both branches; their panels lie one after the other, if there are any.
 template <int N, int R, class T>
 SOLID_INLINE void generate_clipped(const Layer<T>& layer, int64_t i, int64_t o, const T* z_item,
-                                   const T* z_semantic, T delta, Vector<T> (&acc)[N][R]) {
+                                   const T* z_semantic, T delta, Vector<T> (&acc)[N][R],
+                                   const T* panels = nullptr) {
+  const T* const semantic = panels ? panels + layer.item.code_dim * layer.outputs : nullptr;
   if (layer.item.present) {
-    generate<N, R>(layer.item, layer.outputs, i, o, z_item, false, acc);
+    generate<N, R>(layer.item, layer.outputs, i, o, z_item, false, acc, panels);
     const Vector<T> bound = splat(delta);
     for (int n = 0; n < N; ++n) {
       for (int r = 0; r < R; ++r) acc[n][r] = clip(acc[n][r], bound);
     }
-    if (layer.semantic.present) generate<N, R>(layer.semantic, layer.outputs, i, o, z_semantic, true, acc);
+    if (layer.semantic.present)
+      generate<N, R>(layer.semantic, layer.outputs, i, o, z_semantic, true, acc, semantic);
   } else {
-    generate<N, R>(layer.semantic, layer.outputs, i, o, z_semantic, false, acc);
+    generate<N, R>(layer.semantic, layer.outputs, i, o, z_semantic, false, acc, semantic);
   }
 }
 

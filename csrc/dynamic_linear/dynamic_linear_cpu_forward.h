@@ -12,46 +12,86 @@ constexpr int64_t kFewSequences = 6;
 // T = 1000 one by one: 71 us a sequence, in blocks: 109 us.
 constexpr int64_t kManyTargets = 64;
 
+// Row i of both maps, the values of each run of outputs together: [k][N].
+template <int N, class T>
+void pack_panels(const Layer<T>& layer, int64_t i, T* panels) {
+  const auto pack_branch = [&](const Branch<T>& branch) {
+    if (!branch.present) return;
+    const T* const map = branch.map + i * branch.code_dim * layer.outputs;
+    for_runs<N>(0, layer.outputs, [&](auto run, int64_t o) {
+      constexpr int n_max = decltype(run)::value;
+      for (int64_t k = 0; k < branch.code_dim; ++k) {
+        __builtin_memcpy(panels + o * branch.code_dim + k * n_max, map + k * layer.outputs + o,
+                         n_max * sizeof(T));
+      }
+    });
+    panels += branch.code_dim * layer.outputs;
+  };
+  pack_branch(layer.item);
+  pack_branch(layer.semantic);
+}
+
+// The part of row `row` in a block's outputs; the bias comes first: it starts the sums that the rows of W add
+// to.
 template <int R, class T>
-void forward_block(const Call<T>& call, int64_t first, int64_t count, T* scratch) {
+SOLID_APART void forward_row(const Layer<T>& layer, int64_t row, const T* z_item, const T* z_semantic,
+                             T delta, const T* in, const T* panels, T* out) {
+  const bool bias = row == layer.inputs;
+  Vector<T> x[R];
+  for (int r = 0; r < R; ++r) x[r] = bias ? splat(T(1)) : load(in + (row * R + r) * kLanes<T>);
+  for_runs<kAccumulators / R>(0, layer.outputs, [&](auto run, int64_t o) {
+    constexpr int n_max = decltype(run)::value;
+    Vector<T> w[n_max][R];
+    generate_clipped<n_max, R>(layer, row, o, z_item, z_semantic, delta, w, panels);
+    for (int n = 0; n < n_max; ++n) {
+      for (int r = 0; r < R; ++r) {
+        T* y = out + ((o + n) * R + r) * kLanes<T>;
+        store(y, bias ? w[n][r] : load(y) + x[r] * w[n][r]);
+      }
+    }
+  });
+}
+
+// `count` sequences in blocks of R vectors of lanes, for which each row of the maps is read, and packed,
+// once.
+template <int R, class T>
+void forward_blocks(const Call<T>& call, int64_t first, int64_t count, T* scratch) {
   constexpr int NB = R * kLanes<T>;
-  constexpr int N = kAccumulators / R;
   const DynamicMlp& mlp = call.mlp;
-  const int64_t width = widest(mlp) * NB;
-  T* z_item = scratch;
-  T* z_semantic = z_item + mlp.item.code_dim * NB;
-  T* in = z_semantic + mlp.semantic.code_dim * NB;
-  T* out = in + width;
-  call.pack_conditions(first, count, NB, z_item, z_semantic);
-  pack(call.x + first * mlp.sizes[0], mlp.sizes[0], count, mlp.sizes[0], NB, in);
+  const int64_t ki = mlp.item.code_dim, ks = mlp.semantic.code_dim, width = widest(mlp) * NB;
+  const int64_t blocks = (count + NB - 1) / NB, tiles = (ki + ks) * NB + 2 * width;
+  T* const panels = blocks > 1 ? scratch + blocks * tiles : nullptr;
+  const auto z_item = [&](int64_t block) { return scratch + block * tiles; };
+  const auto z_semantic = [&](int64_t block) { return z_item(block) + ki * NB; };
+  const auto activations = [&](int64_t block, int64_t l) {
+    return z_semantic(block) + ks * NB + l % 2 * width;
+  };
+  const auto sequences = [&](int64_t block) { return least(NB, count - block * NB); };
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t from = first + block * NB, inputs = mlp.sizes[0];
+    call.pack_conditions(from, sequences(block), NB, z_item(block), z_semantic(block));
+    pack(call.x + from * inputs, inputs, sequences(block), inputs, NB, activations(block, 0));
+  }
   for (int64_t l = 0; l < mlp.layers; ++l) {
     const Layer<T> layer = layer_of<T>(mlp, l);
     for (int64_t i = 0; i <= layer.inputs; ++i) {
-      // The bias comes first: it starts the sums that the rows of W add to.
       const int64_t row = i == 0 ? layer.inputs : i - 1;
-      Vector<T> x[R];
-      for (int r = 0; r < R; ++r) x[r] = i == 0 ? splat(T(1)) : load(in + (row * R + r) * kLanes<T>);
-      for_runs<N>(0, layer.outputs, [&](auto run, int64_t o) {
-        constexpr int n_max = decltype(run)::value;
-        Vector<T> w[n_max][R];
-        generate_clipped<n_max, R>(layer, row, o, z_item, z_semantic, call.delta, w);
-        for (int n = 0; n < n_max; ++n) {
-          for (int r = 0; r < R; ++r) {
-            T* y = out + ((o + n) * R + r) * kLanes<T>;
-            store(y, i == 0 ? w[n][r] : load(y) + x[r] * w[n][r]);
-          }
-        }
-      });
+      if (panels) pack_panels<kAccumulators / R>(layer, row, panels);
+      for (int64_t block = 0; block < blocks; ++block) {
+        forward_row<R>(layer, row, z_item(block), z_semantic(block), call.delta, activations(block, l),
+                       panels, activations(block, l + 1));
+      }
     }
-    if (layer.curved) tanh_tile(out, layer.outputs * NB);
-    if (l + 1 == mlp.layers) {
-      unpack(out, NB, count, layer.outputs, call.y + first * layer.outputs, layer.outputs);
-    } else if (mlp.hidden) {
-      unpack(out, NB, count, layer.outputs, call.hidden(l + 1) + first * layer.outputs, layer.outputs);
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t from = (first + block * NB) * layer.outputs;
+      T* const out = activations(block, l + 1);
+      if (layer.curved) tanh_tile(out, layer.outputs * NB);
+      if (l + 1 == mlp.layers) {
+        unpack(out, NB, sequences(block), layer.outputs, call.y + from, layer.outputs);
+      } else if (mlp.hidden) {
+        unpack(out, NB, sequences(block), layer.outputs, call.hidden(l + 1) + from, layer.outputs);
+      }
     }
-    T* last = in;
-    in = out;
-    out = last;
   }
 }
 

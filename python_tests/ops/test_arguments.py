@@ -15,6 +15,7 @@ from python_tests.ops import cases
 from solid_ext.ops.catalogue_cross_entropy import catalogue_cross_entropy
 from solid_ext.ops.dynamic_linear import dynamic_mlp
 from solid_ext.ops.gru import gru_last_state
+from solid_ext.ops.low_rank import low_rank_mlp
 from solid_ext.ops.nearest_code import nearest_code, nearest_code_statistics
 from solid_ext.ops.segment_sum import segment_sum
 from solid_ext.ops.symbols import embed_symbols
@@ -43,6 +44,11 @@ def cross_entropy(backend: str, mask: Tensor, state: Tensor, table: Tensor, bias
     return [catalogue_cross_entropy(state, table, IDS, constant, reduction="none", backend=backend)]
 
 
+def low_rank(backend: str, mask: Tensor, *given: Tensor) -> list[Tensor]:
+    x, z_item, z_semantic, *tables = given
+    return [low_rank_mlp(x, z_item, z_semantic, *([t] for t in tables), delta=0.3, backend=backend)]
+
+
 Call = Callable[..., list[Tensor]]
 GIVEN: dict[str, tuple[Call, list[tuple[int, ...]]]] = {
     "nearest_code": (search, [(4, 3, 5), (7, 5)]),
@@ -51,6 +57,10 @@ GIVEN: dict[str, tuple[Call, list[tuple[int, ...]]]] = {
     "dynamic_mlp": (
         layers,
         [(4, 5), (4, 2), (4, 3), (6, 2, 6), (7, 2, 3), (6, 6), (7, 3), (6, 3, 6), (7, 3, 3), (6, 6), (7, 3)],
+    ),
+    "low_rank_mlp": (
+        low_rank,
+        [(4, 5), (4, 2), (4, 3), (3, 5), (5, 3), (5,), (4, 2, 3), (4, 3), (4, 3, 3), (4, 3)],
     ),
     "dynamic_mlp of targets": (
         layers,

@@ -561,6 +561,47 @@ def test_errors_say_what_was_expected(change: dict, error: type[Exception], mess
         dynamic_mlp(**values)
 
 
+def test_a_call_is_checked_again_when_a_tensor_has_changed() -> None:
+    """Calls whose checks have passed are remembered by shapes and dtypes, which the same tensor may change."""
+    case = make((4, 5), 3, 6)
+    expected = native(0.1)(case)
+    assert torch.equal(native(0.1)(case), expected)
+    offset = case.item_offsets[0]
+    kept = offset.data
+    for value, error, message in (
+        (torch.zeros(5, 6), ValueError, r"expected item offset \[D \+ 1=5, O=5\], got \[5, 6\]"),
+        (kept.double(), TypeError, "expected item tensors of x's dtype"),
+        (kept.to("meta"), ValueError, "expected item tensors on x's device cpu"),
+    ):
+        changed = replace(case, item_offsets=[value])
+        with pytest.raises(error, match="dynamic_mlp: " + message):
+            native(0.1)(changed)
+        if not value.is_meta:
+            offset.data = value
+            with pytest.raises(error, match="dynamic_mlp: " + message):
+                native(0.1)(case)
+            offset.data = kept
+    with pytest.raises(ValueError, match="dynamic_mlp: expected delta >= 0, got nan"):
+        native(float("nan"))(case)
+    assert torch.equal(native(0.1)(case), expected)
+
+
+@pytest.mark.parametrize("size", [64, 70])
+@pytest.mark.parametrize("batch", [33, 140, 300])
+def test_blocks_that_share_a_row_of_the_maps(backend: str, batch: int, size: int) -> None:
+    """Maps whose rows overflow the inner cache are packed for a group of blocks, which changes no result."""
+    case = make((size, size, 9), 64, batch)
+    expected = with_gradients(native(INFINITE, "reference"), case.to(torch.float64))
+    assert_close(with_gradients(native(INFINITE, backend), case), expected, 3e-5)
+    whole = native(0.1, backend)(case)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(8)
+        assert torch.equal(native(0.1, backend)(case), whole) or backend == "reference"
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("branches", ["both", "item", "semantic"])
 @pytest.mark.parametrize("tanh_last", [False, True])
 def test_runs_of_layers_are_the_whole(branches: str, tanh_last: bool) -> None:

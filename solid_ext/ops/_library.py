@@ -98,15 +98,19 @@ def plain_shapes(tensors: Iterable[torch.Tensor | None]) -> list[Any] | None:
         return None
     shapes: list[Any] = []
     dtype = None
-    for tensor in tensors:
+    strided = torch.strided
+    for tensor in tensors:  # written out: a call for each tensor takes as long as what it asks
         if tensor is None:
             shapes.append(None)
             continue
-        if not _as_it_lies(tensor) or tensor.layout is not torch.strided or tensor.is_nested:
+        if type(tensor) not in _PLAIN or not tensor.is_cpu or tensor.is_neg() or tensor._is_zerotensor():
             return None
-        dtype = dtype or tensor.dtype
+        if tensor.layout is not strided or tensor.is_nested:
+            return None
         if tensor.dtype is not dtype:
-            return None
+            if dtype is not None:
+                return None
+            dtype = tensor.dtype
         shapes.append(tensor.shape)
     return shapes
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from solid_ext._native import kernels
 from solid_ext.ops import dynamic_linear_cuda, reference
-from solid_ext.ops._arguments import expect_like, expect_tensor, expect_tensors, real
-from solid_ext.ops._library import define_operator, expect_no_tangent, first_order, unobserved
+from solid_ext.ops._arguments import Accepted, expect_like, expect_tensor, expect_tensors, real
+from solid_ext.ops._library import define_operator, expect_no_tangent, first_order, plain_shapes, unobserved
 
 Activation = Literal["none", "tanh"]
 Backend = Literal["native", "reference"]
@@ -162,16 +162,26 @@ def _run(
     if z_semantic is None:
         semantic_maps = semantic_offsets = ()
     delta = real(name, "delta", delta)
-    _check(name, x, z_item, z_semantic, item_maps, item_offsets, semantic_maps, semantic_offsets, delta)
+    lists = (item_maps, item_offsets, semantic_maps, semantic_offsets)
+    shapes = key = None
+    if all(type(values) in (list, tuple) for values in lists):
+        shapes = plain_shapes((x, z_item, z_semantic, *item_maps, *item_offsets, *semantic_maps, *semantic_offsets))
+        key = None if shapes is None else (x.dtype, *map(len, lists), *shapes)
+    if not (ACCEPTED.knows(key) and delta >= 0):
+        _check(name, x, z_item, z_semantic, *lists, delta)
+        ACCEPTED.add(key)
     if backend == "native":
         parameters = (*item_maps, *item_offsets, *semantic_maps, *semantic_offsets)
-        return _native(name, x, z_item, z_semantic, parameters, delta, tanh_last)
+        return _native(name, x, z_item, z_semantic, parameters, delta, tanh_last, plain=shapes is not None)
     if backend != "reference":
         raise ValueError(f"{name}: expected backend 'native' or 'reference', got {backend!r}")
     y = reference.dynamic_mlp(
         x, z_item, z_semantic, item_maps, item_offsets, semantic_maps, semantic_offsets, delta=delta
     )
     return y.tanh() if tanh_last else y
+
+
+ACCEPTED = Accepted()
 
 
 def in_dtype_of(maps: Sequence[Tensor], *tensors: Tensor | None) -> list[Any]:
@@ -304,8 +314,14 @@ def _native(
     parameters: tuple[Tensor, ...],
     delta: float,
     tanh_last: bool,
+    *,
+    plain: bool,
 ) -> Tensor:
-    """Run the kernel, under autograd only where a gradient is wanted."""
+    """Run the kernel, under autograd only where a gradient is wanted.
+
+    Args:
+        plain: whether nothing observes the call and all tensors are as `plain_shapes` says.
+    """
     expect_no_tangent(name, x, z_item, z_semantic, *parameters)
     if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
         raise NotImplementedError(
@@ -319,13 +335,14 @@ def _native(
             if tensor is not None and tensor.requires_grad:
                 parts = _parts(x)
                 y = _DynamicMlp.apply(
+                    plain,
                     *without_aliases(_divided(x, parts), _repeated(z_item, parts), _repeated(z_semantic, parts)),
                     delta,
                     tanh_last,
                     *without_aliases(*parameters),
                 )
                 return y if parts == 1 else y.unflatten(0, (x.shape[0], parts)).flatten(1, 2)
-    if unobserved(x, z_item, z_semantic, *parameters):
+    if plain:
         # Without a backward pass, outputs that fill vectors are computed one sequence at a time at full speed.
         if x.dim() == 3 and any(t.shape[-1] % LANES for t in parameters):
             parts = _parts(x)
@@ -358,7 +375,8 @@ def _in_runs(
     tables = [parameters[at : at + layers] for at in range(0, len(parameters), layers)]
     for first in range(0, layers, most):
         run = tuple(parameter for table in tables for parameter in table[first : first + most])
-        x = _native(name, x, z_item, z_semantic, run, delta, tanh_last or first + most < layers)
+        last = tanh_last or first + most < layers
+        x = _native(name, x, z_item, z_semantic, run, delta, last, plain=False)
     return x
 
 
@@ -398,6 +416,7 @@ class _DynamicMlp(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        plain: bool,
         x: Tensor,
         z_item: Tensor | None,
         z_semantic: Tensor | None,
@@ -405,7 +424,7 @@ class _DynamicMlp(torch.autograd.Function):
         tanh_last: bool,
         *parameters: Tensor,
     ) -> Tensor:
-        run = _forward_cpu if unobserved(x, z_item, z_semantic, *parameters) else forward_operator
+        run = _forward_cpu if plain else forward_operator
         y, hidden = run(x, z_item, z_semantic, parameters, delta, tanh_last, True)
         ctx.save_for_backward(x, z_item, z_semantic, y if tanh_last else None, hidden, *parameters)
         ctx.delta = delta
@@ -416,13 +435,13 @@ class _DynamicMlp(torch.autograd.Function):
     @first_order("dynamic_mlp")
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, z_item, z_semantic, y, hidden, *parameters = ctx.saved_tensors
-        wanted = [*ctx.needs_input_grad[:3], *ctx.needs_input_grad[5:]]
+        wanted = [*ctx.needs_input_grad[1:4], *ctx.needs_input_grad[6:]]
         plain = unobserved(dy, x, z_item, z_semantic, y, *parameters)
         run = _backward_cpu if plain else backward_operator
         found = run(dy, x, z_item, z_semantic, parameters, y, hidden, ctx.delta, ctx.tanh_last, wanted)
         gradients = iter(found)
         dx, dz_item, dz_semantic, *rest = [next(gradients) if want else None for want in wanted]
-        return dx, dz_item, dz_semantic, None, None, *rest
+        return None, dx, dz_item, dz_semantic, None, None, *rest
 
 
 def _sizes(x: Tensor, z_item: Tensor | None, z_semantic: Tensor | None, parameters: Sequence[Tensor]) -> list[int]:
