@@ -44,6 +44,8 @@ bench: .venv/test
 	$(BIN)/python -m bench.speed.bench_dynamic_mlp --json
 	$(BIN)/python -m bench.speed.bench_gru --json
 	$(BIN)/python -m bench.speed.bench_train_step --json
+	$(BIN)/python -m bench.speed.bench_prepare --json
+	$(BIN)/python -m bench.speed.bench_catalogue --json
 	$(BIN)/python -m bench.speed.bench_nearest_code --grid --json $(FAISS:%=--faiss-python %)
 	$(BIN)/python -m bench.speed.plot_kernels
 
