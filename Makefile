@@ -39,13 +39,15 @@ test-slow: .venv/test
 	$(BIN)/python -m pytest $(SLOW_TESTS)
 	$(BIN)/python -m pytest -m slow $(SLOW_TESTS:%=--ignore=%)
 
-# Peers with an OpenMP of their own take part from another Python: FAISS=PYTHON (faiss-cpu), VQ=FOLDER (vector-quantize-pytorch).
+# Peers with an OpenMP of their own take part from another Python: FAISS=PYTHON (faiss-cpu, implicit), VQ=FOLDER (vector-quantize-pytorch).
 bench: .venv/test
 	$(BIN)/python -m bench.speed.bench_nearest_code --json $(FAISS:%=--faiss-python %) $(VQ:%=--quantize-path %)
 	$(BIN)/python -m bench.speed.bench_dynamic_mlp --json
+	$(BIN)/python -m bench.speed.bench_low_rank --json
 	$(BIN)/python -m bench.speed.bench_gru --json
 	$(BIN)/python -m bench.speed.bench_catalogue_cross_entropy --json
 	$(BIN)/python -m bench.speed.bench_train_step --json
+	$(BIN)/python -m bench.speed.bench_serve --json $(FAISS:%=--faiss-python %)
 	$(BIN)/python -m bench.speed.bench_nearest_code --grid --json $(FAISS:%=--faiss-python %)
 	$(BIN)/python -m bench.speed.plot_kernels
 

@@ -17,6 +17,7 @@
 #include "dynamic_linear/bind_cuda.h"
 #include "gru/bind.h"
 #include "gru/bind_cuda.h"
+#include "low_rank/bind.h"
 #include "nearest_code/bind.h"
 #include "nearest_code/bind_cuda.h"
 #include "segment_sum/bind.h"
@@ -70,6 +71,7 @@ PYBIND11_MODULE(_solid_ext, m) {
   solid::bind_dropout(m);
   solid::bind_dynamic_linear(m);
   solid::bind_gru(m);
+  solid::bind_low_rank(m);
   solid::bind_nearest_code(m);
   solid::bind_segment_sum(m);
   solid::bind_symbols(m);

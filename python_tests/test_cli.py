@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from solid_ext import build_info
 from solid_ext.cli import harmless, main, parse, show_comparison
 from solid_ext.config import Config
 
@@ -113,6 +114,26 @@ def test_recommend_answers_in_raw_ids(run: Path, capsys: pytest.CaptureFixture[s
     assert not {"i3", "i4"} & {entry["item"] for entry in found}
 
 
+def test_ids_that_begin_with_a_dash_follow_two_dashes(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(*arguments: str) -> list[dict[str, object]]:
+        main(["recommend", "--run", str(run), "--json", *arguments])
+        return json.loads(capsys.readouterr().out)
+
+    expected = answer("--history", "i3", "i4")
+    assert answer("--history", "--", "i3", "i4") == answer("--", "i3", "i4") == answer("--history", "i3", "--", "i4")
+    assert answer("--history", "--", "i3", "i4") == expected
+    for ids in (["-a5", "--b6"], ["--k", "3"], ["--"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["recommend", "--run", str(run), "--history", "--", *ids])
+        assert ended.value.code == 2
+        assert f"expected items of the catalogue, got '{ids[0]}', which is not in it" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["recommend", "--help"])
+    assert 'after "--"' in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
 def test_resume_repeats_nothing_and_changes_nothing(run: Path, data: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
     main(["train", "--dataset", str(data), "--out", str(copy), "--eval-negatives", "20", "--resume", *QUICK])
@@ -197,9 +218,13 @@ def test_every_field_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
         assert "--" + name.replace("_", "-") in printed, name
 
 
-@pytest.mark.parametrize("asked", ["doctor", "--version"])
-def test_doctor_says_what_runs(asked: str, capsys: pytest.CaptureFixture[str]) -> None:
-    main([asked])
+def test_the_version_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out.startswith(f"solid_ext {build_info()['version']} ")
+
+
+def test_doctor_says_what_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor"])
     printed = capsys.readouterr().out
     for word in ("solid_ext", "torch", "instruction sets", "threads", "GPU"):
         assert word in printed

@@ -288,3 +288,19 @@ def test_a_size_that_is_no_number_is_refused(size: Any, tmp_path: Path) -> None:
     write_json(tmp_path / "folder" / "m.json", manifest)
     with pytest.raises(ValueError, match=r"test: expected the size of .* in .*m.json, got"):
         verify_folder(tmp_path / "folder", "m.json", "test")
+
+
+def test_a_process_whose_folder_was_deleted_writes_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for overwrite in (False, True):
+        with written_folder(tmp_path / "made", "save", overwrite=overwrite, ours=lambda folder: None) as folder:
+            write_text(folder / "file", str(overwrite))
+        assert (tmp_path / "made" / "file").read_text() == str(overwrite)
+    with (
+        pytest.raises(ValueError, match="save: expected a path from a folder that exists, got made"),
+        written_folder(Path("made"), "save", overwrite=False, ours=lambda folder: None),
+    ):
+        pass

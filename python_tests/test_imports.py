@@ -64,3 +64,25 @@ def test_every_public_name_is_found(name: str) -> None:
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'solid_ext' has no attribute 'Solid'"):
         solid_ext.Solid  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["--help", "--version", *(f"{command} --help" for command in ("prepare", "train", "recommend", "compare", "tune"))],
+)
+def test_the_command_line_tells_of_itself_without_torch(asked: str, tmp_path: Path) -> None:
+    done = python(
+        f"""
+import sys
+from solid_ext.cli import main
+try:
+    main({asked.split()!r})
+except SystemExit as stop:
+    assert stop.code == 0
+heavy = ("torch", "polars", "scipy", "sklearn", "safetensors", "matplotlib")
+print([name for name in heavy if name in sys.modules], file=sys.stderr)
+""",
+        tmp_path,
+    )
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+    assert "solid" in done.stdout

@@ -22,7 +22,7 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from solid_ext import SOLID, Config, Dataset, load_dataset
-from solid_ext.data import Rows, SyntheticTruth, synthetic_dataset
+from solid_ext.data import Rows, Semantics, SyntheticTruth, synthetic_dataset
 from solid_ext.evaluate import Metrics, Scorer, evaluate_full
 from solid_ext.files import MANIFEST, describe_folder, read_json
 from solid_ext.methods import method_config
@@ -341,6 +341,21 @@ def test_a_folder_of_one_training_is_not_anothers(world: tuple[Dataset, Syntheti
         SOLID(TINY).fit(other, folder=tmp_path)
     with FileLock(tmp_path / ".solid_ext.lock"), pytest.raises(ValueError, match="fit: expected a folder that nobody"):
         SOLID(TINY).fit(world[0], folder=tmp_path)
+
+
+def test_what_is_no_reporter_or_semantics_is_refused_before_the_data_is_read(
+    fitted: SOLID, world: tuple[Dataset, SyntheticTruth]
+) -> None:
+    for reporter in (5, print, "silent"):
+        with pytest.raises(
+            TypeError, match="fit: expected reporter None or an object with the methods begin, step, epo"
+        ):
+            SOLID(TINY).fit("no such file", reporter=reporter)
+    for semantics in (5, np.array([0, 1])):
+        with pytest.raises(TypeError, match=r"fit: expected semantics None or those that .*make_semantics makes, got"):
+            SOLID(TINY).fit("no such file", semantics=semantics)
+    with pytest.raises(ValueError, match="fit: expected semantics of the dataset's 60 items, got those of 2"):
+        SOLID(TINY).fit(world[0], semantics=Semantics(np.array([0, 1, 2]), 2, "id"))
 
 
 def test_an_unknown_backbone_is_refused_at_once() -> None:

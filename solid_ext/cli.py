@@ -281,12 +281,16 @@ class Recommend:
     """The best items for a history of raw item ids, oldest first.
 
     Example: solid-ext recommend --run runs/first --history 50 172 181 --k 5
+    Example: solid-ext recommend --run runs/first --k 5 --history -- -a5 --b6
+
+    Everything after "--" belongs to the history, ids that begin with "-" too.
     """
 
     run_folder: Annotated[Path, tyro.conf.arg(name="run")]
     """The folder of a run, or of a model that was saved."""
     history: tuple[str, ...]
-    """Item ids as the interactions had them, oldest first; none for a newcomer."""
+    """Item ids as the interactions had them, oldest first; none for a newcomer. Those that begin with "-" follow
+    "--"."""
     k: int = 10
     """How many items."""
     keep_history: bool = False
@@ -442,6 +446,16 @@ class Doctor:
         console.print(table)
 
 
+@dataclass(frozen=True)
+class Version:
+    """What `solid-ext --version` prints: of the compiled module alone, which is there in a second less than torch."""
+
+    def run(self) -> None:
+        import _solid_ext
+
+        console.print(f"solid_ext {_solid_ext.build_info()['version']} (solid-ext doctor says what it runs on)")
+
+
 def open_dataset(name: str) -> Interactions:
     """A named dataset, or the dataset at a path."""
     from solid_ext.data import MOVIELENS_100K_LICENCE, load_dataset, movielens_100k, synthetic_dataset
@@ -593,14 +607,14 @@ def show_comparison(runs: Path) -> None:
         console.print(table)
 
 
-def parse(arguments: list[str]) -> Prepare | Train | Evaluate | Recommend | Compare | Tune | Doctor:
+def parse(arguments: list[str]) -> Prepare | Train | Evaluate | Recommend | Compare | Tune | Doctor | Version:
     """Read the command line.
 
     The defaults of train's flags are those of the run that is resumed or the package's, over them `--preset`'s, and
     over those the fields of `--config FILE`.
     """
     if arguments == ["--version"]:
-        return Doctor()
+        return Version()
     scan = ArgumentParser(add_help=False, allow_abbrev=False)
     scan.add_argument("--config")
     scan.add_argument("--preset")
@@ -623,7 +637,19 @@ def parse(arguments: list[str]) -> Prepare | Train | Evaluate | Recommend | Comp
         | Annotated[Tune, tyro.conf.subcommand("tune")]
         | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     )
-    return tyro.cli(commands, prog="solid-ext", description=__doc__, args=arguments)
+    arguments, after = before_dashes(arguments)
+    command = tyro.cli(commands, prog="solid-ext", description=__doc__, args=arguments)
+    return replace(command, history=(*command.history, *after)) if isinstance(command, Recommend) else command
+
+
+def before_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What the parser reads of recommend's arguments, and the ids after `--`, which it would take for flags."""
+    if arguments[:1] != ["recommend"] or "--" not in arguments:
+        return arguments, []
+    place = arguments.index("--")
+    before, after = arguments[:place], arguments[place + 1 :]
+    named = any(argument.partition("=")[0] == "--history" for argument in before)
+    return before if named else [*before, "--history"], after
 
 
 def as_begun(out: Path) -> Train:

@@ -178,7 +178,7 @@ def check_replaceable(folder: Path, what: str, *, overwrite: bool, ours: Callabl
     """
     checked_path(folder, what)
     try:
-        folder, here = Path(os.path.abspath(folder)), Path.cwd()
+        folder = Path(os.path.abspath(folder))
         if not os.path.lexists(folder):
             return
         if not overwrite:
@@ -188,13 +188,20 @@ def check_replaceable(folder: Path, what: str, *, overwrite: bool, ours: Callabl
             )
         if folder.is_symlink() or not folder.is_dir():
             raise ValueError(f"{what}: expected a folder to overwrite, got {folder}, a file or a link")
-        if here.is_relative_to(folder):
+        if _works_in(folder):
             raise ValueError(f"{what}: expected a folder to overwrite, got {folder}, in which this process works")
         foreign = ours(folder) if any(folder.iterdir()) else None
     except OSError as error:
         raise ValueError(f"{what}: expected a folder that can be written, got {folder} ({_reason(error)})") from error
     if foreign is not None:
         raise ValueError(f"{what}: expected a folder of its own to overwrite, got {folder}, {foreign}")
+
+
+def _works_in(folder: Path) -> bool:
+    try:
+        return Path.cwd().is_relative_to(folder)
+    except FileNotFoundError:  # this process's folder was deleted
+        return False
 
 
 def _short(folder: Path) -> str:

@@ -25,6 +25,7 @@ from solid_ext.data import (
     make_semantics,
     make_split,
 )
+from solid_ext.data.tables import shown
 from solid_ext.evaluate import Scorer, Validation, both_protocols
 from solid_ext.evaluate.scorer import inference
 from solid_ext.files import (
@@ -45,7 +46,7 @@ from solid_ext.nn.padding import valid_mask
 from solid_ext.scorers import ItemKNN, Popularity, WithNeighbours, WithNewcomers, choose_neighbours, content_similarity
 from solid_ext.scorers.content import MOST_ITEMS
 from solid_ext.scorers.finetune import fine_tuned
-from solid_ext.serve.recommend import Recommendation, recommend
+from solid_ext.serve import ItemTable, Recommendation, recommend
 from solid_ext.threads import set_threads
 from solid_ext.train import (
     ProgressBar,
@@ -58,6 +59,7 @@ from solid_ext.train import (
     train_solid,
 )
 from solid_ext.train.isolation import isolated
+from solid_ext.train.progress import check_reporter
 
 FORMAT = "solid_ext model"
 FORMAT_VERSION = 2
@@ -110,6 +112,7 @@ class SOLID:
         self.catalogue: Catalogue | None = None
         self.fingerprint: str | None = None
         self._training: Training | None = None
+        self._table = ItemTable()
 
     @property
     def training(self) -> Training:
@@ -146,13 +149,25 @@ class SOLID:
         Raises:
             ValueError: data that cannot be read or split; a folder of another training, or in use by one; a process
                 forked from one that had worked on data.
+            TypeError: semantics or a reporter that are none.
             FloatingPointError: a training that diverges.
         """
         check_not_forked("fit")
+        check_reporter("fit", reporter)
+        if semantics is not None and not isinstance(semantics, Semantics):
+            raise TypeError(
+                "fit: expected semantics None or those that solid_ext.data.make_semantics makes, got "
+                f"{shown(semantics)}"
+            )
         if reporter is None and sys.stderr.isatty():
             with ProgressBar(Console(stderr=True), self.config.train.validation_metric) as bar:
                 return self.fit(data, semantics=semantics, folder=folder, reporter=bar)
         dataset = data if isinstance(data, Dataset) else load_dataset(data)
+        if semantics is not None and semantics.table.size != dataset.num_items + 1:
+            raise ValueError(
+                f"fit: expected semantics of the dataset's {dataset.num_items:,} items, got those of "
+                f"{semantics.table.size - 1:,}"
+            )
         config = self.config.resolved(dataset.num_users, dataset.num_items)
         folder = None if folder is None else checked_path(folder, "fit")
         check_training(config, dataset)
@@ -201,6 +216,7 @@ class SOLID:
         # All of it at the end: a fit that is stopped leaves the model that was fitted before, whole.
         self.model, self.neighbours, self.catalogue = model, neighbours, catalogue
         self.fingerprint, self._training = dataset.fingerprint, training
+        self._table.forget()
 
     def evaluate(self, data: Any = None) -> dict[str, dict[str, float]]:
         """Metrics on the test rows, by the sampled protocol and by full ranking.
@@ -232,7 +248,9 @@ class SOLID:
         """The k best items for each history of raw item ids; see `solid_ext.serve.recommend`."""
         scorer = self.scorer
         assert self.catalogue is not None
-        return recommend(scorer, self.catalogue, histories, k, exclude_history=exclude_history, unknown=unknown)
+        return recommend(
+            scorer, self.catalogue, histories, k, exclude_history=exclude_history, unknown=unknown, table=self._table
+        )
 
     def code_usage(self, data: Any = None) -> np.ndarray | None:
         """How often each codebook entry is looked up over the test sequences: [C] int64; None without a codebook."""
@@ -240,7 +258,7 @@ class SOLID:
         dataset, split = self._data(data)
         if not (model.config.item.item_branch and model.config.item.codebook.use_codebook):
             return None
-        usage = torch.zeros(model.num_semantics, dtype=torch.int64)
+        usage = torch.zeros(model.num_semantics, dtype=torch.int64, device="cpu")
         rows = np.arange(len(split.test.users))
         with inference(model) as asked:
             for batch in np.array_split(rows, -(-len(rows) // self.config.train.batch_size)):

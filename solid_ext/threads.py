@@ -127,8 +127,8 @@ def _measured(most: int) -> Threads:
 def _speed(threads: int) -> float:
     """Passes a second of what a training step does most: a product, an activation, a normalisation, a sum."""
     torch.set_num_threads(threads)
-    x = torch.linspace(-1, 1, 1024 * 64).view(1024, 64)
-    weights = torch.linspace(-1, 1, 64 * 64).view(64, 64)
+    x = torch.linspace(-1, 1, 1024 * 64, device="cpu").view(1024, 64)
+    weights = torch.linspace(-1, 1, 64 * 64, device="cpu").view(64, 64)
 
     def work() -> None:
         torch.nn.functional.layer_norm(torch.nn.functional.gelu(x @ weights), (64,)).sum()

@@ -4,8 +4,9 @@
                                     [--small | --profile]
 
 Sections, each in the file as soon as each of its cases has been measured: limits, nearest_code, dynamic_mlp, gru,
-memory, step, largest_batch, epochs, compiled (peers through `torch.compile`, last because compiling takes longest). A
-file that exists is added to, and its limits are used, so that sections may run in processes of their own.
+cross_entropy, low_rank, memory, step, largest_batch, epochs, compiled (peers through `torch.compile`, last because
+compiling takes longest). A file that exists is added to, and its limits are used, so that sections may run in processes
+of their own.
 
 The kernels are checked against float64 before anything of a case is timed. Times are medians of repeated calls between
 device events; small sizes are those of Python unless a graph is replayed, which rows named "graph" are. A contestant
@@ -30,16 +31,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bench.harness import Report, Row, machine
-from solid_ext.nn import DynamicMLP
+from solid_ext.nn import DynamicMLP, LowRankMLP
 from solid_ext.ops import nearest_code
+from solid_ext.ops.catalogue_cross_entropy import catalogue_cross_entropy
 from solid_ext.ops.gru import gru_last_state
 
 Work = Callable[[], object]
 NEAREST = [(10240, 590, 32), (1_000_000, 8192, 64), (1_000_000, 1024, 256)]  # N, K, D
 BATCHES = [1024, 16384, 262144]
 GRU = (1024, 10, 32)  # B, L, D = H
+CATALOGUES = [(1024, 64, 4385), (1024, 64, 50_000), (1024, 64, 500_000)]  # B, D, V
 SHORT = 20_000  # rows or sequences: below, calls last so short that only a graph's replay shows the device
 
 
@@ -225,7 +229,7 @@ def measure_limits(bench: Bench) -> None:
     source = torch.randn(floats, device=bench.device)
     target = torch.empty_like(source)
     rates["copy"] = 8.0 * floats / statistics.median(milliseconds(lambda: target.copy_(source), bench.device)) / 1e6
-    bench.note("limits", json.dumps({name: round(rate, 1) for name, rate in rates.items()}))
+    bench.note("limits", json.dumps({name: float(f"{rate:.4g}") for name, rate in rates.items()}))
 
 
 def chunked(x: Tensor, codebook: Tensor, rows: int = 65536) -> Tensor:
@@ -350,6 +354,45 @@ def bench_gru(bench: Bench) -> None:
     bench.compare(case, with_graphs(contestants, bench.on_gpu))
 
 
+def gradients_of(loss: Callable[..., Tensor], leaves: list[Tensor]) -> object:
+    return torch.autograd.grad(loss(*leaves), leaves)
+
+
+def bench_cross_entropy(bench: Bench) -> None:
+    """The loss over a catalogue and its gradients, beside torch's, which holds [B, V] several times."""
+    for batch, dim, items in [(4, 8, 50)] if bench.small else CATALOGUES:
+        torch.manual_seed(0)
+        leaves = [torch.randn(n, dim, device=bench.device, requires_grad=True) for n in (batch, items)]
+        target = torch.randint(items, (batch,), device=bench.device)
+        case = f"catalogue_cross_entropy forward + backward, B = {batch}, D = {dim}, V = {items}"
+        state, table = leaves[0].detach()[:64], leaves[1].detach()
+        found = catalogue_cross_entropy(state, table, target[:64], reduction="none").double().cpu()
+        exact = F.cross_entropy(state.cpu().double() @ table.cpu().double().T, target[:64].cpu(), reduction="none")
+        if not bench.is_right(case, float((found - exact).abs().max() / exact.abs().max()), 1e-5):
+            continue
+        calls: dict[str, Work] = {
+            "native": partial(gradients_of, partial(catalogue_cross_entropy, target=target), leaves),
+            "eager": partial(gradients_of, lambda x, t, target=target: F.cross_entropy(x @ t.T, target), leaves),
+        }
+        calls |= {f"{name}, TF32": in_tf32(work) for name, work in calls.items()}
+        bench.compare(case, calls, 6.0 * batch * dim * items)
+
+
+def bench_low_rank(bench: Bench) -> None:
+    """The default generator at the default's sizes."""
+    for batch in [8] if bench.small else (1, *BATCHES):
+        torch.manual_seed(0)
+        native = LowRankMLP((64, 64), 64, 16, 0.01).to(bench.device)
+        eager = LowRankMLP((64, 64), 64, 16, 0.01, backend="reference").to(bench.device)
+        eager.load_state_dict(native.state_dict())
+        inputs = [torch.randn(batch, 64, device=bench.device, requires_grad=True) for _ in range(3)]
+        case = f"low_rank_mlp forward + backward, B = {batch}, D = O = k = 64, r = 16"
+        if not bench.is_right(case, float((native(*inputs) - eager(*inputs)).detach().abs().max()), 1e-3):
+            continue
+        calls: dict[str, Work] = {"native": partial(step_of, native, inputs), "eager": partial(step_of, eager, inputs)}
+        bench.compare(case, with_graphs(calls, bench.on_gpu and batch < SHORT))
+
+
 def note_flat_memory(bench: Bench) -> None:
     """Peak bytes of forward and backward beside those of the weights that are never written, for two widths."""
     batch = 8 if bench.small else 16384
@@ -461,6 +504,8 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "nearest_code": bench_nearest_code,
     "dynamic_mlp": bench_dynamic_mlp,
     "gru": bench_gru,
+    "cross_entropy": bench_cross_entropy,
+    "low_rank": bench_low_rank,
     "memory": note_flat_memory,
     "step": bench_training_step,
     "largest_batch": largest_batch,

@@ -157,5 +157,6 @@ void check_segment_sum(Tally& tally, Random random);
 void check_dynamic_mlp(Tally& tally, Random random);
 void check_gru(Tally& tally, Random random);
 void check_dropout(Tally& tally, Random random);
+void check_low_rank(Tally& tally, Random random);
 
 }  // namespace solid::check

@@ -35,7 +35,8 @@ constexpr Kernel kKernels[] = {{"catalogue_cross_entropy", &check_catalogue_cros
                                {"segment_sum", &check_segment_sum},
                                {"dynamic_mlp", &check_dynamic_mlp},
                                {"gru", &check_gru},
-                               {"dropout", &check_dropout}};
+                               {"dropout", &check_dropout},
+                               {"low_rank", &check_low_rank}};
 
 // The caller's mistakes, made inside the kernels: room for one index too few, a float at an odd address, a
 // sum that threads share.
@@ -65,11 +66,11 @@ bool plant(const std::string& bug) {
 }
 
 int usage() {
-  std::fprintf(
-      stderr,
-      "check_kernels: expected [--cases N] [--case I] "
-      "[--only catalogue_cross_entropy|nearest_code|segment_sum|dynamic_mlp|gru|dropout] [--isa LEVEL] "
-      "[--bits] [--plant overrun|misaligned|race]\n");
+  std::fprintf(stderr,
+               "check_kernels: expected [--cases N] [--case I] "
+               "[--only catalogue_cross_entropy|nearest_code|segment_sum|dynamic_mlp|gru|dropout|low_rank] "
+               "[--isa LEVEL] "
+               "[--bits] [--plant overrun|misaligned|race]\n");
   return 2;
 }
 

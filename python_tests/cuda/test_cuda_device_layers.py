@@ -1,4 +1,4 @@
-"""dynamic_mlp and gru_last_state on a GPU, against the CPU in float64.
+"""The layers and operations of a training step on a GPU, against the CPU in float64.
 
 SOLID_EXT_TEST_DEVICE=cpu runs what it can of this file on the CPU, which says nothing of the kernels and shows that the
 tests themselves are sound (`bench/gpu_session.sh --dry`).
@@ -25,7 +25,8 @@ from python_tests.ops.test_dynamic_linear import (
     with_gradients,
 )
 from solid_ext import build_info
-from solid_ext.nn import DynamicMLP
+from solid_ext.nn import DynamicMLP, LowRankMLP
+from solid_ext.ops.catalogue_cross_entropy import catalogue_cross_entropy
 from solid_ext.ops.gru import gru_last_state
 
 DEVICE = torch.device(os.environ.get("SOLID_EXT_TEST_DEVICE", "cuda"))
@@ -205,7 +206,7 @@ def test_for_the_sanitizer_dynamic_mlp(
 ) -> None:
     if rounded:
         request.getfixturevalue("tf32")
-    tolerance = {torch.float32: 2e-5, torch.float64: 1e-12}.get(dtype, 10 * torch.finfo(dtype).eps)
+    tolerance = TOLERANCES.get(dtype, 10 * torch.finfo(dtype).eps)
     delta = INFINITE if rounded else 0.1  # ten bits of mantissa move weights across a bound
     for case in (
         make((5, 35, 2), 34, 70, targets, dtype=dtype, codes_semantic=3),
@@ -222,5 +223,46 @@ def test_for_the_sanitizer_gru_last_state(size: tuple[int, int, int, int], dtype
     """Weights in shared memory; not in it; and one sequence a warp."""
     case = gru.make(*size, "scattered", dtype)
     expected = with_device(gru.of("reference"), gru.to(case, torch.float64), torch.device("cpu"))
-    tolerance = {torch.float32: 2e-5, torch.float64: 1e-12}.get(dtype, 10 * torch.finfo(dtype).eps)
+    tolerance = TOLERANCES.get(dtype, 10 * torch.finfo(dtype).eps)
     assert_close(with_device(gru.of(), case, DEVICE), expected, tolerance)
+
+
+TOLERANCES = {torch.float32: 2e-5, torch.float64: 1e-12}
+
+
+def entropy_and_gradients(tensors: list[Tensor], target: Tensor, backend: str, device: torch.device) -> list[Tensor]:
+    state, table, bias = (t.to(device) for t in tensors)
+    leaves = [state.requires_grad_(), table.requires_grad_()]
+    loss = catalogue_cross_entropy(*leaves, target.to(device), bias, backend=backend)
+    return [t.detach().cpu() for t in (loss, *torch.autograd.grad(loss, leaves))]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("batch", "dim", "items"), [(1, 1, 1), (35, 33, 130), (70, 64, 3000)])
+def test_for_the_sanitizer_catalogue_cross_entropy(batch: int, dim: int, items: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(*n, generator=generator).to(dtype) for n in ((batch, dim), (items, dim), (items,))]
+    target = torch.randint(items, (batch,), generator=generator)
+    expected = entropy_and_gradients([t.double() for t in tensors], target, "reference", torch.device("cpu"))
+    found = entropy_and_gradients(tensors, target, "native", DEVICE)
+    assert_close(found, expected, TOLERANCES.get(dtype, 10 * torch.finfo(dtype).eps))
+
+
+def low_rank_and_gradients(layer: LowRankMLP, inputs: list[Tensor]) -> list[Tensor]:
+    leaves = [t.detach().requires_grad_() for t in inputs]
+    y = layer(*leaves)
+    gradients = torch.autograd.grad(y, [*leaves, *layer.parameters()], weights_of(y.detach()))
+    return [t.detach().cpu() for t in (y, *gradients)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("sizes", "rank", "batch"), [((5, 9), 1, 1), ((35, 9, 33), 16, 70), ((64, 64), 16, 300)])
+def test_for_the_sanitizer_low_rank_mlp(sizes: tuple[int, ...], rank: int, batch: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer = LowRankMLP(sizes, 5, rank, 0.1).to(dtype)
+    exact = LowRankMLP(sizes, 5, rank, 0.1, backend="reference").double()
+    exact.load_state_dict(layer.state_dict())
+    inputs = [torch.randn(batch, n).to(dtype) for n in (sizes[0], 5, 5)]
+    expected = low_rank_and_gradients(exact, [t.double() for t in inputs])
+    found = low_rank_and_gradients(layer.to(DEVICE), [t.to(DEVICE) for t in inputs])
+    assert_close(found, expected, TOLERANCES[dtype])

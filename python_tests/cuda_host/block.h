@@ -426,7 +426,10 @@ class HostLauncher {
   explicit HostLauncher(Order order, int64_t shared_bytes = kEveryDevice)
       : order_(order), shared_bytes_(shared_bytes) {}
 
-  HostLauncher with_shared(int64_t bytes) const { return HostLauncher(order_, bytes); }
+  // Of a device with so much; one with less than there is stands for tiles that do not fit.
+  HostLauncher with_shared(int64_t bytes) const {
+    return HostLauncher(order_, bytes > kEveryDevice ? bytes : kEveryDevice);
+  }
 
   template <class Kernel>
   solid::Status run(int64_t blocks, int64_t shared_bytes, const typename Kernel::Args& args) const {

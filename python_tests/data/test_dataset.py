@@ -123,7 +123,7 @@ def test_units_of_timestamps() -> None:
     nanoseconds = pl.Series([10**18 + 1, 10**18]).cast(pl.Datetime("ns"))
     assert stored(nanoseconds) == ([10**18, 10**18 + 1], "nanoseconds")
     assert stored(["1970-01-01", "1970-01-02"]) == ([0, 86_400], "seconds")
-    with pytest.raises(ValueError, match="expected timestamps below 2\\^63 millionths"):
+    with pytest.raises(ValueError, match="numbers below 9,223,372,036,854 beside fractions"):
         stored([0.5, 1e15])
 
 

@@ -139,3 +139,10 @@ def test_bytes_that_are_no_utf8_in_a_late_block_are_named_after_malformed_lines(
     path.write_bytes(good + b"1,\xe9\n" + b"1,3\n" * 30 + b"1\n")
     with pytest.raises(ValueError, match="expected 2 fields in every line, got line 63 '1'"):
         load_dataset(path)
+
+
+def test_a_carriage_return_inside_the_header_gets_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(b'\n\nuser_id,item_id\r"x",1\r2,3\r')
+    with pytest.raises(ValueError, match="expected columns user_id, item_id, got"):
+        load_dataset(path)

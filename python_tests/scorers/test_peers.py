@@ -103,6 +103,41 @@ def test_sasrec_softmax_never_sees_padding_or_the_future() -> None:
     torch.testing.assert_close(model.score(state, items), model.score(state, torch.arange(31)).gather(1, items))
 
 
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_sasrec_softmax_is_torchs_encoder(layers: int) -> None:
+    """States and gradients are those of torch's own encoder layers over all positions, padding included."""
+    torch.manual_seed(0)
+    model = SASRecSoftmax(30, 6, dim=8, layers=layers, dropout=0.0).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    encoder = torch.nn.ModuleList(
+        torch.nn.TransformerEncoderLayer(8, 2, 32, 0.0, "gelu", batch_first=True) for _ in range(layers)
+    ).double()
+    for block, layer in zip(model.blocks, encoder, strict=True):
+        pairs = (
+            (layer.self_attn.in_proj_weight, torch.cat([block.query.weight, block.key_value.weight])),
+            (layer.self_attn.in_proj_bias, torch.cat([block.query.bias, block.key_value.bias])),
+            *zip(layer.self_attn.out_proj.parameters(), block.out.parameters(), strict=True),
+            *zip(layer.linear1.parameters(), block.feed[0].parameters(), strict=True),
+            *zip(layer.linear2.parameters(), block.feed[2].parameters(), strict=True),
+            *zip(layer.norm1.parameters(), block.norm_attention.parameters(), strict=True),
+            *zip(layer.norm2.parameters(), block.norm_feed.parameters(), strict=True),
+        )
+        with torch.no_grad():
+            for to, given in pairs:
+                to.copy_(given)
+    sequences = torch.tensor([[4, 7, 9, 0, 0, 0], [1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0]])
+    states = model.norm(model.item_embedding(sequences) + model.position.weight)
+    for layer in encoder:
+        states = layer(states, src_mask=torch.ones(6, 6, dtype=torch.bool).triu(1))
+    expected = torch.stack([states[0, 2], states[1, 5], torch.zeros(8, dtype=torch.float64), states[3, 0]])
+    found = model.encode(sequences)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    shared = [model.position.weight, *model.norm.parameters()]
+    first, second = (torch.autograd.grad(value.sin().sum(), shared, retain_graph=True) for value in (found, expected))
+    torch.testing.assert_close(first, second, rtol=1e-9, atol=1e-11)
+
+
 def test_sasrec_softmax_learns(world: tuple[Dataset, SyntheticTruth], one_thread: None) -> None:
     dataset, _ = world
     split = leave_one_out(dataset)

@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 import torch
@@ -105,9 +107,30 @@ def test_an_unknown_item_gets_a_sentence_or_is_ignored_on_request() -> None:
     assert found == recommend(LastItemPlus(), CATALOGUE, [[10]], 2)
 
 
+def test_missing_ids_of_every_kind_are_ignored_on_request() -> None:
+    expected = recommend(LastItemPlus(), CATALOGUE, [[10]], 2)
+    missing = [None, float("nan"), pd.NA, pd.NaT, Decimal("NaN"), np.datetime64("NaT")]
+    for history in ([10, *missing], pd.Series([10, None], dtype="Int64"), [Decimal("10.0")], [torch.tensor(10)]):
+        assert recommend(LastItemPlus(), CATALOGUE, [history], 2, unknown="ignore") == expected
+
+
+def test_an_id_of_any_length_is_shown_in_short() -> None:
+    for odd, start in (("x" * 400, "'xxx"), (10**400, "1000"), (10**5000, "an integer of 16,610 bits")):
+        with pytest.raises(ValueError, match=f"expected items of the catalogue, got {start}") as refused:
+            recommend(LastItemPlus(), CATALOGUE, [[10, odd]], 2)
+        assert len(str(refused.value)) < 250
+        assert recommend(LastItemPlus(), CATALOGUE, [[10, odd]], 2, unknown="ignore")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        ({"histories": torch.ones(1, 2, device="meta")}, "a list of histories, .* got tensor.*meta"),
+        (
+            {"histories": [torch.ones(2, device="meta")]},
+            "expected each history to be a list of item ids, got tensor.*m",
+        ),
+        ({"histories": [[torch.ones((), device="meta")]]}, "expected numbers, text or times, got tensor.*meta"),
         ({"k": 0}, "expected k of at least 1, got 0"),
         ({"unknown": "skip"}, "expected unknown 'error' or 'ignore', got 'skip'"),
         ({"k": 2.5}, "expected k as an integer, got 2.5"),
@@ -190,9 +213,9 @@ def test_many_histories_are_answered_a_block_at_a_time(monkeypatch: pytest.Monke
     histories = [[i % 500, (3 * i) % 500] for i in range(300)]
     expected = recommend(whole, catalogue, histories, 3)
     assert whole.largest == 300 * 500
-    monkeypatch.setattr(sys.modules["solid_ext.serve.recommend"], "SCORES", 10_000)
+    monkeypatch.setattr(sys.modules["solid_ext.serve.top_items"], "SCORES", 20_000)
     assert recommend(watched, catalogue, histories, 3) == expected
-    assert watched.largest == 10_000
+    assert watched.largest == 300 * 64
 
 
 @pytest.mark.parametrize(("value", "word"), [(float("nan"), "NaN"), (float("inf"), "infinity")])
@@ -334,3 +357,16 @@ def test_a_default_device_of_the_caller_does_not_matter() -> None:
     expected = recommend(LastItemPlus(), CATALOGUE, [[10], [20, 30]], 2)
     with torch.device("meta"):
         assert recommend(LastItemPlus(), CATALOGUE, [[10], [20, 30]], 2) == expected
+
+
+def test_a_model_is_loaded_and_asked_without_torch_s_compiler(skewed: tuple[Dataset, SOLID], tmp_path: Any) -> None:
+    """Importing it takes longer than all the rest of an answer on the command line."""
+    data, solid = skewed
+    code = f"""
+import sys
+from solid_ext.cli import main
+main(["recommend", "--run", {str(solid.save(tmp_path / "model"))!r}, "--history", "{data.item_ids[0]}", "--json"])
+print(*(name for name in ("torch._dynamo", "sympy", "matplotlib", "sklearn") if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""

@@ -73,9 +73,19 @@ def check_values(config: Config) -> None:
         "revive_after": codebook.revive_after,
         "finetune_steps": model.finetune_steps,
         "threads": train.threads,
+        "shared_negatives": train.shared_negatives,
     }.items():
         if number < 0:
             raise ValueError(f"{name}: expected 0 or more, got {number}")
+    if train.shared_negatives > 0 and train.loss not in ("auto", "sampled_softmax_log_q"):
+        raise ValueError(
+            f"shared_negatives: expected 0 with loss={train.loss} (they are for sampled_softmax_log_q), got "
+            f"{train.shared_negatives}"
+        )
+    if train.shared_negatives > 0 and model.backbone == "din":
+        raise ValueError(
+            f"shared_negatives: expected 0 with backbone din (a state a pair), got {train.shared_negatives}"
+        )
     if train.threads > MOST_THREADS:
         raise ValueError(f"threads: expected at most {MOST_THREADS:,}, got {train.threads:,}")
     if not 0 <= train.seed < 2**63:

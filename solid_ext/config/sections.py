@@ -128,6 +128,9 @@ class TrainConfig(Section):
     over all items; auto: full_softmax up to 180,000 items, else (and with din) sampled_softmax_log_q."""
     negatives: int = 64
     """Sampled negatives per positive, of the losses that have some."""
+    shared_negatives: int = 0
+    """Negatives of sampled_softmax_log_q that are drawn once a batch, from the whole catalogue, and shared by its rows
+    in place of each row's own (1,024 make a step over a million items twice as fast); 0 for none."""
     semantic_start: bool = False
     """Give a model without a semantic trunk a stage 1 too: the control that tells the start from the layers."""
     learning_rate: float = 0.003

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import datetime
 import decimal
-import math
 import os
 import re
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,12 +15,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from solid_ext.data.tables import cell, shown
 from solid_ext.forked import check_not_forked
 
 COUNTS = "solid_ext: interactions in the training part"
 """The column of a saved catalogue that holds `counts`; metadata has no column of this name."""
 WHOLE_FLOAT = re.compile(r"-?(?:0|[1-9]\d*)\.0+\Z")
-_OTHER_IDS = (datetime.date, datetime.time, decimal.Decimal, uuid.UUID)  # a datetime is a date
+_OTHER_IDS = (datetime.date, datetime.time)  # a datetime is a date
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,11 +73,14 @@ class Catalogue:
         """
         asked = listed(raw_ids)
         if asked is None:
-            raise TypeError(f"item_index: expected a list of item ids, got {_shown(raw_ids)}")
+            raise TypeError(f"item_index: expected a list of item ids, got {shown(raw_ids)}")
         numbers = self._numbers_by_text
         found = np.zeros(len(asked), dtype=np.int64)
-        for place, value in enumerate(asked):
-            for text in _texts(value):
+        kinds = set(map(type, asked))
+        if kinds in ({int}, {str}):  # all at once by what `_texts` tries first
+            found[:] = [numbers.get(text, 0) for text in (asked if kinds == {str} else map(str, asked))]
+        for place in np.flatnonzero(found == 0):
+            for text in _texts(asked[place]):
                 if text in numbers:
                     found[place] = numbers[text]
                     break
@@ -140,7 +142,7 @@ class Catalogue:
     def _rows(self, name: str, items: Sequence[int] | np.ndarray) -> np.ndarray:
         asked = np.asarray(items)
         if asked.size and asked.dtype.kind not in "iu":
-            raise TypeError(f"{name}: expected items as whole numbers in 1..{self.num_items}, got {_shown(items)}")
+            raise TypeError(f"{name}: expected items as whole numbers in 1..{self.num_items}, got {shown(items)}")
         index = asked.astype(np.int64).reshape(-1)
         if index.size and (index.min() < 1 or index.max() > self.num_items):
             raise ValueError(f"{name}: expected items in 1..{self.num_items}, got {index.min()}..{index.max()}")
@@ -165,35 +167,33 @@ class Catalogue:
 def listed(values: Any) -> list[Any] | None:
     """An ordered collection as a list: a list, tuple, range, array, tensor or series; None for anything else.
 
-    Neither text nor sets nor mappings nor frames are lists of ids.
+    Neither text nor sets nor mappings nor frames nor tensors without values are lists of ids.
     """
     if isinstance(values, (list, tuple, range)):
         return list(values)
-    if getattr(values, "ndim", 1) == 0 or hasattr(values, "columns"):
+    if getattr(values, "ndim", 1) == 0 or hasattr(values, "columns") or getattr(values, "is_meta", False):
         return None
     convert = getattr(values, "to_list", None) or getattr(values, "tolist", None)
     return list(convert()) if callable(convert) else None
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    """What an id may be called in the catalogue, as text; nothing for a missing one.
+    """What an id may be called in the catalogue, as text; nothing for a missing one, and for an integer of thousands
+    of digits, which no column of ids holds.
 
     Raises:
         TypeError: a value that cannot be an id.
     """
-    if isinstance(value, np.generic):
-        value = value.item()
+    value = cell("item_index", value)
     if isinstance(value, str):
         return (value, value.partition(".")[0]) if WHOLE_FLOAT.match(value) else (value,)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None:
         return ()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value)), str(value)
-    if isinstance(value, (int, float, *_OTHER_IDS)) and not isinstance(value, bool):
-        return (str(value),)
-    raise TypeError(f"item_index: expected item ids as numbers, text or times, got {_shown(value)}")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 and "\n" not in text else type(value).__name__
+    try:
+        if isinstance(value, (float, decimal.Decimal)) and value not in (float("inf"), float("-inf")):
+            return (str(int(value)), str(value)) if value == int(value) else (str(value),)
+        if isinstance(value, (int, float, decimal.Decimal, *_OTHER_IDS)) and not isinstance(value, bool):
+            return (str(value),)
+    except ValueError:  # more digits than Python writes
+        return ()
+    raise TypeError(f"item_index: expected item ids as numbers, text or times, got {shown(value)}")

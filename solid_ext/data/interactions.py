@@ -23,6 +23,7 @@ from solid_ext.forked import check_not_forked
 
 NAME = "interactions"
 TIMESTAMP = "timestamp"
+ORDER = "each user's rows are taken to stand in the order in which they happened."
 
 
 def read_interactions(
@@ -106,6 +107,10 @@ def read_interactions(
         found = found.filter(_rated(frame[rated], rated, min_rating, reading))
         if found.height == 0:
             raise ValueError(f"{NAME}: expected rows with a {rated} of {min_rating:g} or more, got none")
+    if TIMESTAMP in found.columns and found[TIMESTAMP].null_count():
+        known = pl.col("user_id").is_not_null() & pl.col("item_id").is_not_null()
+        if not found.select((known & pl.col(TIMESTAMP).is_not_null()).any()).item():
+            reading.notes["note_times"] = f"The column {timestamp!r} holds no time in any row with ids: {ORDER}"
     return found
 
 
@@ -204,13 +209,12 @@ def _rated(column: pl.Series, name: str, least: float, reading: Reading) -> pl.S
 
 def _note_columns(reading: Reading, timestamp: str | None, rated: str | None, named: list[str]) -> None:
     """Say that there are no times, and that there are ratings which nobody asked for."""
-    order = "each user's rows are taken to stand in the order in which they happened."
     if timestamp is None:
-        reading.notes["note_times"] = f"No times are read: {order}"
+        reading.notes["note_times"] = f"No times are read: {ORDER}"
     elif timestamp not in reading.columns:
         near = suggested("timestamp", reading.columns, among=named)
         hint = f" The column {near!r} may hold the times: timestamp={near!r} (--timestamp {near}) reads it."
-        reading.notes["note_times"] = f"There is no column {timestamp!r}: {order}{hint if near else ''}"
+        reading.notes["note_times"] = f"There is no column {timestamp!r}: {ORDER}{hint if near else ''}"
     ratings = suggested("rating", reading.columns, among=named) if rated is None else None
     if ratings is not None:
         reading.notes["note_ratings"] = (

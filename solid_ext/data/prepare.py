@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,10 +124,16 @@ def align_items(table: pl.DataFrame, item_ids: pl.Series) -> tuple[pl.DataFrame,
     known = table.drop_nulls("item_id")
     single = known.unique("item_id", keep="first", maintain_order=True)
     key = item_ids.dtype if item_ids.dtype == single["item_id"].dtype else pl.String
-    right = single.with_columns(pl.col("item_id").cast(key).alias("key")).drop("item_id")
-    left = item_ids.alias("item_id").to_frame().with_columns(pl.col("item_id").cast(key).alias("key"))
-    matched = left.join(right.select("key"), on="key", how="semi").height
-    aligned = left.join(right, on="key", how="left", maintain_order="left").drop("key")
+    # Only ids and rows are joined: a column of the table may have any name.
+    rows = single.select(pl.col("item_id").cast(key)).with_row_index("row")
+    row = (
+        item_ids.cast(key)
+        .alias("item_id")
+        .to_frame()
+        .join(rows, on="item_id", how="left", maintain_order="left")["row"]
+    )
+    matched = row.count()
+    aligned = pl.DataFrame([item_ids.alias("item_id"), *(single[name].gather(row) for name in single.columns[1:])])
     said: dict[str, int | str] = {}
     if matched * 2 < item_ids.len():
         said["note_items"] = (
@@ -149,33 +154,17 @@ def _number(ids: pl.Series) -> tuple[np.ndarray, pl.Series]:
         codes = ids.to_numpy()
         low, high = int(codes.min()), int(codes.max())
         if high - low < SPARSE * codes.size:
-            return _ranks(codes - low, high - low + 1, lambda found: pl.Series(found + low))
-    elif ids.dtype == pl.String:
-        # Hashes every id once, where different ones and then their places would be looked up by two passes.
-        codes = ids.cast(pl.Categorical).to_physical().to_numpy()
-        rows = np.zeros(int(codes.max()) + 1, dtype=np.int64)
-        rows[codes] = np.arange(codes.size)
-        return _ranks(codes, rows.size, lambda found: ids.gather(rows[found]))
+            codes = codes - low
+            seen = np.zeros(high - low + 1, dtype=bool)
+            seen[codes] = True
+            return (np.cumsum(seen, dtype=np.int32) - np.int32(1))[codes], pl.Series(np.flatnonzero(seen) + low)
     different = ids.unique().sort()
-    numbers = different.alias("id").to_frame().with_row_index("number")
-    found = ids.alias("id").to_frame().join(numbers, on="id", how="left", maintain_order="left")["number"]
+    keys, key = different, ids
+    if ids.dtype == pl.String and (hashed := different.hash()).n_unique() == different.len():
+        keys, key = hashed, ids.hash()  # which no two of these ids share: integers are joined in half the time
+    numbers = keys.alias("id").to_frame().with_row_index("number")
+    found = key.alias("id").to_frame().join(numbers, on="id", how="left", maintain_order="left")["number"]
     return found.to_numpy().astype(np.int32), different
-
-
-def _ranks(codes: np.ndarray, size: int, ids_of: Callable[[np.ndarray], pl.Series]) -> tuple[np.ndarray, pl.Series]:
-    """Number codes `[N]` in 0 .. size - 1, each of which stands for an id, by the order of the ids.
-
-    Args:
-        ids_of: the ids of different codes.
-    """
-    seen = np.zeros(size, dtype=bool)
-    seen[codes] = True
-    found = np.flatnonzero(seen)
-    ids = ids_of(found)
-    order = ids.arg_sort()
-    rank = np.empty(size, dtype=np.int32)
-    rank[found[order.to_numpy()]] = np.arange(found.size, dtype=np.int32)
-    return rank[codes], ids.gather(order)
 
 
 def _sorted(keys: np.ndarray) -> np.ndarray:
@@ -324,7 +313,7 @@ def description_text(name: str, column: pl.Series) -> tuple[pl.Series, int]:
     inner: Any = column.dtype
     while isinstance(inner, pl.List):
         inner = inner.inner
-    if inner.is_nested() or inner in (pl.Object, pl.Binary):
+    if inner.is_nested() or inner in (pl.Object, pl.Binary, pl.Duration):
         raise TypeError(f"{name}: expected text, numbers or lists of them, got {inner}")
     if not isinstance(column.dtype, pl.List):
         if column.dtype.is_float():
@@ -342,6 +331,7 @@ def description_text(name: str, column: pl.Series) -> tuple[pl.Series, int]:
 
 
 def _metadata(column: pl.Series) -> pl.Series:
-    if isinstance(column.dtype, pl.List) and not column.dtype.inner.is_nested():
+    inner = column.dtype.inner if isinstance(column.dtype, pl.List) else pl.Object
+    if not inner.is_nested() and inner not in (pl.Object, pl.Binary, pl.Duration):
         column = column.cast(pl.List(pl.String)).list.join("|")
     return column.replace("", None) if column.dtype == pl.String else column

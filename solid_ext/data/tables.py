@@ -9,11 +9,13 @@ import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from polars.exceptions import PanicException
 
 from solid_ext.data.files import ARROW_MAGIC, PARQUET_MAGIC, binary_columns, read_binary, read_file
 from solid_ext.data.reading import Reading, kept_columns
@@ -25,6 +27,10 @@ EXACT_FLOAT = 2**53
 WHOLE = r"^-?(?:0|[1-9]\d*)$"
 WHOLE_FLOAT = r"^-?(?:0|[1-9]\d*)\.0+$"
 EXPONENT = r"^-?\d+(?:\.\d+)?[eE][+-]?\d+$"
+WIDEST = 2**127  # polars' widest integers lie below, and not below its negative
+SHOWN = 80  # characters of a value in an error
+# What a cell may be beside others of another kind.
+SIMPLE = (str, bool, int, float, Decimal, datetime.date, datetime.time)
 # Text by which other programs write that there is nothing.
 MISSING = ("nan", "NaN", "NAN", "null", "NULL", "Null", "None", "N/A", "n/a", "NA", "#N/A", "<NA>", "NaT", "\\N")
 
@@ -83,30 +89,35 @@ def read_table(
         kept = kept_columns(reading.columns, required, optional, name)
         # pandas numbers columns that have no name.
         by_name = dict(zip(reading.columns, found, strict=True))
-        return _from_columns({column: source[by_name[column]] for column in kept}, kept, name)
+        return _from_columns({column: source[by_name[column]] for column in kept}, kept, name, required)
     raise TypeError(f"{name}: expected a path, a polars or pandas frame or arrays by name, got {type(source).__name__}")
 
 
-def as_series(name: str, values: Any) -> pl.Series:
+def as_series(name: str, values: Any, *, lists: bool = False) -> pl.Series:
     """Return one-dimensional values (polars, pandas, numpy, list) as a series; mixed ones become text.
 
-    Whole numbers stay whole cell by cell: a float or a gap among integers changes none of them.
+    Whole numbers stay whole cell by cell: a float or a gap among integers changes none of them, and integers beyond
+    128 bits become text. Times keep their nanoseconds, and those with a zone become UTC. No value becomes null.
+
+    Args:
+        lists: whether a value beside lists is the list of itself, as in a column of categories; otherwise it is
+            refused.
 
     Raises:
         ValueError: another number of dimensions, or whole floats of 2^53 and more among other values.
         TypeError: values that are neither numbers, text nor times.
     """
     if isinstance(values, pl.Series):
-        series = _from_objects(name, values.to_list()) if values.dtype == pl.Object else values
+        series = _from_objects(name, values.to_list(), lists) if values.dtype == pl.Object else values
     elif hasattr(values, "isna") and hasattr(values, "to_numpy"):
-        series = _from_pandas(name, values)
+        series = _from_pandas(name, values, lists)
     elif isinstance(values, (list, tuple)):
-        series = _from_objects(name, values)
+        series = _from_objects(name, values, lists)
     elif callable(getattr(values, "detach", None)):
-        series = _from_array(name, _from_tensor(name, values))
+        series = _from_array(name, _from_tensor(name, values), lists)
     else:
         masked = isinstance(values, np.ma.MaskedArray) and values.ndim == 1
-        series = _from_objects(name, values.tolist()) if masked else _from_array(name, np.asarray(values))
+        series = _from_objects(name, values.tolist(), lists) if masked else _from_array(name, np.asarray(values), lists)
     if series.dtype == pl.Object:
         raise TypeError(f"{name}: expected numbers, text or times, got {kind_of(series)}")
     return series
@@ -158,8 +169,11 @@ def _is_pandas_frame(source: Any) -> bool:
     return hasattr(source, "iloc") and hasattr(source, "columns")
 
 
-def _from_columns(source: Any, kept: Sequence[str], name: str) -> pl.DataFrame:
-    columns = [as_series(f"{name}: column {column}", source[column]).alias(str(column)) for column in kept]
+def _from_columns(source: Any, kept: Sequence[str], name: str, required: Sequence[str]) -> pl.DataFrame:
+    columns = [
+        as_series(f"{name}: column {column}", source[column], lists=column not in required).alias(str(column))
+        for column in kept
+    ]
     lengths = {column.name: column.len() for column in columns}
     if len(set(lengths.values())) > 1:
         pairs = ", ".join(f"{column} {length:,}" for column, length in lengths.items())
@@ -167,39 +181,195 @@ def _from_columns(source: Any, kept: Sequence[str], name: str) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-def _from_objects(name: str, values: Sequence[Any]) -> pl.Series:
-    cells = [_cell(value) for value in values]
-    kinds = {type(value) for value in cells if value is not None}
-    dates = [row for row, value in enumerate(cells, 1) if isinstance(value, (datetime.date, datetime.timedelta))]
-    numbers = [row for row, value in enumerate(cells, 1) if isinstance(value, (int, float, Decimal))]
-    if dates and numbers:
+def _from_objects(name: str, values: Sequence[Any], lists: bool) -> pl.Series:
+    cells = [cell(name, value, row) for row, value in enumerate(values, 1)]
+    moments = _from_moments(name, cells)
+    if moments is not None:
+        return moments
+    if lists and any(isinstance(value, list) for value in cells):
+        depth = max(_depth(value) for value in cells)
+        cells = [None if value is None else _nested(value, depth) for value in cells]
+    cells = _alike(name, cells, range(1, len(cells) + 1))
+    try:
+        series = pl.Series(cells, strict=False)
+    except (TypeError, ValueError, OverflowError, AttributeError, pl.exceptions.PolarsError, PanicException) as error:
+        row, odd = next(((row, value) for row, value in enumerate(cells, 1) if value is not None), (0, None))
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise TypeError(
-            f"{name}: expected numbers or dates and not both, got {cells[numbers[0] - 1]!r} in row {numbers[0]:,} "
-            f"beside {str(cells[dates[0] - 1])!r} in row {dates[0]:,}"
+            f"{name}: expected numbers, text or times, got values that do not mix or are none of these, the first of "
+            f"them {shown(odd)} in row {row:,} ({reason})"
+        ) from error
+    # `as_series` refuses objects.
+    if series.dtype != pl.Object and series.null_count() > sum(value is None for value in cells):
+        lost = next(row for row, value in enumerate(cells) if value is not None and series[row] is None)
+        raise TypeError(
+            f"{name}: expected values that can be one column, got {shown(cells[lost])} in row {lost + 1:,}, which does "
+            f"not fit the others ({series.dtype})"
         )
+    return series
+
+
+def _alike(name: str, cells: list[Any], rows: Sequence[int]) -> list[Any]:
+    """The cells, or where all are lists their entries, in kinds that polars takes as one without loss of any.
+
+    Args:
+        rows: of the cells, for errors.
+
+    Raises:
+        TypeError: cells that are no one column: numbers beside dates, lists beside text.
+        ValueError: floats that have lost digits, halves of characters.
+    """
+    kinds = set(map(type, cells)) - {type(None)}
+    if kinds == {list}:
+        entries = [entry for value in cells if value is not None for entry in value]
+        of_entries = [row for row, value in zip(rows, cells, strict=True) if value is not None for _ in value]
+        taken = iter(_alike(name, entries, of_entries))
+        return [None if value is None else list(islice(taken, len(value))) for value in cells]
+
+    def first(of: set[type]) -> tuple[int, Any]:
+        return next((row, value) for row, value in zip(rows, cells, strict=True) if type(value) in of)
+
+    def refuse(expected: str, one: tuple[int, Any], other: tuple[int, Any]) -> TypeError:
+        return TypeError(
+            f"{name}: expected {expected}, got {shown(one[1])} in row {one[0]:,} beside {shown(other[1])} in row "
+            f"{other[0]:,}"
+        )
+
+    if odd := {kind for kind in kinds if not issubclass(kind, SIMPLE)}:
+        if len(kinds) > 1:
+            found = first(odd)
+            raise refuse("numbers, text or times", found, first(kinds - {type(found[1])}))
+        return cells
+    dates = {kind for kind in kinds if issubclass(kind, datetime.date)}
+    numbers = {kind for kind in kinds if issubclass(kind, (int, float, Decimal))}
+    if dates and numbers:
+        row, date = first(dates)
+        raise refuse("numbers or dates and not both", first(numbers), (row, str(date)))
     if bool in kinds and len(kinds) > 1:  # polars would make 1 of True
         cells = [str(value).lower() if isinstance(value, bool) else value for value in cells]
+    text = any(issubclass(kind, str) for kind in kinds)
+    if dates and text:  # polars would drop the nanoseconds of pandas' times
+        cells = [str(value) if isinstance(value, datetime.date) else value for value in cells]
     if kinds - {float} and kinds & {float, Decimal}:
         # As one column polars would make floats of them all, and "1.0" of 1.0 beside text.
-        cells = [_whole(name, row, value) for row, value in enumerate(cells, 1)]
-    for row, value in enumerate(cells, 1):
+        cells = [_whole(name, row, value) for row, value in zip(rows, cells, strict=True)]
+    if numbers and any(isinstance(value, int) and not -WIDEST <= value < WIDEST for value in cells):
+        # Beyond polars' integers: as text each keeps all of its digits.
+        cells = [None if value is None else _digits(name, row, value) for row, value in zip(rows, cells, strict=True)]
+    for row, value in zip(rows, cells, strict=True) if text else ():
         if isinstance(value, str) and not value.isascii() and value.encode("utf-8", "replace").decode() != value:
             raise ValueError(f"{name}: expected text of whole characters, got half of one in {value!r} in row {row:,}")
+    return cells
+
+
+def _digits(name: str, row: int, value: Any) -> str:
     try:
-        return pl.Series(cells, strict=False)
-    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
-        raise TypeError(f"{name}: expected numbers, text or times, got values that do not mix ({error})") from error
+        return str(value)
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: expected integers of at most {sys.get_int_max_str_digits():,} digits, got {shown(value)} in row "
+            f"{row:,}"
+        ) from error
 
 
-def _cell(value: Any) -> Any:
-    """The value as Python has it; None for the ways in which pandas and numpy write "missing"."""
+def _depth(value: Any) -> int:
+    """How many lists the innermost entry lies in."""
+    return 1 + max(map(_depth, value), default=0) if isinstance(value, list) else 0
+
+
+def _nested(value: Any, depth: int) -> Any:
+    """The value with every entry as deep in lists."""
+    if depth == 0 or value is None:
+        return value
+    return [_nested(entry, depth - 1) for entry in (value if isinstance(value, list) else [value])]
+
+
+def _from_moments(name: str, cells: list[Any]) -> pl.Series | None:
+    """Times among which are some of numpy or pandas, to the nanosecond and in UTC; None for any other cells.
+
+    polars would read numpy's as counts of no unit, and drop the nanoseconds of pandas'.
+    """
+    kinds = set(map(type, cells)) - {type(None)}
+    if not all(issubclass(kind, (datetime.date, np.datetime64)) for kind in kinds) or not any(
+        kind is np.datetime64 or hasattr(kind, "to_datetime64") for kind in kinds
+    ):
+        return None
+    moments = [np.datetime64("NaT") if value is None else _moment(value) for value in cells]
+    units = {np.datetime_data(value.dtype)[0] for value in moments if not np.isnat(value)}
+    if units == {"D"}:
+        return _from_array(name, np.array(moments, dtype="M8[D]"), False)
+    fine = any(not _same(value, value.astype("M8[us]")) for value in moments)
+    found = np.array([value.astype("M8[ns]" if fine else "M8[us]") for value in moments])
+    for row, (value, kept) in enumerate(zip(moments, found, strict=True), 1):
+        if not _same(value, kept):
+            raise ValueError(inexact_time(name, row, value, fine))
+    return _from_array(name, found, False)
+
+
+def _moment(value: Any) -> np.datetime64:
+    if isinstance(value, np.datetime64):
+        return value
+    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        value = value.astimezone(datetime.timezone.utc).replace(tzinfo=None)
+    return value.to_datetime64() if hasattr(value, "to_datetime64") else np.datetime64(value)
+
+
+def _same(value: np.datetime64, kept: np.datetime64) -> bool:
+    return bool(np.isnat(value) or kept.astype(value.dtype) == value)
+
+
+def inexact_time(name: str, row: int, value: np.datetime64, fine: bool) -> str:
+    """The sentence about a time that is finer than nanoseconds, or too far away for its unit."""
+    return (
+        f"{name}: expected times in whole {'nano' if fine else 'micro'}seconds that fit in 64 bits, got {value} in row "
+        f"{row:,}"
+    )
+
+
+def cell(name: str, value: Any, row: int | None = None) -> Any:
+    """A value as Python has it: numpy's scalars and arrays, tensors of no dimension, tuples, UUIDs.
+
+    Returns:
+        None for every way in which pandas, numpy and decimals write "missing"; a list of such values for an array,
+        series or tuple.
+
+    Raises:
+        TypeError: a tensor that holds no values.
+    """
+    if type(value) in (str, int, bool):  # most cells
+        return value
     if isinstance(value, np.generic) and value.dtype.kind in "biufSU":
         value = value.item()
+    elif isinstance(value, (np.ndarray, pl.Series)) or callable(getattr(value, "detach", None)):
+        try:
+            value = value.tolist() if isinstance(value, np.ndarray) else _values(value)
+        except (NotImplementedError, RuntimeError, TypeError) as error:
+            where = "" if row is None else f" in row {row:,}"
+            raise TypeError(f"{name}: expected numbers, text or times, got {shown(value)}{where}") from error
+    if isinstance(value, (list, tuple)):
+        return [cell(name, entry, row) for entry in value]
     if isinstance(value, uuid.UUID):
         return str(value)
-    if type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, (float, Decimal)) and value != value):
+    if type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value):
         return None
-    return value
+    if isinstance(value, Decimal) and value.is_nan():  # a signalling one compares with nothing
+        return None
+    return None if isinstance(value, np.datetime64) and np.isnat(value) else value
+
+
+def _values(value: Any) -> Any:
+    return value.to_list() if isinstance(value, pl.Series) else value.detach().cpu().tolist()
+
+
+def shown(value: Any) -> str:
+    """The value as errors show it, on one line of at most 80 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"an integer of {value.bit_length():,} bits" if isinstance(value, int) else type(value).__name__
+    if "\n" in text:
+        return type(value).__name__
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
 def _whole(name: str, row: int, value: Any) -> Any:
@@ -218,17 +388,21 @@ def lost_digits(name: str, row: int, value: float) -> str:
     )
 
 
-def _from_pandas(name: str, values: Any) -> pl.Series:
+def _from_pandas(name: str, values: Any, lists: bool) -> pl.Series:
     if isinstance(values.dtype, np.dtype) and values.dtype.kind != "O":
-        return _from_array(name, values.to_numpy())
-    if not hasattr(values, "where"):  # one of pandas' own arrays, without its series
+        return _from_array(name, values.to_numpy(), lists)
+    if not hasattr(values, "where") or not hasattr(values, "dt"):  # an array or index, without its series
         values = sys.modules["pandas"].Series(values)
+    if hasattr(values.dtype, "tz"):
+        return _from_array(name, values.dt.tz_convert(None).to_numpy(), lists)
     # Extension and object columns go through Python objects: the direct way would need pyarrow.
-    return _from_objects(name, values.astype(object).where(~values.isna(), None).to_list())
+    return _from_objects(name, values.astype(object).where(~values.isna(), None).to_list(), lists)
 
 
 def _from_tensor(name: str, values: Any) -> np.ndarray:
     """A tensor of torch as an array; what numpy has no dtype for (bfloat16) goes through float32 exactly."""
+    if values.is_meta:
+        raise TypeError(f"{name}: expected a tensor that holds values, got one on the device meta, which has none")
     values = values.detach().cpu()
     try:
         return values.numpy()
@@ -240,11 +414,11 @@ def _from_tensor(name: str, values: Any) -> np.ndarray:
         raise TypeError(f"{name}: expected numbers, text or times, got a tensor of {values.dtype}") from error
 
 
-def _from_array(name: str, values: np.ndarray) -> pl.Series:
+def _from_array(name: str, values: np.ndarray, lists: bool) -> pl.Series:
     if values.ndim != 1:
         raise ValueError(f"{name}: expected a one-dimensional array, got shape {list(values.shape)}")
-    if values.dtype.kind == "O":
-        return _from_objects(name, values.tolist())
+    if values.dtype.kind in "OT":  # T: text of any length, which may have gaps
+        return _from_objects(name, values.tolist(), lists)
     if values.dtype.kind == "S":
         try:
             values = np.char.decode(values, "utf-8")
@@ -255,10 +429,7 @@ def _from_array(name: str, values: np.ndarray) -> pl.Series:
         exact = values.astype("M8[ns]" if fine else "M8[us]")
         lost = np.flatnonzero((exact.astype(values.dtype) != values) & ~np.isnat(values))
         if lost.size:
-            raise ValueError(
-                f"{name}: expected times in whole {'nano' if fine else 'micro'}seconds that fit in 64 bits, got "
-                f"{values[lost[0]]} in row {lost[0] + 1:,}"
-            )
+            raise ValueError(inexact_time(name, int(lost[0]) + 1, values[lost[0]], fine))
         values = exact
     if values.dtype.kind not in "biufUM" or (values.dtype.itemsize > 8 and values.dtype.kind == "f"):
         raise TypeError(f"{name}: expected numbers, text or times, got dtype {values.dtype}")
@@ -278,7 +449,7 @@ def _read_file(
     if data.startswith((PARQUET_MAGIC, ARROW_MAGIC)):
         reading.columns = binary_columns(data, where)
         kept = kept_columns(reading.columns, required, optional, where)
-        return _from_columns(read_binary(data, where, kept), kept, name)
+        return _from_columns(read_binary(data, where, kept), kept, name, required)
     if ".parquet" in path.suffixes[-2:]:
         raise ValueError(f"{name}: expected a Parquet file, got {str(path)!r}, which does not start as one")
     data = as_utf8(data, where)
@@ -319,7 +490,7 @@ def _from_json(
         )
     reading.columns = found
     kept = kept_columns(found, required, optional, where)
-    return _from_columns({column: [row.get(column) for row in rows] for column in kept}, kept, name)
+    return _from_columns({column: [row.get(column) for row in rows] for column in kept}, kept, name, required)
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

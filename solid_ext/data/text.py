@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import re
@@ -190,7 +191,8 @@ def _separator(header: str, required: Sequence[str]) -> tuple[str, list[str]]:
 def _header_fields(header: str, separator: str) -> list[str]:
     fields = header.split(separator)
     if separator != "\t" or _quotes_all(fields):
-        fields = next(csv.reader([header], delimiter=separator, skipinitialspace=separator != " "), [])
+        with contextlib.suppress(csv.Error):  # of a CR inside the line: the columns that it makes are refused by name
+            fields = next(csv.reader([header], delimiter=separator, skipinitialspace=separator != " "), [])
     return [name.strip() for name in fields]
 
 

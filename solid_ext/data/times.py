@@ -92,7 +92,7 @@ def _from_floats(name: str, series: pl.Series) -> pl.Series:
     large = (real.abs() >= exact).fill_null(False).arg_true()
     if len(large):
         raise ValueError(lost_digits(name, large[0] + 1, real[large[0]]))
-    return real.cast(pl.Int64) if (real == real.floor()).all() else real
+    return real.cast(pl.Int64) if (real == real.floor()).all() else _fractions(name, real)
 
 
 def _parse(name: str, series: pl.Series, notes: dict[str, int | str]) -> pl.Series:
@@ -189,7 +189,20 @@ def _numbers(name: str, text: pl.Series, numbers: pl.Series, rest: pl.Series, no
             f"{name}: expected whole numbers, or numbers below 2^53 beside fractions, got {text[row]!r} in row "
             f"{row + 1:,} and {text[other]!r} in row {other + 1:,}"
         )
-    return real.to_frame("t").select(pl.when(pl.col("t").is_finite()).then("t")).to_series()
+    return _fractions(name, real.to_frame("t").select(pl.when(pl.col("t").is_finite()).then("t")).to_series())
+
+
+def _fractions(name: str, real: pl.Series) -> pl.Series:
+    """Numbers with fractions, of which a dataset keeps the millionths as int64."""
+    far = (real.abs() * MICRO >= INTEGERS).fill_null(False).arg_true()
+    if len(far):
+        row = int((real != real.floor()).fill_null(False).arg_true()[0])
+        raise ValueError(
+            f"{name}: expected whole numbers, or numbers below {INTEGERS // MICRO:,} beside fractions, got "
+            f"{real[far[0]]!r} in row {far[0] + 1:,} and the fraction {real[row]!r} in row {row + 1:,} (round them, or "
+            "divide them all so that they count seconds)"
+        )
+    return real
 
 
 def _large(name: str, text: str, row: int) -> int:

@@ -231,8 +231,8 @@ def sampled_scores_of_each(
                 if place == len(found):
                     found.append(np.empty(candidates.shape, part.dtype))
                 found[place][index] = part
-    for scores in found:
-        scores[candidates == 0] = -np.inf
+    for of_scorer in found:
+        of_scorer[candidates == 0] = -np.inf
     return found
 
 

@@ -111,7 +111,14 @@ def checked_scores(name: str, scorer: Scorer, state: Any, candidates: Tensor, ro
         ValueError: a wrong shape, or a score that is NaN or infinite.
         TypeError: scores that are not floating point.
     """
-    scores = scorer.score(state, candidates)
+    return check_scores(name, scorer.score(state, candidates), candidates, rows)
+
+
+def check_scores(name: str, scores: Tensor, candidates: Tensor, rows: int) -> Tensor:
+    """The scores of candidates [T] or [rows, T] themselves, unless they are no finite floating [rows, T].
+
+    Raises: as `checked_scores`.
+    """
     expected = (rows, candidates.shape[-1])
     if tuple(scores.shape) != expected:
         raise ValueError(f"{name}: expected scores [B={rows}, T={expected[1]}], got {list(scores.shape)}")

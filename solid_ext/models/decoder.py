@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from solid_ext.nn.codebook import Codebook, CodebookOutput
+from solid_ext.nn.padding import valid_positions
 from solid_ext.ops._library import first_order
 from solid_ext.ops.gru import Backend
 from solid_ext.ops.segment_sum import sum_segments
@@ -104,9 +105,8 @@ class _DecodedLookup(torch.autograd.Function):
         of_table = sum_segments(rows, index, mask, len(positive))
         of_quantized = torch.zeros_like(rows)
         slope = rows.new_full(positive.shape, SLOPE).masked_fill_(positive, 1)
-        # Two of three positions of a batch may be padding. On a GPU their number would have to be waited for.
-        valid = mask.nonzero().squeeze(1) if mask.device.type == "cpu" else torch.arange(len(mask), device=mask.device)
-        for at in valid.split(max(len(rows), 1) if rows.is_cuda else ROWS):
+        # Two of three positions of a batch may be padding.
+        for at in valid_positions(mask).split(max(len(rows), 1) if rows.is_cuda else ROWS):
             hidden = (rows.index_select(0, at) @ last).mul_(slope.index_select(0, index.index_select(0, at)))
             of_quantized.index_copy_(0, at, hidden @ first)
         return of_table, None, None, None, None, None, of_quantized.view_as(gradient)

@@ -216,28 +216,31 @@ class DynamicRecommender(nn.Module):
         check_candidates(candidates, self.num_items, batch)
         if isinstance(state, CandidateState):
             return self._score_each(state, candidates)
-        query, hidden = self._compared(state, self.item_embedding(candidates))
-        constant = None
-        if isinstance(self.target, nn.Sequential):
-            _, bias = self.target[2].parameters()
-            constant = (state @ bias).unsqueeze(1)
+        (query, constant), hidden = self.query(state), self.keys(candidates)
         logits = query @ hidden.T if candidates.dim() == 1 else torch.bmm(hidden, query.unsqueeze(2)).squeeze(2)
         return logits if constant is None else logits + constant
+
+    def keys(self, items: Tensor) -> Tensor:
+        """What `score` multiplies by `query`, [..., d] of items [...] int64: the target tower before its last layer."""
+        return self._keys(self.item_embedding(items))
+
+    def _keys(self, embedded: Tensor) -> Tensor:
+        return self.target[1](self.target[0](embedded)) if isinstance(self.target, nn.Sequential) else embedded
+
+    def query(self, state: Tensor) -> tuple[Tensor, Tensor | None]:
+        """q [B, d] and c [B, 1], or None for 0, of the user states u [B, d]: `logit(v) = <q, keys(v)> + c`."""
+        if not isinstance(self.target, nn.Sequential):
+            return state, None
+        weight, bias = self.target[2].parameters()
+        return state @ weight, (state @ bias).unsqueeze(1)
 
     def over_catalogue(self, state: Tensor, items: Tensor) -> Catalogue:
         """What a softmax over all items is computed from, with the positives `items` [B] int64.
 
-        The last bias of a target tower adds the same to all logits of a sequence, so that no softmax depends on it.
+        The constant of `query` adds the same to all logits of a sequence, so that no softmax depends on it.
         """
-        query, table = self._compared(state, self.item_embedding.table()[1:])
-        return Catalogue(query, table, items - 1, backend=self.config.backend)
-
-    def _compared(self, state: Tensor, embedded: Tensor) -> tuple[Tensor, Tensor]:
-        """What is multiplied with what for a logit: states [B, d] as `W' u`, embedded items [..., d] as h."""
-        if not isinstance(self.target, nn.Sequential):
-            return state, embedded
-        weight, _ = self.target[2].parameters()
-        return state @ weight, self.target[1](self.target[0](embedded))
+        query, _ = self.query(state)
+        return Catalogue(query, self._keys(self.item_embedding.table()[1:]), items - 1, backend=self.config.backend)
 
     def _score_each(self, state: CandidateState, candidates: Tensor) -> Tensor:
         """Logits where every candidate has a user state of its own, a bounded number of pairs at a time."""

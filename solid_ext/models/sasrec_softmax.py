@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from solid_ext.models.checks import check_candidates, check_sequences
 from solid_ext.models.state import Catalogue, UserState
-from solid_ext.nn.padding import last_valid, valid_mask
+from solid_ext.nn.dropout import Dropout
+from solid_ext.nn.lookup import Lookup
+from solid_ext.nn.padding import last_valid, unpack, valid_mask, valid_positions
 from solid_ext.ops.gru import Backend
 
 
@@ -20,7 +22,8 @@ class SASRecSoftmax(nn.Module):
     with the loss `full_softmax`.
 
     Shapes: sequences [B, L] int64, right-padded with 0 -> `UserState` with vector [B, d]. Padding lies behind every
-    valid position, where causal attention cannot see it.
+    valid position, where causal attention cannot see it. On the CPU nothing is computed for it, and of the last block
+    nothing but the state that is used.
 
     Args:
         num_items: V.
@@ -28,11 +31,13 @@ class SASRecSoftmax(nn.Module):
         dim: d.
         layers: the number of blocks.
         heads: of each block's attention, a divisor of d.
-        dropout: of the embedded sequence and in the blocks.
-        backend: "native" or "reference", of the loss.
+        dropout: of the embedded sequence, and in the blocks of attention and of what is added.
+        backend: "native" or "reference", of lookups, dropout and loss.
 
     Source: Kang and McAuley, Self-Attentive Sequential Recommendation, 2018; loss and sizes as RecBole 1.2.1.
     """
+
+    past: Tensor
 
     def __init__(
         self,
@@ -47,16 +52,12 @@ class SASRecSoftmax(nn.Module):
         super().__init__()
         self.backend: Backend = backend
         self.num_items, self.length = num_items, length
-        self.item_embedding = nn.Embedding(num_items + 1, dim, padding_idx=0)
-        self.position = nn.Embedding(length, dim)
+        self.item_embedding = Lookup(num_items + 1, dim, padding_idx=0, backend=backend)
+        self.position = Lookup(length, dim, backend=backend)
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(dim, heads, 4 * dim, dropout, "gelu", batch_first=True) for _ in range(layers)
-        )
-        for block in self.blocks:
-            block.dropout = nn.Identity()  # torch's own drops inside the feed-forward layer too, SASRec does not
-        self.register_buffer("future", torch.ones(length, length, dtype=torch.bool).triu(1), persistent=False)
+        self.dropout = Dropout(dropout, backend)
+        self.blocks = nn.ModuleList(_Block(dim, heads, dropout, backend) for _ in range(layers))
+        self.register_buffer("past", torch.ones(length, length, dtype=torch.bool).tril(), persistent=False)
         self.apply(_small_normal)
 
     @property
@@ -66,10 +67,19 @@ class SASRecSoftmax(nn.Module):
     def forward(self, sequences: Tensor) -> UserState:
         """The user states of item sequences [B, L] int64, right-padded with 0."""
         check_sequences(sequences, self.num_items, self.length)
-        states = self.dropout(self.norm(self.item_embedding(sequences) + self.position.weight))
-        for block in self.blocks:
-            states = block(states, src_mask=self.future)
-        vector = last_valid(states, valid_mask(sequences))
+        mask = valid_mask(sequences)
+        at = valid_positions(mask)
+        length = sequences.shape[1]
+        items, place = sequences.flatten().index_select(0, at), at % length
+        rows = self.dropout(self.norm(self.item_embedding(items) + self.position(place)))
+        for block in self.blocks[:-1]:
+            states = unpack(rows, at, mask)
+            rows = block(rows, states, states, self.past[:length, :length], at)
+        states = unpack(rows, at, mask)
+        last = last_valid(states, mask)
+        open_keys = (mask | (torch.arange(length, device=mask.device) == 0))[:, None, None]
+        every = torch.arange(len(last), device=mask.device)
+        vector = self.blocks[-1](last, last.unsqueeze(1), states, open_keys, every) * mask.any(1, keepdim=True)
         return UserState(vector, vector.new_zeros(()), None)
 
     def encode(self, sequences: Tensor) -> Tensor:
@@ -89,12 +99,41 @@ class SASRecSoftmax(nn.Module):
         return Catalogue(state, self.item_embedding.weight[1:], items - 1, backend=self.backend)
 
 
+class _Block(nn.Module):
+    """A post-normalised transformer block over rows of positions, as `nn.TransformerEncoderLayer`; SASRec's has no
+    dropout inside its feed-forward layer."""
+
+    def __init__(self, dim: int, heads: int, dropout: float, backend: Backend) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.feed = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.norm_attention = nn.LayerNorm(dim)
+        self.norm_feed = nn.LayerNorm(dim)
+        self.dropout = Dropout(dropout, backend)
+
+    def forward(self, rows: Tensor, queries: Tensor, states: Tensor, allowed: Tensor, at: Tensor) -> Tensor:
+        """The block's states of rows [N, d], which are the rows `at` [N] of queries [B, Q, d], all of them flat.
+
+        A query sees those of states [B, L, d] that are allowed, of [B, heads, Q, L].
+        """
+        query, key, value = (
+            part.unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for part in (self.query(queries), *self.key_value(states).chunk(2, dim=2))
+        )
+        scores = query @ key.transpose(2, 3) * query.shape[3] ** -0.5
+        share = self.dropout(scores.masked_fill(~allowed, -torch.inf).softmax(3))
+        attended = (share @ value).transpose(1, 2).flatten(0, 1).flatten(1).index_select(0, at)
+        rows = self.norm_attention(rows + self.dropout(self.out(attended)))
+        return self.norm_feed(rows + self.dropout(self.feed(rows)))
+
+
 def _small_normal(module: nn.Module) -> None:
     """Weights from N(0, 0.02^2) and biases of 0, as BERT starts them; the row of padding stays 0."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
-    elif isinstance(module, nn.MultiheadAttention):
-        nn.init.normal_(module.in_proj_weight, std=0.02)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding) and module.padding_idx is not None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from solid_ext.nn.lookup import Lookup
+from solid_ext.nn.lookup import Lookup, sparse_rows
 from solid_ext.nn.padding import ages, valid_mask
 from solid_ext.ops._arguments import expect_ids
 from solid_ext.ops._library import first_order
@@ -62,7 +62,7 @@ class ItemEmbedding(Lookup):
     def forward(self, index: Tensor) -> Tensor:
         if self.features is None or self.feature_map is None:
             return super().forward(index)
-        if self.backend == "reference" or index.numel() < self.num_embeddings - 1:
+        if self.backend == "reference" or self.sparse or index.numel() < self.num_embeddings - 1:
             return super().forward(index) + F.linear(self.features[index], self.feature_map)
         expect_ids("ItemEmbedding", index, self.num_embeddings, "index")
         return self.rows_of(self.table(), index)
@@ -109,7 +109,7 @@ class SymbolEmbedding(nn.Module):
             raise ValueError(f"SymbolEmbedding: expected sequences [B, L <= {length}], got {list(sequences.shape)}")
         if self.backend == "native":
             weights = (self.table.weight, self.position.weight, self.linear.weight, self.linear.bias)
-            return _Symbols.apply(sequences, *weights)
+            return _Symbols.apply(sequences, *weights, self.table.sparse)
         mask = valid_mask(sequences)
         embedded = self.table(sequences) + self.position(ages(mask))
         return self.linear(embedded).tanh() * mask.unsqueeze(2)
@@ -130,11 +130,13 @@ class _Symbols(torch.autograd.Function):
         position: Tensor,
         weight: Tensor,
         bias: Tensor,
+        sparse: bool,
     ) -> Tensor:
         looked_up = len(table) > sequences.numel()
         rows = table.index_select(0, sequences.flatten()) if looked_up else table
         h = embed_symbols(sequences, rows @ weight.T, torch.addmm(bias, position, weight.T), looked_up)
         ctx.set_materialize_grads(False)
+        ctx.sparse = sparse
         ctx.save_for_backward(sequences, table, position, weight, h)
         return h
 
@@ -142,7 +144,7 @@ class _Symbols(torch.autograd.Function):
     @first_order("SymbolEmbedding")
     def backward(ctx: Any, dh: Tensor | None) -> tuple[Tensor | None, ...]:
         if dh is None:
-            return (None,) * 5
+            return (None,) * 6
         sequences, table, position, weight, h = ctx.saved_tensors
         mask, symbols = valid_mask(sequences), sequences.flatten()
         valid = mask.flatten()
@@ -154,6 +156,7 @@ class _Symbols(torch.autograd.Function):
             dtable = of_symbol @ weight
         else:
             dweight = (of_sum * valid.unsqueeze(1)).T @ table.index_select(0, symbols)
-            dtable = sum_segments(of_sum @ weight, symbols, valid, len(table))
+            sum_rows = sparse_rows if ctx.sparse else sum_segments
+            dtable = sum_rows(of_sum @ weight, symbols, valid, len(table))
         dweight += of_age.T @ position
-        return None, dtable, of_age @ weight, dweight, of_age.sum(0)
+        return None, dtable, of_age @ weight, dweight, of_age.sum(0), None

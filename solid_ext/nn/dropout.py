@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from solid_ext.ops._arguments import expect_backend, real
 from solid_ext.ops.dropout import dropout
 from solid_ext.ops.gru import Backend
 
@@ -19,10 +20,17 @@ class Dropout(nn.Module):
     Args:
         probability: p in [0, 1).
         backend: "native" (the kernel) or "reference" (plain torch, the same elements).
+
+    Raises:
+        ValueError: another probability or backend.
+        TypeError: a probability that is no number.
     """
 
     def __init__(self, probability: float, backend: Backend = "native") -> None:
         super().__init__()
+        if not 0 <= real("Dropout", "probability", probability) < 1:
+            raise ValueError(f"Dropout: expected 0 <= probability < 1, got {probability}")
+        expect_backend("Dropout", backend)
         self.probability = probability
         self.backend: Backend = backend
 
@@ -31,7 +39,7 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.probability)
-        key = torch.empty((), dtype=torch.int64).random_()
+        key = torch.empty((), dtype=torch.int64, device=x.device).random_()
         return dropout(x, key, self.probability, backend=self.backend)
 
     def extra_repr(self) -> str:

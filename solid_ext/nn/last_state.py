@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from solid_ext.ops._arguments import expect_backend, size
 from solid_ext.ops.gru import Backend, gru_last_state
 
 
@@ -15,10 +16,16 @@ class LastState(nn.Module):
     Args:
         dim: d, of inputs and state alike.
         backend: "native" (the kernel of `gru_last_state`) or "reference" (one step of the cell a position).
+
+    Raises:
+        ValueError: d < 1, or another backend.
+        TypeError: a d that is no whole number.
     """
 
     def __init__(self, dim: int, backend: Backend = "native") -> None:
         super().__init__()
+        dim = size("LastState", "dim", dim)
+        expect_backend("LastState", backend)
         self.cell = nn.GRUCell(dim, dim)  # holds the parameters
         self.backend: Backend = backend
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from solid_ext.ops._arguments import expect_ids
+from solid_ext.ops._arguments import expect_backend, expect_ids
 from solid_ext.ops._library import first_order
 from solid_ext.ops.gru import Backend
 from solid_ext.ops.segment_sum import sum_segments
@@ -17,7 +17,8 @@ from solid_ext.ops.segment_sum import sum_segments
 class Lookup(nn.Embedding):
     """`nn.Embedding` whose gradient is summed row by row in their order, bitwise equal for any number of threads.
 
-    Shapes: index [...] int64 -> [..., d]; the row `padding_idx` gets no gradient.
+    Shapes: index [...] int64 -> [..., d]; the row `padding_idx` gets no gradient. With the attribute `sparse` set the
+    gradient is sparse and not summed, as that of `nn.Embedding` then is.
 
     Args:
         num: the number of rows.
@@ -26,12 +27,13 @@ class Lookup(nn.Embedding):
         backend: "native" (a segment sum) or "reference" (`nn.Embedding`'s own gradient).
 
     Raises:
-        ValueError: in a call, an index that the table has no row for.
+        ValueError: another backend; in a call, an index that the table has no row for.
         TypeError: in a call, an index of another dtype.
     """
 
     def __init__(self, num: int, dim: int, *, padding_idx: int | None = None, backend: Backend = "native") -> None:
         super().__init__(num, dim, padding_idx=padding_idx)
+        expect_backend("Lookup", backend)
         self.backend: Backend = backend
 
     def forward(self, index: Tensor) -> Tensor:
@@ -41,21 +43,32 @@ class Lookup(nn.Embedding):
     def rows_of(self, table: Tensor, index: Tensor) -> Tensor:
         """The rows of a table [num, d] made of the weights, looked up as they are."""
         if self.backend == "native":
-            return _Lookup.apply(index, table, self.padding_idx)
-        return F.embedding(index, table, self.padding_idx)
+            return _Lookup.apply(index, table, self.padding_idx, self.sparse and table is self.weight)
+        return F.embedding(index, table, self.padding_idx, sparse=self.sparse and table is self.weight)
 
 
 class _Lookup(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, index: Tensor, weight: Tensor, padding: int | None) -> Tensor:
+    def forward(ctx: Any, index: Tensor, weight: Tensor, padding: int | None, sparse: bool) -> Tensor:
         ctx.save_for_backward(index)
-        ctx.rows, ctx.padding = len(weight), padding
+        ctx.rows, ctx.padding, ctx.sparse = len(weight), padding, sparse
         return weight.index_select(0, index.flatten()).view(*index.shape, weight.shape[1])
 
     @staticmethod
     @first_order("Lookup")
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None, None]:
         (index,) = ctx.saved_tensors
         index = index.flatten()
         mask = None if ctx.padding is None else index != ctx.padding
-        return None, sum_segments(gradient.reshape(len(index), gradient.shape[-1]), index, mask, ctx.rows), None
+        gradient = gradient.reshape(len(index), gradient.shape[-1])
+        if ctx.sparse:
+            return None, sparse_rows(gradient, index, mask, ctx.rows), None, None
+        return None, sum_segments(gradient, index, mask, ctx.rows), None, None
+
+
+def sparse_rows(values: Tensor, index: Tensor, mask: Tensor | None, rows: int) -> Tensor:
+    """Rows of a gradient [N, d] by index [N] where mask [N] is set, as `sum_segments` but sparse and not yet summed."""
+    if mask is not None:
+        values, index = values[mask], index[mask]
+    size = (rows, values.shape[1])
+    return torch.sparse_coo_tensor(index.unsqueeze(0), values, size, is_coalesced=False, check_invariants=False)

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
-from solid_ext.nn.dynamic import Branches, DynamicLinear, check_conditions, check_input, layer_sizes
+from solid_ext.nn.dynamic import Branches, DynamicLinear, check_conditions, check_input, layer_sizes, parameters_of
 from solid_ext.ops._arguments import size
 from solid_ext.ops.dynamic_linear import Backend
+from solid_ext.ops.low_rank import low_rank_mlp
 
 
 class LowRankMLP(nn.Module):
     """P dynamic layers `y = act(((x U) S + s) V + b)`, of which the core S [r, r] and s [r] is generated.
 
-    The factors U [D, r] and V [r, O] and the bias b are shared by all sequences. The core is that of a `DynamicLinear`,
-    whose kernel applies it: `[S; s] = (z_c A_c + a_c) + clip(z_v A_v + a_v, -delta, delta)`. The activation is tanh
+    The factors U [D, r] and V [r, O] and the bias b are shared by all sequences. The core is that of a `DynamicLinear`:
+    `[S; s] = (z_c A_c + a_c) + clip(z_v A_v + a_v, -delta, delta)`. The activation is tanh
     between layers and none after the last. `DynamicMLP` generates D O + O values a layer, this r^2 + r: in the
     recommender, whose default it is, d = 64 and r = 16 make 272 of 4160.
 
@@ -58,14 +58,18 @@ class LowRankMLP(nn.Module):
         self.core = nn.ModuleList(
             DynamicLinear(rank, rank, code_dim, delta, branches=branches, backend=backend) for _ in self.enter
         )
+        self.delta, self.backend = float(delta), backend
 
-    def forward(self, x: Tensor, z_item: Tensor | None, z_semantic: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, z_item: Tensor | None, z_semantic: Tensor | None, gate: Tensor | None = None
+    ) -> Tensor:
         """Apply all layers.
 
         Args:
             x: [B, D_0] or [B, T, D_0].
             z_item: z_v [B, k]; None switches the item branch off.
             z_semantic: z_c [B, k]; None switches the semantic branch off.
+            gate: one number []; where it is given the layers are added to x, `x + gate * layers(x)`, in the same call.
 
         Returns:
             [B, D_P] or [B, T, D_P], in x's dtype.
@@ -74,6 +78,18 @@ class LowRankMLP(nn.Module):
         """
         check_input("LowRankMLP", x, self.sizes[0])
         check_conditions("LowRankMLP", self.branches, self.code_dim, z_item, z_semantic)
-        for layer, (enter, core, leave) in enumerate(zip(self.enter, self.core, self.leave, strict=True)):
-            x = leave(core(enter(torch.tanh(x) if layer else x), z_item, z_semantic))
-        return x
+        return low_rank_mlp(
+            x,
+            z_item,
+            z_semantic,
+            parameters_of(self, "enter", "weight"),
+            parameters_of(self, "leave", "weight"),
+            parameters_of(self, "leave", "bias"),
+            parameters_of(self, "core", "item_map") if z_item is not None else [],
+            parameters_of(self, "core", "item_offset") if z_item is not None else [],
+            parameters_of(self, "core", "semantic_map") if z_semantic is not None else [],
+            parameters_of(self, "core", "semantic_offset") if z_semantic is not None else [],
+            delta=self.delta,
+            gate=gate,
+            backend=self.backend,
+        )

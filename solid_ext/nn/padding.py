@@ -25,6 +25,22 @@ def ages(mask: Tensor) -> Tensor:
     return (length - 1 - torch.arange(mask.shape[1], device=mask.device)).clamp(min=0)
 
 
+def valid_positions(mask: Tensor) -> Tensor:
+    """The positions of mask [B, L] bool that work is done for, numbered as in its memory: [N] int64, rising.
+
+    On the CPU those that are valid, elsewhere all, as their number would have to be waited for, and all where torch
+    compiles, whose shapes may not depend on values.
+    """
+    if mask.device.type == "cpu" and not torch.compiler.is_compiling():
+        return mask.flatten().nonzero().squeeze(1)
+    return torch.arange(mask.numel(), device=mask.device)
+
+
+def unpack(rows: Tensor, at: Tensor, mask: Tensor) -> Tensor:
+    """Rows [N, d] of the positions `at` [N] as states [B, L, d], zero where there is none."""
+    return rows.new_zeros(mask.numel(), rows.shape[1]).index_copy(0, at, rows).view(*mask.shape, -1)
+
+
 def last_valid(states: Tensor, mask: Tensor) -> Tensor:
     """The state at the last valid position.
 

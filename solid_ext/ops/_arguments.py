@@ -108,6 +108,16 @@ def size(call: str, name: str, value: Any, least: int = 1) -> int:
     return number
 
 
+def expect_backend(call: str, backend: Any) -> None:
+    """Refuse what names no backend.
+
+    Raises:
+        ValueError: neither "native" nor "reference".
+    """
+    if backend not in ("native", "reference"):
+        raise ValueError(f"{call}: expected backend 'native' or 'reference', got {backend!r}")
+
+
 def expect_tensors(call: str, name: str, values: Any) -> None:
     """Refuse what is no list of dense tensors; `name` is that of one. (`expect_tensor` costs 0.3 us each.)
 
@@ -137,3 +147,27 @@ def real(call: str, name: str, value: Any) -> float:
         return float(value)
     except OverflowError:
         raise ValueError(f"{call}: expected {name} within float64, got one beyond it") from None
+
+
+class Accepted:
+    """The calls whose checks have passed, each by all that the checks read of it: such a call is not checked again.
+
+    A check of twenty tensors takes longer than the kernel of a small call; to look its key up takes a tenth of it.
+    """
+
+    MOST = 1024  # keys, a few hundred bytes each; then all are forgotten
+
+    def __init__(self) -> None:
+        self._keys: set[Any] = set()
+
+    def knows(self, key: Any) -> bool:
+        """Whether the key was added; None never is."""
+        return key is not None and key in self._keys
+
+    def add(self, key: Any) -> None:
+        """Remember the key, if it is not None."""
+        if key is None:
+            return
+        if len(self._keys) >= self.MOST:
+            self._keys.clear()
+        self._keys.add(key)

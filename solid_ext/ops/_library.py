@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
@@ -69,18 +69,46 @@ def unobserved(*tensors: torch.Tensor | None) -> bool:
     Args:
         tensors: all tensors whose address the kernel is given; None is passed over.
     """
+    return not _observed() and all(tensor is None or _as_it_lies(tensor) for tensor in tensors)
+
+
+def _observed() -> bool:
     if _transforms_active is None or _modes_active is None or torch.compiler.is_compiling():
-        return False
+        return True
     if _transforms_active() or _modes_active() or torch.jit.is_tracing():
-        return False
-    if torch.autograd.profiler._is_profiler_enabled:
-        return False
+        return True
+    return bool(torch.autograd.profiler._is_profiler_enabled)
+
+
+def _as_it_lies(tensor: torch.Tensor) -> bool:
+    return type(tensor) in _PLAIN and tensor.is_cpu and not tensor.is_neg() and not tensor._is_zerotensor()
+
+
+def plain_shapes(tensors: Iterable[torch.Tensor | None]) -> list[Any] | None:
+    """The shapes of a call's tensors, where with the first one's dtype they are all that its checks would read.
+
+    Args:
+        tensors: of a call; None for one that is absent. What is no tensor makes the answer None.
+
+    Returns:
+        A shape for each tensor and None for an absent one. None in place of the list where the call is observed, as
+        `unobserved` says, or where a tensor is not dense, not on the CPU or not of the first one's dtype.
+    """
+    if _observed():
+        return None
+    shapes: list[Any] = []
+    dtype = None
     for tensor in tensors:
         if tensor is None:
+            shapes.append(None)
             continue
-        if type(tensor) not in _PLAIN or not tensor.is_cpu or tensor.is_neg() or tensor._is_zerotensor():
-            return False
-    return True
+        if not _as_it_lies(tensor) or tensor.layout is not torch.strided or tensor.is_nested:
+            return None
+        dtype = dtype or tensor.dtype
+        if tensor.dtype is not dtype:
+            return None
+        shapes.append(tensor.shape)
+    return shapes
 
 
 def fold(batched: torch.Tensor, dim: int | None, size: int) -> torch.Tensor:

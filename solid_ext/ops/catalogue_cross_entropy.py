@@ -186,7 +186,7 @@ def _cpu(
     weight = None if weight is None else weight.contiguous()
     (rows, dim), items, threads = state.shape, table.shape[0], torch.get_num_threads()
     sizes = (dtype == torch.float64, rows, dim, items, threads)
-    workspace = torch.empty(_workspace_bytes(*sizes, weight is not None), dtype=torch.uint8)
+    workspace = torch.empty(_workspace_bytes(*sizes, weight is not None), dtype=torch.uint8, device="cpu")
     loss = state.new_empty(rows)
     dstate, dtable = _gradients(state, table, weight, wanted, dtype)
     kernels.catalogue_cross_entropy(

@@ -156,7 +156,7 @@ def _run(
 ) -> Tensor:
     expect_tensor(name, "x", x)
     if torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
-        x, z_item, z_semantic = _in_dtype_of((*item_maps, *semantic_maps), x, z_item, z_semantic)
+        x, z_item, z_semantic = in_dtype_of((*item_maps, *semantic_maps), x, z_item, z_semantic)
     if z_item is None:
         item_maps = item_offsets = ()
     if z_semantic is None:
@@ -174,7 +174,8 @@ def _run(
     return y.tanh() if tanh_last else y
 
 
-def _in_dtype_of(maps: Sequence[Tensor], *tensors: Tensor | None) -> list[Any]:
+def in_dtype_of(maps: Sequence[Tensor], *tensors: Tensor | None) -> list[Any]:
+    """The tensors in the dtype of the maps: of what a call is given under autocast."""
     dtype = getattr(maps[0], "dtype", None) if maps else None
     if not isinstance(dtype, torch.dtype):
         return list(tensors)
@@ -318,10 +319,10 @@ def _native(
             if tensor is not None and tensor.requires_grad:
                 parts = _parts(x)
                 y = _DynamicMlp.apply(
-                    *_without_aliases(_divided(x, parts), _repeated(z_item, parts), _repeated(z_semantic, parts)),
+                    *without_aliases(_divided(x, parts), _repeated(z_item, parts), _repeated(z_semantic, parts)),
                     delta,
                     tanh_last,
-                    *_without_aliases(*parameters),
+                    *without_aliases(*parameters),
                 )
                 return y if parts == 1 else y.unflatten(0, (x.shape[0], parts)).flatten(1, 2)
     if unobserved(x, z_item, z_semantic, *parameters):
@@ -381,7 +382,7 @@ def _repeated(z: Tensor | None, parts: int) -> Tensor | None:
     return z if z is None or parts == 1 else z.unsqueeze(1).expand(-1, parts, -1).flatten(0, 1)
 
 
-def _without_aliases(*tensors: Tensor | None) -> Sequence[Any]:
+def without_aliases(*tensors: Tensor | None) -> Sequence[Any]:
     """The tensors, each repetition of one replaced by a view under torch.compile, which takes no tensor twice."""
     if not torch.compiler.is_compiling():
         return tensors
@@ -506,7 +507,7 @@ class _KernelCall:
     def workspace(self, backward: bool) -> Tensor | None:
         """Memory for the kernel to work in; None where it is small enough to lie on the compiled side's stack."""
         size = _workspace_bytes(*self.shape, backward)
-        return None if size <= kernels.STACK_WORKSPACE else torch.empty(size, dtype=torch.uint8)
+        return None if size <= kernels.STACK_WORKSPACE else torch.empty(size, dtype=torch.uint8, device="cpu")
 
 
 def _forward_cpu(
@@ -520,7 +521,7 @@ def _forward_cpu(
 ) -> tuple[Tensor, Tensor]:
     """y, and the hidden activations, [0] where neither the backward nor the kernel needs them."""
     call = _KernelCall(x, z_item, z_semantic, parameters, delta, tanh_last)
-    y = torch.empty((*x.shape[:-1], call.sizes[-1]), dtype=call.dtype)
+    y = torch.empty((*x.shape[:-1], call.sizes[-1]), dtype=call.dtype, device="cpu")
     hidden = _empty_hidden(x, call.sizes, keep)
     workspace = call.workspace(False)
     kernels.dynamic_forward(*call.arguments, y.data_ptr(), hidden.data_ptr(), _address(workspace))

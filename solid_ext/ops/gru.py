@@ -185,7 +185,7 @@ class _KernelCall:
         self.units = parameters[1].shape[1]
         threads = torch.get_num_threads()
         sizes = (self.dtype == torch.float64, batch, length, inputs, self.units, threads)
-        self.workspace = torch.empty(_workspace_bytes(*sizes, backward), dtype=torch.uint8)
+        self.workspace = torch.empty(_workspace_bytes(*sizes, backward), dtype=torch.uint8, device="cpu")
         self.arguments = (
             *sizes,
             self.x.data_ptr(),
@@ -215,7 +215,7 @@ def _backward_cpu(
     call = _KernelCall(x, mask, parameters, True)
     dh = dh.to(call.dtype).contiguous()
     gradients = [
-        torch.empty(t.shape, dtype=call.dtype) if want else None
+        torch.empty(t.shape, dtype=call.dtype, device="cpu") if want else None
         for t, want in zip((x, *parameters), wanted, strict=True)
     ]
     kernels.gru_backward(

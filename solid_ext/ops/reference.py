@@ -215,6 +215,43 @@ def dynamic_mlp(
     return x
 
 
+def low_rank_mlp(
+    x: Tensor,
+    z_item: Tensor | None,
+    z_semantic: Tensor | None,
+    enters: Sequence[Tensor],
+    leaves: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    item_maps: Sequence[Tensor],
+    item_offsets: Sequence[Tensor],
+    semantic_maps: Sequence[Tensor],
+    semantic_offsets: Sequence[Tensor],
+    *,
+    delta: float,
+    gate: Tensor | None = None,
+) -> Tensor:
+    """P layers of low rank around generated cores, `y = act(((x U) S + s) V + b)`, and with a gate `x + gate y`.
+
+    The arguments are those of `solid_ext.ops.low_rank_mlp`; each core is a `dynamic_linear` of r inputs and outputs.
+
+    Source: docs/kernels/low_rank.md#contract.
+    """
+    h = x
+    for layer, (enter, leave, bias) in enumerate(zip(enters, leaves, biases, strict=True)):
+        h = dynamic_linear(
+            torch.nn.functional.linear(torch.tanh(h) if layer else h, enter),
+            z_item,
+            z_semantic,
+            item_maps[layer] if z_item is not None else None,
+            item_offsets[layer] if z_item is not None else None,
+            semantic_maps[layer] if z_semantic is not None else None,
+            semantic_offsets[layer] if z_semantic is not None else None,
+            delta=delta,
+        )
+        h = torch.nn.functional.linear(h, leave, bias)
+    return h if gate is None else x + gate * h
+
+
 def gru_last_state(
     x: Tensor, mask: Tensor, weight_input: Tensor, weight_hidden: Tensor, bias_input: Tensor, bias_hidden: Tensor
 ) -> Tensor:

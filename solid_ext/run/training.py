@@ -20,6 +20,7 @@ from solid_ext.scorers import ItemKNN, Popularity
 from solid_ext.solid import SOLID
 from solid_ext.train import Epoch, Renamed, Reporter, Silent, Stage, TensorBoard, check_training
 from solid_ext.train.algorithm import stage1_config
+from solid_ext.train.progress import check_reporter
 
 ITEMKNN_ITEMS = 65_536  # items up to which ItemKNN is measured too: its neighbours are counted in seconds
 
@@ -63,6 +64,7 @@ def train_run(
         ValueError: what cannot be trained, said before the folder is made or anything in it replaced; a folder in
             which another process works.
     """
+    check_reporter("train_run", reporter)
     config = config.resolved(dataset.num_users, dataset.num_items)
     if config.train.tensorboard:
         reporter = TensorBoard(folder / "tensorboard", reporter or Silent())

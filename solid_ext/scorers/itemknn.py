@@ -77,8 +77,10 @@ class ItemKNN:
         counted = (weights > 0).numpy()
         ends = np.concatenate(([0], np.cumsum(counted.sum(1))))
         values, items = weights.numpy()[counted], sequences.numpy()[counted]
-        history = sparse.csr_array((values, items, ends), (len(sequences), self.similarity.shape[0]))
-        return history @ self.similarity
+        # The rows of these items alone, as scipy would convert all of S to the weights' dtype for the product.
+        items, place = np.unique(items, return_inverse=True)
+        history = sparse.csr_array((values, place, ends), (len(sequences), len(items)))
+        return history @ self.similarity[items].astype(values.dtype)
 
     def score(self, state: sparse.csr_array, candidates: Tensor) -> Tensor:
         """Sums of similarities to `candidates: [B, T]` or `[T]` int64; `[B, T] float64`."""

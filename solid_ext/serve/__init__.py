@@ -1,5 +1,7 @@
 """Serving: recommendations of a trained model."""
 
-from solid_ext.serve.recommend import Recommendation, recommend, top_items
+from solid_ext.serve.item_table import ItemTable
+from solid_ext.serve.recommend import Recommendation, recommend
+from solid_ext.serve.top_items import top_items
 
-__all__ = ["Recommendation", "recommend", "top_items"]
+__all__ = ["ItemTable", "Recommendation", "recommend", "top_items"]

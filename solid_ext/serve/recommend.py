@@ -13,13 +13,11 @@ from torch import Tensor
 
 from solid_ext.data import Catalogue
 from solid_ext.data.catalogue import listed
+from solid_ext.data.tables import shown
 from solid_ext.evaluate import Scorer
-from solid_ext.evaluate.scorer import check_scorer, checked_scores, inference, scorer_device
 from solid_ext.scorers import WithNewcomers
-
-ROWS = 1024  # histories encoded at once, at most
-SCORES = 2**22  # logits at once: 16 MB in float32, and a few times that while the best are found
-ITEMS = 65536  # items scored at once, at most
+from solid_ext.serve.item_table import ItemTable
+from solid_ext.serve.top_items import top_items
 
 
 class Recommendation(NamedTuple):
@@ -30,82 +28,6 @@ class Recommendation(NamedTuple):
     score: float  # logit
 
 
-def top_items(
-    scorer: Scorer, num_items: int, histories: list[Tensor], k: int, exclude: bool, item_block: int = ITEMS
-) -> tuple[Tensor, Tensor]:
-    """The k best-scored items of 1 .. V for each history; of equal scores the lower item first.
-
-    Memory is that of the result and of one block, 1,024 histories by 65,536 items or fewer, whose logits number
-    2^22 (4,194,304) at most where the catalogue has no fewer than 4,096 items; never a `B x V` array.
-
-    Args:
-        histories: item ids of each user, int64, oldest first, any length; only the last `scorer.length` are read.
-        exclude: leave out what is in the history.
-        item_block: items scored at once.
-
-    Returns:
-        scores [B, k] (descending; -inf where the catalogue ran out), items [B, k] int64.
-
-    Raises:
-        ValueError: a score that is NaN or infinite.
-    """
-    check_scorer("recommend", scorer)
-    rows = min(max(SCORES // min(item_block, num_items), 1), ROWS)
-    parts = []
-    with inference(scorer) as asked:
-        for first in range(0, len(histories), rows):
-            parts.append(_top_of_block(asked, num_items, histories[first : first + rows], k, exclude, item_block))
-    if not parts:
-        return torch.zeros(0, k), torch.zeros(0, k, dtype=torch.int64)
-    scores, items = (torch.cat(column) for column in zip(*parts, strict=True))
-    return scores, items
-
-
-def _top_of_block(
-    scorer: Scorer, num_items: int, histories: list[Tensor], k: int, exclude: bool, item_block: int
-) -> tuple[Tensor, Tensor]:
-    """`top_items` of as many histories as fit, the scorer in eval mode."""
-    sequences = torch.zeros(len(histories), scorer.length, dtype=torch.int64, device="cpu")
-    for row, history in enumerate(histories):
-        recent = history[-scorer.length :]
-        sequences[row, : len(recent)] = recent
-    sizes = torch.tensor([len(history) for history in histories], dtype=torch.int64, device="cpu")
-    owner = torch.repeat_interleave(torch.arange(len(histories), device="cpu"), sizes)
-    owned = torch.cat(histories)
-    device = scorer_device(scorer)
-    state = scorer.encode(sequences.to(device))
-    best, items = (
-        torch.empty(len(histories), 0, device="cpu"),
-        torch.empty(len(histories), 0, dtype=torch.int64, device="cpu"),
-    )
-    for first in range(1, num_items + 1, item_block):
-        block = torch.arange(first, min(first + item_block, num_items + 1), device="cpu")
-        scores = checked_scores("recommend", scorer, state, block.to(device), len(histories)).cpu()
-        if exclude:
-            inside = (owned >= first) & (owned < first + len(block))
-            scores[owner[inside], owned[inside] - first] = -torch.inf
-        found, column = _first_k(scores, k)
-        # What was best before has the lower items and comes first, so that it wins a tie.
-        best, place = _first_k(torch.cat([best.to(found), found], dim=1), k)
-        items = torch.cat([items, column + first], dim=1).gather(1, place)
-    short = max(k - num_items, 0)
-    pad = torch.nn.functional.pad
-    return pad(best, (0, short), value=-torch.inf), pad(items, (0, short))
-
-
-def _first_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row [B, T], or all T, in descending order, and their columns; ties: the lower column."""
-    k = min(k, scores.shape[1])
-    values, column = scores.topk(k, dim=1)
-    column = column.sort(dim=1).values
-    # Which of several equal ones topk takes is not said: where the last place is one of them, all are sorted.
-    tied = ((scores >= values[:, -1:]).sum(1) > k).nonzero().squeeze(1)
-    if len(tied):
-        column[tied] = scores[tied].sort(dim=1, descending=True, stable=True).indices[:, :k].sort(dim=1).values
-    values, order = scores.gather(1, column).sort(dim=1, descending=True, stable=True)
-    return values, column.gather(1, order)
-
-
 def recommend(
     scorer: Scorer,
     catalogue: Catalogue,
@@ -114,10 +36,12 @@ def recommend(
     *,
     exclude_history: bool = True,
     unknown: str = "error",
+    table: ItemTable | None = None,
 ) -> list[list[Recommendation]]:
     """Recommend k items for each history of raw item ids.
 
-    Any number of threads may ask at once, and so may a forked process: nothing is written. Memory: see `top_items`.
+    Any number of threads may ask at once, and so may a forked process: nothing of the scorer is written. Memory: see
+    `top_items`.
 
     Args:
         histories: a list of lists of raw ids, oldest first; arrays and series do as well. An empty history, and one of
@@ -125,6 +49,7 @@ def recommend(
             the training part), and a warning says how many did.
         exclude_history: never recommend what is in the history.
         unknown: "error" refuses an id that the catalogue lacks; "ignore" reads the history without it.
+        table: that keeps what the scores read of the items from one call to the next; None computes it for this call.
 
     Returns:
         For each history up to k recommendations, best first.
@@ -149,7 +74,8 @@ def recommend(
             f"they get what a newcomer gets{popular}",
             stacklevel=3,
         )
-    scores, items = top_items(scorer, catalogue.num_items, known, min(k, catalogue.num_items), exclude_history)
+    k = min(k, catalogue.num_items)
+    scores, items = top_items(scorer, catalogue.num_items, known, k, exclude_history, table=table)
     kept = scores > -torch.inf
     flat = items[kept].numpy()
     entries = [
@@ -168,13 +94,13 @@ def checked_histories(histories: Any) -> list[list[Any]]:
     """
     rows = listed(histories)
     if rows is None:
-        raise TypeError(f"recommend: expected a list of histories, each a list of item ids, got {_shown(histories)}")
+        raise TypeError(f"recommend: expected a list of histories, each a list of item ids, got {shown(histories)}")
     found = []
     for number, row in enumerate(rows):
         history = listed(row)
         if history is None:
             raise TypeError(
-                f"recommend: expected each history to be a list of item ids, got {_shown(row)} as history {number} "
+                f"recommend: expected each history to be a list of item ids, got {shown(row)} as history {number} "
                 "(one history is a list in a list: [[a, b]])"
             )
         found.append(history)
@@ -188,13 +114,8 @@ def _known(catalogue: Catalogue, histories: list[list[Any]], unknown: str) -> li
     if unknown == "error" and (index == 0).any():
         place = int((index == 0).argmax())
         raise ValueError(
-            f"recommend: expected items of the catalogue, got {flat[place]!r}, which is not in it "
+            f"recommend: expected items of the catalogue, got {shown(flat[place])}, which is not in it "
             "(unknown='ignore' reads histories without such items)"
         )
     ends = np.cumsum([len(history) for history in histories], dtype=np.int64)
     return [torch.from_numpy(part[part > 0]) for part in np.split(index, ends[:-1])] if histories else []
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 and "\n" not in text else type(value).__name__

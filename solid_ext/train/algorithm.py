@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from solid_ext.config import Config, ItemConfig, ModelConfig, Stage2Config
 from solid_ext.data import Dataset, Split
@@ -64,9 +66,20 @@ def restore_model(config: Config, num_items: int, tensors: dict[str, Tensor], pa
 
 def _shapes(model: ModelConfig, num_items: int, semantics: np.ndarray, features: Tensor | None) -> dict[str, Tensor]:
     """The tensors that the network would have, without any memory for them."""
-    with torch.device("meta"):
-        known = None if features is None else torch.empty(features.shape, dtype=features.dtype)
+    with torch.device("meta"), _Undrawn():
+        known = None if features is None else torch.empty(features.shape, dtype=features.dtype, device="meta")
         return dict(DynamicRecommender(model, num_items, semantics, known).state_dict())
+
+
+class _Undrawn(TorchFunctionMode):
+    """Draws and scales no random values: for those of tensors on no device, torch imports its compiler, in a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        scaled = name == "mul" and isinstance(args[1], float)
+        if name in ("normal_", "uniform_") or scaled:
+            return args[0] if args else kwargs["tensor"]
+        return torch.empty(*args, **kwargs) if name in ("randn", "rand") else func(*args, **kwargs)
 
 
 def _memory() -> float:
@@ -105,6 +118,8 @@ def check_memory(config: Config, num_items: int, rows: int) -> None:
     if train.loss == "full_softmax":
         held = 2 * batch if model.backend == "reference" else min(batch, KEPT_ROWS)
         fields, scored = "batch_size", size * held * num_items
+    elif train.loss == "sampled_softmax_log_q" and train.shared_negatives > 0:
+        fields, scored = "batch_size and shared_negatives", 2 * size * batch * (1 + train.shared_negatives)
     else:
         fields, scored = "batch_size and negatives", (8 + 2 * size * model.dim) * batch * (1 + train.negatives)
     if states > scored:

@@ -47,6 +47,20 @@ class Silent:
     def end(self, stage: str, best: Epoch) -> None: ...
 
 
+def check_reporter(call: str, reporter: Any) -> None:
+    """Refuse what cannot be told of a training, before it starts.
+
+    Raises:
+        TypeError: neither None nor an object with the methods of `Reporter`.
+    """
+    told = ("begin", "step", "epoch", "end")
+    if reporter is not None and not all(callable(getattr(reporter, name, None)) for name in told):
+        raise TypeError(
+            f"{call}: expected reporter None or an object with the methods {', '.join(told)}, such as "
+            f"solid_ext.train.Silent(), got {reporter!r:.80}"
+        )
+
+
 class Renamed:
     """Passes everything on to another reporter, every stage under one name."""
 

@@ -32,7 +32,7 @@ from solid_ext.train.checkpoint import (
     tensor_bytes,
 )
 from solid_ext.train.isolation import isolated, seed_generators
-from solid_ext.train.progress import Epoch, Reporter, Silent, write_log
+from solid_ext.train.progress import Epoch, Reporter, Silent, check_reporter, write_log
 from solid_ext.train.step import Step, make_optimizer
 
 Trainable = DynamicRecommender | SemanticRecommender | SASRecSoftmax
@@ -96,6 +96,7 @@ def train_stage(
 
     Source: paper, Algorithm 1, Eq. 12 and 13.
     """
+    check_reporter("train_stage", reporter)
     reporter = reporter or Silent()
     stage = Stage(name)
     optimizer = make_optimizer(model, config)
@@ -110,13 +111,15 @@ def train_stage(
     if folder is not None and (folder / "last.safetensors").exists():
         stage, best = _resume(folder, origin, config, model, optimizer)
     step = Step(model, optimizer, config)
-    sampler = NegativeSampler(dataset, split.train_end) if config.loss != "full_softmax" else None
+    own = config.loss != "full_softmax" and not _shared(config)
+    sampler = NegativeSampler(dataset, split.train_end) if own else None
     steps = -(-len(split.train.positions) // config.batch_size)
     reporter.begin(name, steps, config.epochs)
     while not stage.converged(config):
         number = len(stage.history) + 1
         start = time.perf_counter()
         loss, alignment = _train_epoch(model, step, dataset, split.train, sampler, config, name, number, reporter)
+        optimizer.flush()
         _check_progress(name, number, loss, alignment, model, config)
         loss += config.stage2.alignment * alignment
         valid = validate(model)
@@ -129,6 +132,7 @@ def train_stage(
                 shutil.rmtree(later, ignore_errors=True)
             _save(folder, stage, origin, model, optimizer, best if improved else None)
         reporter.epoch(stage.history[-1], stage.best)
+    optimizer.close()
     model.load_state_dict(best)
     model.eval()
     reporter.end(name, stage.best)
@@ -223,6 +227,8 @@ def _train_epoch(
             if sampler is not None:
                 negatives = sampler.sample(batch.users, config.negatives, rng)
                 candidates = np.concatenate([candidates[:, None], negatives], axis=1)
+            elif shared := _shared(config):
+                candidates = np.concatenate([candidates, rng.integers(1, dataset.num_items + 1, shared)])
             yield gather_sequences(dataset, batch, model.length), candidates
 
     # On the CPU a second thread would only take its time from the step.
@@ -233,6 +239,11 @@ def _train_epoch(
         alignments += alignment * len(sequences)
         reporter.step()
     return float(losses) / len(order), float(alignments) / len(order)
+
+
+def _shared(config: TrainConfig) -> int:
+    """How many negatives the rows of a batch share; 0 where each has its own, or none."""
+    return config.shared_negatives if config.loss == "sampled_softmax_log_q" else 0
 
 
 def _on(device: torch.device, array: np.ndarray) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any
 
@@ -11,14 +12,22 @@ from torch import Tensor, nn
 from solid_ext.config import TrainConfig
 from solid_ext.train.losses import binary_cross_entropy, full_softmax, sampled_softmax
 from solid_ext.train.precision import tf32_products
+from solid_ext.train.row_adam import LARGE_TABLE, RowAdam
 
 WARM_UP = 3  # steps before a recording: allocations and the optimizer's state are made in them
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Adam with decoupled weight decay, its update fused into one pass over each parameter."""
-    return torch.optim.AdamW(
-        model.parameters(),
+def make_optimizer(model: nn.Module, config: TrainConfig) -> RowAdam:
+    """Adam with decoupled weight decay, its update fused into one pass over each parameter.
+
+    A loss that reads the catalogue by samples has large tables updated by rows (`RowAdam`): those of more rows than
+    that, and of more than twice what a batch's own negatives read.
+    """
+    by_rows = config.loss != "full_softmax" and not config.records_steps
+    own = 0 if config.shared_negatives > 0 else 2 * config.batch_size * config.negatives
+    return RowAdam(
+        model,
+        max(LARGE_TABLE, own) if by_rows else sys.maxsize,
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
         fused=True,
@@ -30,8 +39,8 @@ class Step:
     """`loss = prediction + lambda * L_align`, its gradient and Adam's update, for one batch.
 
     A call takes sequences [B, L] and candidates int64 on the model's device: [B, 1 + n], the positive first, or [B],
-    the positives alone, for a softmax over the catalogue. It returns the prediction loss and L_align, detached, and
-    waits for nothing.
+    the positives alone, for a softmax over the catalogue, or [B + n], the positives and then negatives that all rows
+    share. It returns the prediction loss and L_align, detached, and waits for nothing.
 
     With `amp` the loss is computed under autocast in bfloat16; generators, parameters and Adam stay in float32. With
     `tf32` float32 products on a GPU are rounded inside. With `cuda_graph`, on a GPU, the steps of the first full shape
@@ -98,7 +107,10 @@ class Step:
     def _update(self, sequences: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(sequences.device.type, torch.bfloat16, enabled=self.config.amp):
             state = self.model(sequences)
-            if candidates.dim() == 1:
+            if candidates.dim() == 1 and len(candidates) > len(sequences):
+                logits = self._shared(state.vector, *candidates.tensor_split([len(sequences)]))
+                prediction = sampled_softmax(logits, self.model.num_items)
+            elif candidates.dim() == 1:
                 prediction = full_softmax(*self.model.over_catalogue(state.vector, candidates))
             else:
                 logits = self.model.score(state.vector, candidates)
@@ -112,3 +124,9 @@ class Step:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return prediction.detach(), state.auxiliary_loss.detach()
+
+    def _shared(self, vector: Any, positives: Tensor, negatives: Tensor) -> Tensor:
+        """Logits [B, 1 + n] of positives [B] and of negatives [n] that all rows share; none of a row's own positive."""
+        same = positives.unsqueeze(1) == negatives
+        of_negatives = self.model.score(vector, negatives).masked_fill(same, float("-inf"))
+        return torch.cat([self.model.score(vector, positives.unsqueeze(1)), of_negatives], dim=1)
