@@ -149,6 +149,8 @@ STEPS = normal(4, 3, 5)
 MAPS = [normal(*shape, seed=at) for at, shape in enumerate([(6, 2, 6), (7, 2, 3), (6, 6), (7, 3)])]
 Z = normal(4, 2)
 HIDDEN = torch.zeros(24)
+LOW = [normal(*shape, seed=at) for at, shape in enumerate([(3, 5), (3, 3), (3,), (4, 2, 3), (4, 3)])]
+KEPT = torch.zeros(4 * 3 + 32 * 4 * 3)
 STATES = torch.zeros(3, 4, 6)
 REFUSED: list[tuple[str, Sequence[Any], str]] = [
     ("nearest_code", (STEPS, CODES, None), r"expected x \[N, D\], got \[4, 3, 5\]"),
@@ -223,6 +225,18 @@ REFUSED: list[tuple[str, Sequence[Any], str]] = [
     ("dynamic_mlp_backward", (normal(4, 3), X, None, Z, MAPS, None, HIDDEN[:9], 0.1, False, [True] * 7), "hidden"),
     ("dynamic_mlp_backward", (normal(4, 3), X, None, Z, MAPS, None, HIDDEN, 0.1, True, [True] * 7), "expected y"),
     ("dynamic_mlp_backward", (normal(4, 3), X, None, Z, MAPS, None, HIDDEN, 0.1, False, [True] * 6), "wanted"),
+    ("low_rank_mlp_forward", (X, None, Z, None, LOW, 1, 0.1, True), None),
+    ("low_rank_mlp_forward", (X, None, None, None, LOW, 1, 0.1, True), "expected 3 parameters for each of 1 layers"),
+    ("low_rank_mlp_forward", (X, Z, Z, None, LOW, 1, 0.1, True), "expected 7 parameters for each of 1 layers, got 5"),
+    ("low_rank_mlp_forward", (X, None, Z, None, LOW, 0, 0.1, True), "expected 5 parameters for each of 0 layers"),
+    ("low_rank_mlp_forward", (X, None, Z, None, LOW, 1, -0.1, True), "expected delta >= 0, got -0.1"),
+    ("low_rank_mlp_forward", (X, None, Z[:3], None, LOW, 1, 0.1, True), r"expected z_semantic \[B=4, k >= 1\]"),
+    ("low_rank_mlp_forward", (X[:, :4], None, Z, None, LOW, 1, 0.1, True), r"expected enter \[r=3, D=4\]"),
+    ("low_rank_mlp_forward", (X, None, Z, X[0, 0], LOW, 1, 0.1, True), "expected D_P = D_0 = 5 with a gate, got 3"),
+    ("low_rank_mlp_backward", (normal(4, 3), X, None, Z, None, LOW, KEPT, 1, 0.1, [True] * 9), None),
+    ("low_rank_mlp_backward", (normal(4, 2), X, None, Z, None, LOW, KEPT, 1, 0.1, [True] * 9), "expected dy"),
+    ("low_rank_mlp_backward", (normal(4, 3), X, None, Z, None, LOW, KEPT[1:], 1, 0.1, [True] * 9), "expected kept"),
+    ("low_rank_mlp_backward", (normal(4, 3), X, None, Z, None, LOW, KEPT, 1, 0.1, [True] * 8), "expected wanted"),
 ]
 
 
