@@ -49,6 +49,9 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--data", type=Path, nargs="+", required=True, help="folders with interactions and items")
     arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument(
+        "--options", nargs="+", choices=OPTIONS, default=list(OPTIONS), help="the first is compared with"
+    )
     arguments.add_argument("--json", action="store_true", help="write bench/results/codebook.json")
     options = arguments.parse_args()
     results: dict[str, dict[str, list[list[float]]]] = {}
@@ -58,23 +61,23 @@ def main() -> None:
         into = results.setdefault(path.name, {})
         for seed in range(options.seeds):
             with tempfile.TemporaryDirectory() as folder:
-                for place, (name, fields) in enumerate(OPTIONS.items()):
+                for place, name in enumerate(options.options):
                     own = Path(folder) / str(place)
                     if place:
                         shutil.copytree(Path(folder) / "0" / "stage1", own / "stage1")
-                    config = Config().replace(**PAPER, seed=seed, threads=1, **fields)
+                    config = Config().replace(**PAPER, seed=seed, threads=1, **OPTIONS[name])
                     model = SOLID(config).fit(dataset, folder=own, reporter=Silent())
                     into.setdefault(name, []).append(measured(model))
                     sys.stdout.write(f"{path.name} seed {seed} {name}: {np.round(into[name][-1], 4).tolist()}\n")
                     sys.stdout.flush()
     summary = {}
     for dataset_name, by_option in results.items():
-        first = np.array(by_option[next(iter(OPTIONS))])
+        first = np.array(by_option[options.options[0]])
         summary[dataset_name] = {
             name: {
-                "seeds": np.round(values, 5).tolist(),
-                "mean": np.mean(values, 0).round(5).tolist(),
-                "difference of each seed": (np.array(values) - first).round(5).tolist(),
+                "seeds": np.round(values, 4).tolist(),
+                "mean": np.mean(values, 0).round(4).tolist(),
+                "difference of each seed": (np.array(values) - first).round(4).tolist(),
             }
             for name, values in by_option.items()
         }
