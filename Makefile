@@ -52,6 +52,7 @@ bench: .venv/test
 	$(BIN)/python -m bench.speed.bench_catalogue --json
 	$(BIN)/python -m bench.speed.bench_nearest_code --grid --json $(FAISS:%=--faiss-python %)
 	$(BIN)/python -m bench.speed.plot_kernels
+	$(BIN)/python -m bench.speed.aims
 
 # That part of `make test` alone which is about CUDA: the kernels' source on the host policy, with AddressSanitizer too, and
 # compiled for every architecture where there is nvcc; there also with a module that has the kernels and their bindings, which
