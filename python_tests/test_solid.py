@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from safetensors.torch import load_file, save_file
 
 from solid_ext import SOLID, Config, Dataset, load_dataset
 from solid_ext.data import Rows, Semantics, SyntheticTruth, synthetic_dataset
-from solid_ext.evaluate import Metrics, Scorer, evaluate_full
+from solid_ext.evaluate import Scorer
+from solid_ext.evaluate.protocols import full_ranks_of_each
 from solid_ext.files import MANIFEST, describe_folder, read_json
 from solid_ext.methods import method_config
 from solid_ext.train import Silent, load_checkpoint, save_checkpoint
@@ -397,11 +398,11 @@ def test_neighbours_are_chosen_on_a_bounded_number_of_rows(
     monkeypatch.setattr("solid_ext.solid.NEIGHBOUR_ROWS", 50)
     asked: list[int] = []
 
-    def evaluate(scorer: Scorer, dataset: Dataset, rows: Rows, **options: Any) -> Metrics:
-        asked.append(len(rows))
-        return evaluate_full(scorer, dataset, rows, **options)
+    def ranks(scorers: Sequence[Scorer], dataset: Dataset, rows: Rows, **options: Any) -> list[Any]:
+        asked.extend([len(rows)] * len(scorers))
+        return list(full_ranks_of_each(scorers, dataset, rows, **options))
 
-    monkeypatch.setattr("solid_ext.evaluate.validation.evaluate_full", evaluate)
+    monkeypatch.setattr("solid_ext.evaluate.validation.full_ranks_of_each", ranks)
     solid = SOLID(TINY).fit(world[0])
     assert solid.neighbours is not None
     assert set(asked) == {50, world[0].num_users}

@@ -24,7 +24,6 @@ from rich.table import Table
 from rich.text import Text
 
 from solid_ext.config import OLD_NAMES, PRESETS, Config, read_yaml
-from solid_ext.files import expect_local
 from solid_ext.methods import method_config
 
 if TYPE_CHECKING:
@@ -466,6 +465,8 @@ def open_dataset(name: str) -> Interactions:
         return dataset
     if name == "synthetic":
         return synthetic_dataset(2000, 500, 20, predictability=0.8, seed=0)[0]
+    from solid_ext.files import expect_local
+
     expect_local(name, "dataset")
     if not Path(name).exists():
         from solid_ext.data.files import nearest_file

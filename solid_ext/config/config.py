@@ -62,7 +62,7 @@ class Config(Section):
         train, fields = self.train, dict[str, Any]()
         pairwise = self.model.backbone == "din"  # a state a pair: no whole catalogue
         if train.loss == "auto":
-            whole = not pairwise and items <= FULL_SOFTMAX_ITEMS
+            whole = not (pairwise or train.shared_negatives) and items <= FULL_SOFTMAX_ITEMS
             fields["loss"] = "full_softmax" if whole else "sampled_softmax_log_q"
         if train.validation == "auto":
             whole = not pairwise and users * items <= FULL_RANKING_PAIRS

@@ -7,6 +7,7 @@ import decimal
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,7 +79,8 @@ class Catalogue:
         found = np.zeros(len(asked), dtype=np.int64)
         kinds = set(map(type, asked))
         if kinds in ({int}, {str}):  # all at once by what `_texts` tries first
-            found[:] = [numbers.get(text, 0) for text in (asked if kinds == {str} else map(str, asked))]
+            with suppress(ValueError):  # an integer of more digits than Python writes
+                found[:] = [numbers.get(text, 0) for text in (asked if kinds == {str} else map(str, asked))]
         for place in np.flatnonzero(found == 0):
             for text in _texts(asked[place]):
                 if text in numbers:

@@ -79,7 +79,9 @@ class _Undrawn(TorchFunctionMode):
         scaled = name == "mul" and isinstance(args[1], float)
         if name in ("normal_", "uniform_") or scaled:
             return args[0] if args else kwargs["tensor"]
-        return torch.empty(*args, **kwargs) if name in ("randn", "rand") else func(*args, **kwargs)
+        if name not in ("randn", "rand"):
+            return func(*args, **kwargs)
+        return torch.empty(*args, **{key: value for key, value in kwargs.items() if key != "device"}, device="meta")
 
 
 def _memory() -> float:
