@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from peer_answers import answer
+
 library = sys.argv[1]
 items, dim, batch, k, threads = map(int, sys.argv[2:7])
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
@@ -38,8 +40,4 @@ else:
     search = lambda: topk(keys, queries, k, num_threads=threads)  # noqa: E731
 clock = time.thread_time if threads == 1 else time.perf_counter
 search()
-print("ready", flush=True)
-for _ in sys.stdin:
-    start = clock()
-    search()
-    print(clock() - start, flush=True)
+answer(search, clock)

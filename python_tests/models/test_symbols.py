@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from python_tests.models.test_models import make_model
-from python_tests.ops.cases import LEVELS, instruction_set
+from python_tests.ops.cases import LEVELS, instruction_set, peak_bytes
 from solid_ext import Config
 from solid_ext.config import PAPER
 from solid_ext.models.decoder import CodebookDecoder
@@ -18,7 +18,7 @@ from solid_ext.nn import Codebook
 from solid_ext.nn.lookup import Lookup
 from solid_ext.nn.transformer import TransformerBlock
 from solid_ext.ops import reference
-from solid_ext.ops.gru import Backend
+from solid_ext.ops._arguments import Backend
 from solid_ext.ops.symbols import embed_symbols
 
 SEQUENCES = torch.tensor([[3, 1, 0, 0], [7, 7, 2, 5], [0, 0, 0, 0], [4, 0, 0, 0]])
@@ -186,15 +186,7 @@ def _peak(backend: str) -> int:
 
     step()
     model.zero_grad(set_to_none=True)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        step()
-    held = most = 0
-    assert profile.profiler is not None
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
+    return peak_bytes(step)
 
 
 @pytest.fixture(params=LEVELS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -49,3 +49,17 @@ def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float) 
 def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
     for at, (one, other) in enumerate(zip(found, expected, strict=True)):
         assert torch.equal(one, other), f"tensor {at}"
+
+
+def peak_bytes(function: Callable[[], object]) -> int:
+    """The largest amount of tensor memory that a call holds at once, beyond what was there."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        function()
+    assert profile.profiler is not None
+    held = peak = 0
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    assert events
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak

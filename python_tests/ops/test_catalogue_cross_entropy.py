@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
+from python_tests.ops.cases import IMPLEMENTATIONS, assert_same, peak_bytes
 from solid_ext import build_info
 from solid_ext._native import kernels
 from solid_ext.ops.catalogue_cross_entropy import KEPT_ROWS, catalogue_cross_entropy
 
-IMPLEMENTATIONS = ["reference", *(f"native-{isa}" for isa in build_info()["isa_usable"])]
 SIZES = [  # B, D, V: single elements, edges of vectors, tiles, panels of 96 items and blocks of 48 to 192 rows
     (1, 1, 1),
     (2, 3, 5),
@@ -28,17 +28,6 @@ SIZES = [  # B, D, V: single elements, edges of vectors, tiles, panels of 96 ite
     (385, 20, 250),
 ]
 Case = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-@pytest.fixture(params=IMPLEMENTATIONS)
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each backend, the native one at each instruction set."""
-    name, _, isa = request.param.partition("-")
-    before = build_info()["isa"]
-    if isa:
-        kernels.set_isa(isa)
-    yield name
-    kernels.set_isa(before)
 
 
 def make(rows: int, dim: int, items: int, dtype: torch.dtype = torch.float32) -> Case:
@@ -93,11 +82,6 @@ def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float) 
         if other.numel():
             error = (one.double() - other.double()).abs().max()
             assert error <= tolerance * (1e-3 + other.double().abs().max()), f"tensor {at}: {error}"
-
-
-def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
-    for at, (one, other) in enumerate(zip(found, expected, strict=True)):
-        assert torch.equal(one, other), f"tensor {at}"
 
 
 def test_every_instruction_set_is_in_the_list() -> None:
@@ -329,19 +313,6 @@ def test_nothing_is_read_before_it_is_written(backend: str, size: tuple[int, int
         finally:
             torch.use_deterministic_algorithms(False)
         assert_same(found, expected)
-
-
-def peak_bytes(function: Callable[[], object]) -> int:
-    """The largest amount of tensor memory that a call holds at once, beyond what was there."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        function()
-    held = peak = 0
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    assert events
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
 
 
 def test_a_step_holds_a_block_of_rows_and_never_all_logits() -> None:

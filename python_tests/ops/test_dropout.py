@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import solid_ext
-from solid_ext._native import kernels
+from python_tests.ops.cases import LEVELS, instruction_set
 from solid_ext.nn import Dropout
-from solid_ext.ops.dropout import Backend, dropout
+from solid_ext.ops._arguments import Backend
+from solid_ext.ops.dropout import dropout
 
-LEVELS = solid_ext.build_info()["isa_usable"]
 BACKENDS: list[Backend] = ["native", "reference"]
 KEYS = [0, 1, 2**63 - 1, -1, 0x0123456789ABCDEF]
 
@@ -43,18 +42,17 @@ def test_the_hash_is_the_published_one() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_level_drops_what_the_hash_says_for_any_number_of_threads(level: str, dtype: torch.dtype) -> None:
-    before, threads = solid_ext.build_info()["isa"], torch.get_num_threads()
+    threads = torch.get_num_threads()
     try:
-        kernels.set_isa(level)
-        for count in (0, 1, 31, 33, 8191, 8193, 20_000):
-            x = torch.linspace(-3, 5, count, dtype=torch.float64).to(dtype)
-            for key in KEYS[: 2 if count > 9000 else None]:
-                expected = x * torch.tensor(kept(count, key, 0.3)) * (1 / 0.7)
-                for number in (1, 2, 3):
-                    torch.set_num_threads(number)
-                    assert torch.equal(dropout(x, key_of(key), 0.3), expected)
+        with instruction_set(level):
+            for count in (0, 1, 31, 33, 8191, 8193, 20_000):
+                x = torch.linspace(-3, 5, count, dtype=torch.float64).to(dtype)
+                for key in KEYS[: 2 if count > 9000 else None]:
+                    expected = x * torch.tensor(kept(count, key, 0.3)) * (1 / 0.7)
+                    for number in (1, 2, 3):
+                        torch.set_num_threads(number)
+                        assert torch.equal(dropout(x, key_of(key), 0.3), expected)
     finally:
-        kernels.set_isa(before)
         torch.set_num_threads(threads)
 
 

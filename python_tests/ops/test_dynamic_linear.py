@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from python_tests.ops.cases import IMPLEMENTATIONS, assert_close, assert_same, normal, weights_of
+from python_tests.ops.cases import IMPLEMENTATIONS, assert_close, assert_same, normal, peak_bytes, weights_of
 from solid_ext import build_info
 from solid_ext._native import kernels
 from solid_ext.ops.dynamic_linear import _in_runs, dynamic_linear, dynamic_mlp
@@ -409,19 +409,6 @@ def test_nothing_is_read_before_it_is_written(
     finally:
         torch.use_deterministic_algorithms(False)
     assert_same(found, expected)
-
-
-def peak_bytes(function) -> int:
-    """The largest amount of tensor memory that a call holds at once, beyond what was there."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        function()
-    held = peak = 0
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    assert events
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
 
 
 @pytest.mark.parametrize(("batch", "size"), [(1024, 32), (4096, 32), (1024, 64)])

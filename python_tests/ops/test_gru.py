@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from python_tests.ops.cases import IMPLEMENTATIONS, assert_close, assert_same, weights_of
+from python_tests.ops.cases import IMPLEMENTATIONS, assert_close, assert_same, peak_bytes, weights_of
 from solid_ext import build_info
 from solid_ext.nn.last_state import LastState
 from solid_ext.ops.gru import gru_last_state
@@ -269,19 +269,6 @@ def test_nothing_is_read_before_it_is_written(backend: str, size: tuple[int, int
     finally:
         torch.use_deterministic_algorithms(False)
     assert_same(found, expected)
-
-
-def peak_bytes(function: Callable[[], object]) -> int:
-    """The largest amount of tensor memory that a call holds at once, beyond what was there."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        function()
-    held = peak = 0
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    assert events
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
 
 
 def test_a_step_keeps_the_states_and_little_more() -> None:

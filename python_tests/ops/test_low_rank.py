@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
-from solid_ext import build_info
+from python_tests.ops.cases import LEVELS, assert_same, instruction_set
 from solid_ext._native import kernels
 from solid_ext.ops import low_rank
 from solid_ext.ops.low_rank import low_rank_mlp
 
-IMPLEMENTATIONS = ["reference", *(f"native-{isa}" for isa in build_info()["isa_usable"])]
 SIZES = [  # D_0 .. D_P, r, k: single elements, ranks that fill vectors and that do not, words of the mask, three layers
     ((1, 1), 1, 1),
     ((3, 5, 2), 4, 4),
@@ -28,17 +27,6 @@ SIZES = [  # D_0 .. D_P, r, k: single elements, ranks that fill vectors and that
 BATCHES = [1, 2, 6, 7, 16, 31, 33, 70]  # one by one up to 6, then blocks of 32
 INFINITE = float("inf")
 operators = torch.ops.solid_ext
-
-
-@pytest.fixture(params=IMPLEMENTATIONS)
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each backend, the native one at each instruction set."""
-    name, _, isa = request.param.partition("-")
-    before = build_info()["isa"]
-    if isa:
-        kernels.set_isa(isa)
-    yield name
-    kernels.set_isa(before)
 
 
 class Case(NamedTuple):
@@ -149,11 +137,6 @@ def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float) 
         assert one.shape == other.shape
         limit = tolerance * max(float(other.abs().max()) if other.numel() else 0.0, 1e-3)
         assert float((one.double() - other.double()).abs().max() if one.numel() else 0.0) <= limit, at
-
-
-def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
-    for at, (one, other) in enumerate(zip(found, expected, strict=True)):
-        assert torch.equal(one, other), at
 
 
 @pytest.mark.parametrize(("sizes", "rank", "code_dim"), SIZES)
@@ -326,11 +309,9 @@ def test_what_is_kept_fits_the_memory_that_python_gives(batch: int, rank: int, t
         tensors = [t for at, t in enumerate(case.tensors) if at < 4 or t is not None]
         wide = dtype == torch.float64
         plan = low_rank._plan(tensors, case.layers, delta, wide)
-        for isa in build_info()["isa_usable"]:
-            before = build_info()["isa"]
-            kernels.set_isa(isa)
-            assert kernels.low_rank_memory(plan.shape)[0] == plan.kept
-            kernels.set_isa(before)
+        for level in LEVELS:
+            with instruction_set(level):
+                assert kernels.low_rank_memory(plan.shape)[0] == plan.kept
 
 
 @pytest.mark.parametrize("targets", [None, 3])

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from solid_ext.config import ModelConfig
 from solid_ext.models import DynamicRecommender, SASRecSoftmax, SemanticRecommender
-from solid_ext.ops.gru import Backend
+from solid_ext.ops._arguments import Backend
 from solid_ext.train.losses import binary_cross_entropy, full_softmax, sampled_softmax
 
 BACKENDS: tuple[Backend, ...] = ("native", "reference")

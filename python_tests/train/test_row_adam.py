@@ -16,7 +16,7 @@ from solid_ext import Config, Dataset
 from solid_ext.data import SyntheticTruth, leave_one_out
 from solid_ext.models import DynamicRecommender
 from solid_ext.models.symbols import ItemEmbedding, SymbolEmbedding
-from solid_ext.ops.gru import Backend
+from solid_ext.ops._arguments import Backend
 from solid_ext.train import Step, build_model, make_optimizer, row_adam, train_solid
 from solid_ext.train import step as step_module
 from solid_ext.train.row_adam import RowAdam

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from solid_ext.nn.codebook import Codebook, CodebookOutput
 from solid_ext.nn.padding import valid_positions
+from solid_ext.ops._arguments import Backend
 from solid_ext.ops._library import first_order
-from solid_ext.ops.gru import Backend
 from solid_ext.ops.segment_sum import sum_segments
 
 SLOPE = 0.1  # of the LeakyReLU below zero

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from solid_ext.nn.dropout import Dropout
 from solid_ext.nn.last_state import LastState
-from solid_ext.ops.gru import Backend
+from solid_ext.ops._arguments import Backend
 
 
 class ConditionEncoder(nn.Module):

@@ -10,7 +10,7 @@ from solid_ext.models.state import Catalogue, UserState
 from solid_ext.nn.dropout import Dropout
 from solid_ext.nn.lookup import Lookup
 from solid_ext.nn.padding import last_valid, unpack, valid_mask, valid_positions
-from solid_ext.ops.gru import Backend
+from solid_ext.ops._arguments import Backend
 
 
 class SASRecSoftmax(nn.Module):

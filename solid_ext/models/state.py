@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from solid_ext.ops.gru import Backend
+from solid_ext.ops._arguments import Backend
 
 Layers = Callable[[Tensor], Tensor]
 """The last layers of a batch of sequences: states [B, d] or [B, T, d] -> the same shape."""

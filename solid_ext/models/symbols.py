@@ -10,9 +10,8 @@ from torch.nn import functional as F
 
 from solid_ext.nn.lookup import Lookup, sparse_rows
 from solid_ext.nn.padding import ages, valid_mask
-from solid_ext.ops._arguments import expect_ids
+from solid_ext.ops._arguments import Backend, expect_ids
 from solid_ext.ops._library import first_order
-from solid_ext.ops.gru import Backend
 from solid_ext.ops.segment_sum import sum_segments
 from solid_ext.ops.symbols import embed_symbols
 

@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from solid_ext.ops._arguments import expect_tensor, real, size
-from solid_ext.ops.nearest_code import Backend, Gradient, Metric, codebook_lookup, unit_rows
+from solid_ext.ops._arguments import Backend, expect_tensor, real, size
+from solid_ext.ops.nearest_code import Gradient, Metric, codebook_lookup, unit_rows
 
 Update = Literal["frozen", "ema", "gradient"]
 

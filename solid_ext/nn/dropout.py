@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from solid_ext.ops._arguments import expect_backend, real
+from solid_ext.ops._arguments import Backend, expect_backend, real
 from solid_ext.ops.dropout import dropout
-from solid_ext.ops.gru import Backend
 
 
 class Dropout(nn.Module):

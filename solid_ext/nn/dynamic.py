@@ -10,8 +10,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from solid_ext.ops._arguments import expect_tensor, real, size
-from solid_ext.ops.dynamic_linear import Activation, Backend, dynamic_linear, dynamic_mlp
+from solid_ext.ops._arguments import Backend, expect_backend, expect_tensor, real, size
+from solid_ext.ops.dynamic_linear import Activation, dynamic_linear, dynamic_mlp
 
 Branches = Literal["both", "item", "semantic"]
 
@@ -239,8 +239,7 @@ def _check_options(name: str, delta: float, branches: str, backend: str) -> None
         raise ValueError(f"{name}: expected delta > 0, got {delta}")
     if branches not in get_args(Branches):
         raise ValueError(f"{name}: expected branches 'both', 'item' or 'semantic', got {branches!r}")
-    if backend not in get_args(Backend):
-        raise ValueError(f"{name}: expected backend 'native' or 'reference', got {backend!r}")
+    expect_backend(name, backend)
 
 
 def layer_sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from solid_ext.ops._arguments import expect_backend, size
-from solid_ext.ops.gru import Backend, gru_last_state
+from solid_ext.ops._arguments import Backend, expect_backend, size
+from solid_ext.ops.gru import gru_last_state
 
 
 class LastState(nn.Module):

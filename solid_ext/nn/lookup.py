@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from solid_ext.ops._arguments import expect_backend, expect_ids
+from solid_ext.ops._arguments import Backend, expect_backend, expect_ids
 from solid_ext.ops._library import first_order
-from solid_ext.ops.gru import Backend
 from solid_ext.ops.segment_sum import sum_segments
 
 

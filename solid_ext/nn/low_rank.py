@@ -8,8 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from solid_ext.nn.dynamic import Branches, DynamicLinear, check_conditions, check_input, layer_sizes, parameters_of
-from solid_ext.ops._arguments import size
-from solid_ext.ops.dynamic_linear import Backend
+from solid_ext.ops._arguments import Backend, size
 from solid_ext.ops.low_rank import low_rank_mlp
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from solid_ext.nn.dropout import Dropout
-from solid_ext.ops.gru import Backend
+from solid_ext.ops._arguments import Backend
 
 
 class TransformerBlock(nn.Module):

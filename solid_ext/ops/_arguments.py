@@ -5,12 +5,15 @@ from __future__ import annotations
 import numbers
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from solid_ext.ops._library import unobserved
+
+Backend = Literal["native", "reference"]
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def expect_tensor(call: str, name: str, value: Any) -> None:
@@ -114,7 +117,7 @@ def expect_backend(call: str, backend: Any) -> None:
     Raises:
         ValueError: neither "native" nor "reference".
     """
-    if backend not in ("native", "reference"):
+    if backend not in get_args(Backend):
         raise ValueError(f"{call}: expected backend 'native' or 'reference', got {backend!r}")
 
 

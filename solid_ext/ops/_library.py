@@ -139,6 +139,18 @@ def expect_no_tangent(call: str, *tensors: torch.Tensor | None) -> None:
     )
 
 
+def expect_untransformed(call: str) -> None:
+    """Refuse a call inside a transform of `torch.func`, for operations that have no rule for it.
+
+    Raises:
+        NotImplementedError: inside vmap, grad and the like.
+    """
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        raise NotImplementedError(
+            f"{call}: expected a plain call, got one inside torch.func; fold the mapped dimension into B"
+        )
+
+
 def first_order(call: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Of the `backward` of an autograd function that is computed by kernels: its gradients refuse a derivative.
 

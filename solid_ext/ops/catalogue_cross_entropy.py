@@ -11,12 +11,18 @@ from torch import Tensor
 
 from solid_ext._native import kernels
 from solid_ext.ops import catalogue_cross_entropy_cuda, reference
-from solid_ext.ops._arguments import expect_device, expect_ids, expect_like, expect_tensor
-from solid_ext.ops._library import define_operator, expect_no_tangent, first_order, unobserved
+from solid_ext.ops._arguments import (
+    DTYPES,
+    Backend,
+    expect_backend,
+    expect_device,
+    expect_ids,
+    expect_like,
+    expect_tensor,
+)
+from solid_ext.ops._library import define_operator, expect_no_tangent, expect_untransformed, first_order, unobserved
 
-Backend = Literal["native", "reference"]
 Reduction = Literal["mean", "none"]
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 NAME = "catalogue_cross_entropy"
 KEPT_ROWS = 48  # whose exponentials the CPU kernel keeps for the gradients, however many items there are
 
@@ -72,8 +78,7 @@ def catalogue_cross_entropy(
         raise ValueError(f"{NAME}: expected reduction 'mean' or 'none', got {reduction!r}")
     if backend == "native":
         return _native(state, table, target, bias, reduction)
-    if backend != "reference":
-        raise ValueError(f"{NAME}: expected backend 'native' or 'reference', got {backend!r}")
+    expect_backend(NAME, backend)
     expect_ids(NAME, target, table.shape[0], "target")
     return reference.catalogue_cross_entropy(state, table, target, bias, reduction)
 
@@ -110,10 +115,7 @@ def _check(
 def _native(state: Tensor, table: Tensor, target: Tensor, bias: Tensor | None, reduction: Reduction) -> Tensor:
     """Run the kernel, under autograd only where a gradient is wanted."""
     expect_no_tangent(NAME, state, table)
-    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        raise NotImplementedError(
-            f"{NAME}: expected a plain call, got one inside torch.func; fold the mapped dimension into B"
-        )
+    expect_untransformed(NAME)
     if torch.is_grad_enabled() and (state.requires_grad or table.requires_grad):
         of = _MeanLoss if reduction == "mean" else _RowLosses
         return of.apply(state, table, target, bias)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from solid_ext._native import kernels
 from solid_ext.ops import reference
-from solid_ext.ops._arguments import expect_device, expect_tensor, real
+from solid_ext.ops._arguments import DTYPES, Backend, expect_backend, expect_device, expect_tensor, real
 from solid_ext.ops._library import define_operator, expect_no_tangent
-
-Backend = Literal["native", "reference"]
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def dropout(x: Tensor, key: Tensor, probability: float, *, backend: Backend = "native") -> Tensor:
@@ -43,8 +40,7 @@ def dropout(x: Tensor, key: Tensor, probability: float, *, backend: Backend = "n
     _check(x, key, probability)
     if backend == "reference":
         return reference.dropout(x, key, probability)
-    if backend != "native":
-        raise ValueError(f"dropout: expected backend 'native' or 'reference', got {backend!r}")
+    expect_backend("dropout", backend)
     expect_no_tangent("dropout", x)
     return _Dropout.apply(x, key, float(probability))
 

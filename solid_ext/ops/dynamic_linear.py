@@ -11,11 +11,17 @@ from torch import Tensor
 
 from solid_ext._native import kernels
 from solid_ext.ops import dynamic_linear_cuda, reference
-from solid_ext.ops._arguments import Accepted, expect_like, expect_tensor, expect_tensors, real
-from solid_ext.ops._library import define_operator, expect_no_tangent, first_order, plain_shapes, unobserved
+from solid_ext.ops._arguments import Accepted, Backend, expect_backend, expect_like, expect_tensor, expect_tensors, real
+from solid_ext.ops._library import (
+    define_operator,
+    expect_no_tangent,
+    expect_untransformed,
+    first_order,
+    plain_shapes,
+    unobserved,
+)
 
 Activation = Literal["none", "tanh"]
-Backend = Literal["native", "reference"]
 
 # The kernel's number for each dtype of x. bfloat16 is read and written as it is, float16 is converted to float32.
 KERNEL_TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 0}
@@ -173,8 +179,7 @@ def _run(
     if backend == "native":
         parameters = (*item_maps, *item_offsets, *semantic_maps, *semantic_offsets)
         return _native(name, x, z_item, z_semantic, parameters, delta, tanh_last, plain=shapes is not None)
-    if backend != "reference":
-        raise ValueError(f"{name}: expected backend 'native' or 'reference', got {backend!r}")
+    expect_backend(name, backend)
     y = reference.dynamic_mlp(
         x, z_item, z_semantic, item_maps, item_offsets, semantic_maps, semantic_offsets, delta=delta
     )
@@ -323,10 +328,7 @@ def _native(
         plain: whether nothing observes the call and all tensors are as `plain_shapes` says.
     """
     expect_no_tangent(name, x, z_item, z_semantic, *parameters)
-    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        raise NotImplementedError(
-            f"{name}: expected a plain call, got one inside torch.func; fold the mapped dimension into B"
-        )
+    expect_untransformed(name)
     if x.is_cuda and _layers(z_item, z_semantic, parameters) > dynamic_linear_cuda.MOST_LAYERS:
         call = name, x, z_item, z_semantic, parameters, delta, tanh_last
         return _in_runs(*call, dynamic_linear_cuda.MOST_LAYERS)

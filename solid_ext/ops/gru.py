@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from solid_ext._native import kernels
 from solid_ext.ops import gru_cuda, reference
-from solid_ext.ops._arguments import expect_like, expect_mask, expect_tensor
-from solid_ext.ops._library import define_operator, expect_no_tangent, first_order, unobserved
-
-Backend = Literal["native", "reference"]
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+from solid_ext.ops._arguments import DTYPES, Backend, expect_backend, expect_like, expect_mask, expect_tensor
+from solid_ext.ops._library import define_operator, expect_no_tangent, expect_untransformed, first_order, unobserved
 
 
 def gru_last_state(
@@ -68,8 +65,7 @@ def gru_last_state(
     _check(name, x, mask, *parameters)
     if backend == "native":
         return _native(name, x, mask, *parameters)
-    if backend != "reference":
-        raise ValueError(f"{name}: expected backend 'native' or 'reference', got {backend!r}")
+    expect_backend(name, backend)
     return reference.gru_last_state(x, mask, *parameters)
 
 
@@ -123,10 +119,7 @@ def _check_backward(
 def _native(name: str, x: Tensor, mask: Tensor, *parameters: Tensor) -> Tensor:
     """Run the kernel, under autograd only where a gradient is wanted."""
     expect_no_tangent(name, x, *parameters)
-    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        raise NotImplementedError(
-            f"{name}: expected a plain call, got one inside torch.func; fold the mapped dimension into B"
-        )
+    expect_untransformed(name)
     if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters)):
         return _GruLastState.apply(x, mask, *parameters)
     return _forward(x, mask, parameters, False)[0]

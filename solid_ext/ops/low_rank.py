@@ -11,9 +11,16 @@ from torch import Tensor
 
 from solid_ext._native import kernels
 from solid_ext.ops import reference
-from solid_ext.ops._arguments import Accepted, expect_like, expect_tensor, expect_tensors, real
-from solid_ext.ops._library import define_operator, expect_no_tangent, first_order, plain_shapes, unobserved
-from solid_ext.ops.dynamic_linear import KERNEL_TYPES, Backend, dynamic_linear, in_dtype_of, without_aliases
+from solid_ext.ops._arguments import Accepted, Backend, expect_backend, expect_like, expect_tensor, expect_tensors, real
+from solid_ext.ops._library import (
+    define_operator,
+    expect_no_tangent,
+    expect_untransformed,
+    first_order,
+    plain_shapes,
+    unobserved,
+)
+from solid_ext.ops.dynamic_linear import KERNEL_TYPES, dynamic_linear, in_dtype_of, without_aliases
 
 # Of csrc/low_rank/low_rank_cpu_call.h: how many sequences are computed one by one, and else at once.
 FEWEST, LANES = 6, 32
@@ -95,8 +102,7 @@ def low_rank_mlp(
         if not x.is_cpu:
             return _composed(x, z_item, z_semantic, gate, lists, delta)
         return _native(tensors, len(enters), delta, plain=shapes is not None)
-    if backend != "reference":
-        raise ValueError(f"low_rank_mlp: expected backend 'native' or 'reference', got {backend!r}")
+    expect_backend("low_rank_mlp", backend)
     with torch.autocast(x.device.type, enabled=False):
         return reference.low_rank_mlp(x, z_item, z_semantic, *lists, delta=delta, gate=gate)
 
@@ -192,10 +198,7 @@ def _divided(tensors: Sequence[Any], layers: int) -> tuple[Tensors, list[Sequenc
 def _native(tensors: Tensors, layers: int, delta: float, *, plain: bool) -> Tensor:
     """Run the kernel, under autograd only where a gradient is wanted."""
     expect_no_tangent("low_rank_mlp", *tensors)
-    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        raise NotImplementedError(
-            "low_rank_mlp: expected a plain call, got one inside torch.func; fold the mapped dimension into B"
-        )
+    expect_untransformed("low_rank_mlp")
     if torch.is_grad_enabled():
         for tensor in tensors:
             if tensor is not None and tensor.requires_grad:

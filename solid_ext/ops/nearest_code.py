@@ -9,13 +9,12 @@ from torch import Tensor
 
 from solid_ext._native import kernels
 from solid_ext.ops import nearest_code_cuda, reference
-from solid_ext.ops._arguments import expect_device, expect_mask, expect_tensor
+from solid_ext.ops._arguments import Backend, expect_device, expect_mask, expect_tensor
 from solid_ext.ops._library import define_operator, expect_no_tangent, first_order, fold, unobserved
 from solid_ext.ops.segment_sum import sum_segments
 
 Gradient = Literal["straight_through", "none", "rotation"]
 Metric = Literal["l2", "cosine"]
-Backend = Literal["native", "reference"]
 
 GRADIENTS: tuple[str, ...] = get_args(Gradient)
 METRICS: tuple[str, ...] = get_args(Metric)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from solid_ext.ops.catalogue_cross_entropy import Backend, catalogue_cross_entropy
+from solid_ext.ops._arguments import Backend
+from solid_ext.ops.catalogue_cross_entropy import catalogue_cross_entropy
 
 
 def binary_cross_entropy(logits: Tensor) -> Tensor:

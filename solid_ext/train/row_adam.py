@@ -69,18 +69,17 @@ class RowAdam(torch.optim.AdamW):
         if not self.tables:
             super().step(closure)
             return
-        gradients = [weight.grad for weight in self.tables]
+        gradients = {weight: weight.grad for weight in self.tables if weight.grad is not None}
         for weight in self.tables:
             weight.grad = None
         super().step(closure)
         with torch.no_grad():
-            for weight, gradient in zip(self.tables, gradients, strict=True):
-                if gradient is not None:
-                    self._catch_up(weight, _rows_of(gradient))
+            summed = {weight: _by_row(gradient) for weight, gradient in gradients.items()}
+            for weight, (rows, _) in summed.items():
+                self._catch_up(weight, rows)
             self._count()
-            for weight, gradient in zip(self.tables, gradients, strict=True):
-                if gradient is not None:
-                    self._update(weight, gradient)
+            for weight, (rows, total) in summed.items():
+                self._update(weight, rows, total)
 
     @torch.no_grad()
     def flush(self) -> None:
@@ -169,21 +168,16 @@ class RowAdam(torch.optim.AdamW):
         state["exp_avg_sq"].index_copy_(0, rows, moments[1].mul_(of_second))
         last.index_fill_(0, rows, self.steps)
 
-    def _update(self, weight: Tensor, gradient: Tensor) -> None:
-        """This step of the rows that have a gradient."""
+    def _update(self, weight: Tensor, rows: Tensor, total: Tensor) -> None:
+        """This step of the rows that have a gradient, the total of each."""
         state = self.state[weight]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
         state["step"].fill_(self.steps)
         lr, decay, (first, second), eps = self._options()
-        if gradient.layout == torch.sparse_coo:
-            rows, place = torch.unique(gradient._indices()[0], return_inverse=True)
-            if not len(rows):
-                return
-            total = sum_segments(gradient._values(), place, None, len(rows))
-        else:
-            rows, total = _rows_of(gradient), gradient
+        if not len(rows):
+            return
         mean = state["exp_avg"].index_select(0, rows).lerp_(total, 1 - first)
         square = state["exp_avg_sq"].index_select(0, rows).mul_(second).addcmul_(total, total, value=1 - second)
         row = weight.data.index_select(0, rows).mul_(1 - lr * decay)
@@ -195,8 +189,11 @@ class RowAdam(torch.optim.AdamW):
         self._last[weight].index_fill_(0, rows, self.steps)
 
 
-def _rows_of(gradient: Tensor) -> Tensor:
-    """The rows that have a gradient, each once."""
-    if gradient.layout == torch.sparse_coo:
-        return torch.unique(gradient._indices()[0])
-    return torch.arange(len(gradient), device=gradient.device)
+def _by_row(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows that have a gradient, each once, and the total of each."""
+    if gradient.layout != torch.sparse_coo:
+        return torch.arange(len(gradient), device=gradient.device), gradient
+    rows, place = torch.unique(gradient._indices()[0], return_inverse=True)
+    if not len(rows):
+        return rows, gradient._values()
+    return rows, sum_segments(gradient._values(), place, None, len(rows))

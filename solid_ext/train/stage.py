@@ -111,7 +111,7 @@ def train_stage(
     if folder is not None and (folder / "last.safetensors").exists():
         stage, best = _resume(folder, origin, config, model, optimizer)
     step = Step(model, optimizer, config)
-    own = config.loss != "full_softmax" and not _shared(config)
+    own = config.loss != "full_softmax" and not config.shared_negatives
     sampler = NegativeSampler(dataset, split.train_end) if own else None
     steps = -(-len(split.train.positions) // config.batch_size)
     reporter.begin(name, steps, config.epochs)
@@ -227,7 +227,7 @@ def _train_epoch(
             if sampler is not None:
                 negatives = sampler.sample(batch.users, config.negatives, rng)
                 candidates = np.concatenate([candidates[:, None], negatives], axis=1)
-            elif shared := _shared(config):
+            elif shared := config.shared_negatives:
                 candidates = np.concatenate([candidates, rng.integers(1, dataset.num_items + 1, shared)])
             yield gather_sequences(dataset, batch, model.length), candidates
 
@@ -239,11 +239,6 @@ def _train_epoch(
         alignments += alignment * len(sequences)
         reporter.step()
     return float(losses) / len(order), float(alignments) / len(order)
-
-
-def _shared(config: TrainConfig) -> int:
-    """How many negatives the rows of a batch share; 0 where each has its own, or none."""
-    return config.shared_negatives if config.loss == "sampled_softmax_log_q" else 0
 
 
 def _on(device: torch.device, array: np.ndarray) -> Tensor:
