@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from solid_ext.cli import main, parse
+from solid_ext.cli import main
+from solid_ext.cli.entry import parse
 from solid_ext.config import Config
 from solid_ext.data import Dataset, SyntheticTruth
 from solid_ext.tune import SPACE, Trial, make_search, tune

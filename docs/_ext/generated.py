@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from solid_ext import cli
+from solid_ext.cli import COMMANDS
 from solid_ext.config import PAPER, Config
 from solid_ext.methods import METHODS
 
@@ -69,11 +69,7 @@ def _section(section: type) -> Iterator[str]:
 
 def commands() -> str:
     """A section a command of `solid-ext`: what it does, its examples and its flags."""
-    parts = []
-    for name, command in inspect.getmembers(cli, dataclasses.is_dataclass):
-        if hasattr(command, "run") and command.__module__.startswith("solid_ext"):
-            parts.append((inspect.getsourcelines(command)[1], _command(name.lower(), command)))
-    return "\n\n".join(text for _, text in sorted(parts))
+    return "\n\n".join(_command(name, command) for name, command in COMMANDS.items())
 
 
 def _command(name: str, command: Any) -> str:

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from sklearn.metrics import adjusted_rand_score
 
 from solid_ext import SOLID, Config, Dataset, load_dataset
-from solid_ext.cli import show_semantics
+from solid_ext.cli.train import show_semantics
 from solid_ext.config import SemanticsConfig
 from solid_ext.data import Semantics, SyntheticTruth, cooccurrence_features, make_semantics, semantics_source
 from solid_ext.data.semantics.clusters import normalised

@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pytest
 
+import solid_ext.cli
 from solid_ext import build_info
-from solid_ext.cli import harmless, main, parse, show_comparison
+from solid_ext.cli import main
+from solid_ext.cli.compare import show_comparison
+from solid_ext.cli.entry import parse
+from solid_ext.cli.terminal import harmless
 from solid_ext.config import Config
 
 QUICK = ["--epochs", "1", "--dim", "16", "--heads", "2", "--length", "5", "--batch-size", "512"]
@@ -407,8 +411,8 @@ def test_a_comparison_prints_its_table(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_nothing_is_printed_as_markup() -> None:
     """`console` reads none, so that titles may hold any: colours are `style`."""
-    source = Path(sys.modules["solid_ext.cli"].__file__).read_text(encoding="utf-8")
-    assert not re.findall(r"\[/?(?:bold|dim|red|green|yellow|blue|italic)\]", source)
+    for source in Path(solid_ext.cli.__file__).parent.glob("*.py"):
+        assert not re.findall(r"\[/?(?:bold|dim|red|green|yellow|blue|italic)\]", source.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -452,7 +456,6 @@ def test_a_stopped_command_says_what_it_leaves(
     def stop(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("solid_ext.cli.open_dataset", stop)
     out = ["--out", str(tmp_path / "out")]
     said = {}
     for name, flags in {
@@ -461,6 +464,7 @@ def test_a_stopped_command_says_what_it_leaves(
         "tune": ["--dataset", str(data)],
         "prepare": ["synthetic"],
     }.items():
+        monkeypatch.setattr(f"solid_ext.cli.{name}.open_dataset", stop)
         with pytest.raises(SystemExit) as code:
             main([name, *flags, *out])
         assert code.value.code == 130
@@ -485,6 +489,6 @@ def test_memory_that_is_not_there_gets_a_sentence(
     def fail(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr("solid_ext.cli.open_dataset", fail)
+    monkeypatch.setattr("solid_ext.cli.train.open_dataset", fail)
     sentence = fails(["train", "--dataset", str(data), "--out", str(tmp_path / "out"), "--threads", "1"], capsys)
     assert sentence == f"solid-ext: memory: expected enough of it, got too little ({error})\n"

@@ -1,0 +1,5 @@
+"""The command line: prepare, train, evaluate, recommend, compare, tune, doctor."""
+
+from solid_ext.cli.entry import COMMANDS, main
+
+__all__ = ["COMMANDS", "main"]

@@ -1,0 +1,157 @@
+"""solid-ext train: a run, from a dataset to a model and what is known of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+import yaml
+from rich.table import Table
+from rich.text import Text
+
+from solid_ext.cli.evaluate import show_metrics
+from solid_ext.cli.prepare import describe
+from solid_ext.cli.sources import NAMED_DATASETS, Dataset, open_dataset
+from solid_ext.cli.terminal import console, harmless, one_line, short
+from solid_ext.config import OLD_NAMES, Config
+from solid_ext.methods import method_config
+
+if TYPE_CHECKING:
+    from solid_ext.run import Example
+
+Settings = tyro.conf.OmitArgPrefixes[Config]
+
+
+@dataclass(frozen=True)
+class Train:
+    """Run Algorithm 1 on a dataset, evaluate it beside popularity and ItemKNN, keep everything.
+
+    Example: solid-ext train --dataset data/ratings --out runs/first --loss full_softmax --dim 64
+
+    Every flag below --out is a field of the configuration. A YAML file of `name: value` lines sets them too
+    (--config FILE); flags win over the file. With --resume all of them start from what the run has: `solid-ext train
+    --resume --out runs/first` goes on where it stopped, and with --epochs 8 further.
+    """
+
+    dataset: Dataset
+    """movielens-100k (the package recbole 1.2.1 carries it), synthetic, a dataset folder, or an interactions file; a
+    resumed run has its own."""
+    out: Path
+    """The run's folder."""
+    config: Path | None = None
+    """A YAML file with any of the fields below."""
+    preset: Literal["paper", "best"] = "best"
+    """Where the fields start from: best, the defaults, or paper, Table 2 of the paper; file and flags win over it."""
+    method: str = "solid"
+    """What to train: solid, or one of what it is compared with (static, finetune, duet, apg, solid-no-codebook, ..);
+    its fields win over the flags below."""
+    resume: bool = False
+    """Go on with the run in --out where it stopped, as it was started but for the flags given."""
+    overwrite: bool = False
+    """Replace the run in --out."""
+    baseline: bool = False
+    """Also train the static method, to compare with; with --resume also after a run without it has ended."""
+    settings: Settings = field(default_factory=Config)
+
+    def run(self) -> None:
+        from solid_ext.run import example_users, train_run
+        from solid_ext.threads import use_threads
+        from solid_ext.train import ProgressBar
+
+        settings = method_config(self.settings, self.method).checked()
+        console.print(f"threads: {use_threads(settings.train.threads, self.out if self.resume else None)}")
+        dataset = open_dataset(self.dataset)
+        settings = settings.resolved(dataset.num_users, dataset.num_items)
+        describe(dataset)
+
+        def begun() -> None:
+            changes = yaml.safe_dump(settings.changes(), sort_keys=False) if settings.changes() else "the defaults"
+            where = harmless(str(self.out / "config.yaml"))
+            console.print(Text.assemble(("\nconfiguration", "bold"), f", all of it in {where}; not the default:"))
+            console.print(changes.rstrip() + "\n", style="dim")
+
+        with ProgressBar(console, settings.train.validation_metric) as progress:
+            run = train_run(
+                self.out,
+                settings,
+                dataset,
+                method=self.method,
+                baseline=self.baseline,
+                source=self.dataset if self.dataset in NAMED_DATASETS else os.path.abspath(self.dataset),
+                resume=self.resume,
+                overwrite=self.overwrite,
+                reporter=progress,
+                begun=begun,
+            )
+        show_semantics(run.metrics["semantics"])
+        show_examples(example_users(run.solid, dataset, count=5, k=5))
+        show_metrics(run.metrics["models"], run.metrics["split"]["test_rows"])
+        if "static" not in run.metrics["models"] and self.method != "static":
+            console.print("not trained: the static method, SOLID without dynamic layers (--resume --baseline adds it)")
+        console.print("\nndcg@10 user by user, the rows of each averaged", style="bold")
+        for difference in run.metrics["differences"]:
+            console.print(f"  {difference['in_words']}")
+        times = ", ".join(f"{stage['stage']} {stage['seconds']:.0f} s" for stage in run.metrics["stages"])
+        console.print(f"\ntrained in {run.metrics['seconds']['train']:.0f} s ({times})")
+        for name in ("metrics.json", "report.png", "model"):
+            console.print(f"  {self.out / name}")
+
+
+def as_begun(out: Path) -> Train:
+    """The command that the run in `out` was begun with."""
+    from solid_ext.run import begun_run
+
+    begun = begun_run(out)
+    return Train(
+        tyro.MISSING if begun.source is None else begun.source,
+        tyro.MISSING,
+        method=begun.method,
+        baseline=begun.baseline,
+        settings=begun.config,
+    )
+
+
+def refuse_old_flags(arguments: list[str]) -> None:
+    """Refuse a flag whose field has another name now.
+
+    Raises:
+        ValueError: with what became of it.
+    """
+    for argument in arguments:
+        name = argument.partition("=")[0].replace("-", "_").removeprefix("__").removeprefix("no_")
+        if argument.startswith("--") and name in OLD_NAMES:
+            raise ValueError(f"train: expected a flag of this version, got {argument}, which is {OLD_NAMES[name]}")
+
+
+def show_semantics(found: dict[str, Any]) -> None:
+    """Print how many semantics there are, how large, and how well they agree with categories."""
+    console.print(
+        Text.assemble(
+            ("\nsemantics", "bold"),
+            f" from {found['source']}: {found['clusters']:,} of {found['smallest']:,} to {found['largest']:,} items "
+            f"(median {found['median']:g}, largest {found['largest_share']:.1%}), {found['empty']:,} empty, "
+            f"{found['fallback_items']:,} items in the fallback",
+        )
+    )
+    if "inertia" in found:
+        console.print(f"  k-means: inertia {found['inertia']:.1f}, {found['explained']:.1%} of the spread explained")
+    if "purity" in found:
+        console.print(
+            f"  against {found['categories']:,} categories: purity {found['purity']:.3f} (by chance "
+            f"{found['purity_by_chance']:.3f}), NMI {found['nmi']:.3f} (by chance {found['nmi_by_chance']:.3f})"
+        )
+
+
+def show_examples(examples: list[Example]) -> None:
+    """Print what some users did last, what they did next and what is recommended."""
+    table = Table("user", "watched, latest last", "recommended, best first", title="five users", show_lines=True)
+    for example in examples:
+        hit = any(entry.title == example.actual for entry in example.recommended)
+        watched = "".join(short(title) + "\n" for title in example.watched)
+        came = f"came next: {short(example.actual)}{' (recommended)' if hit else ''}"
+        recommended = "\n".join(short(entry.title) for entry in example.recommended)
+        table.add_row(one_line(str(example.user)), Text.assemble(watched, (came, "bold")), recommended)
+    console.print(table)
