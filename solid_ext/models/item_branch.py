@@ -94,7 +94,7 @@ class ItemBranch(nn.Module):
         embedded, mask = self.embedding(sequences), valid_mask(sequences)
         if self.codebook is None:
             return Metacode(embedded)
-        entries = self.codebook.weight.detach()
+        entries = self.codebook.weight.detach().clone()  # before the lookup: a codebook that learns by it moves them
         decoded = None
         if self.decoder.decodes_entries(sequences.numel(), self.codebook):
             decoded = self.decoder.decode_entries(entries)
