@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from rich.console import Console
 
@@ -46,7 +47,7 @@ from solid_ext.nn.padding import valid_mask
 from solid_ext.scorers import ItemKNN, Popularity, WithNeighbours, WithNewcomers, choose_neighbours, content_similarity
 from solid_ext.scorers.content import MOST_ITEMS
 from solid_ext.scorers.finetune import fine_tuned
-from solid_ext.serve import ItemTable, Recommendation, recommend
+from solid_ext.serve import ItemTable, Recommendation, UserQuery, recommend, user_query
 from solid_ext.threads import set_threads
 from solid_ext.train import (
     ProgressBar,
@@ -261,6 +262,49 @@ class SOLID:
             unknown=unknown,
             table=self._table,
         )
+
+    def recommend_users(
+        self,
+        data: Any,
+        users: Sequence[Any] | None = None,
+        k: int = 10,
+        *,
+        exclude_history: bool = True,
+        exclude: Sequence[Any] | None = None,
+        include: Sequence[Any] | None = None,
+        unknown: str = "error",
+    ) -> pl.DataFrame:
+        """The k best items for users of a dataset, by their histories in it.
+
+        A user's history is all of the user's interactions in the data's own order, of which the model reads the last
+        `length`; the answer is that of `recommend` for it. Nothing of the data is kept.
+
+        Args:
+            data: a `Dataset`, or whatever `load_dataset` takes; not necessarily that which the model was fitted on.
+            users: raw ids of users, in any order; None for all.
+            exclude: as of `recommend`; a list of lists has one for each user.
+            include: the same.
+            unknown: "error" refuses items in a history that the model does not know; "ignore" reads it without them.
+
+        Returns:
+            A frame with the columns `user_id`, `rank` (from 1), `item_id`, `title` and `score`, k rows a user, fewer
+            where there are no more items.
+
+        Raises:
+            ValueError: an unknown user, an unknown item, and as `recommend`.
+            TypeError: users that are no list of ids, and as `recommend`.
+        """
+        query = self.user_query(
+            data, users, k, exclude_history=exclude_history, exclude=exclude, include=include, unknown=unknown
+        )
+        return pl.concat([query.schema.to_frame(), *query])
+
+    def user_query(self, data: Any, users: Sequence[Any] | None = None, k: int = 10, **options: Any) -> UserQuery:
+        """What `recommend_users` computes, checked and not computed yet: `solid_ext.serve.write_users` streams it."""
+        scorer = self.scorer
+        assert self.catalogue is not None
+        dataset = data if isinstance(data, Dataset) else load_dataset(data)
+        return user_query(scorer, self.catalogue, dataset, users, k, table=self._table, stacklevel=4, **options)
 
     def code_usage(self, data: Any = None) -> np.ndarray | None:
         """How often each codebook entry is looked up over the test sequences: [C] int64; None without a codebook."""
