@@ -71,6 +71,7 @@ from solid_ext.train import (
     save_checkpoint,
     train_solid,
 )
+from solid_ext.train.checks import check_device
 from solid_ext.train.isolation import isolated
 from solid_ext.train.progress import check_reporter
 
@@ -420,6 +421,7 @@ class SOLID:
         asked = {"device": device, "tf32": False} | ({} if backend is None else {"backend": backend})
         try:
             Config().replace(**asked)
+            check_device(device)
         except (ValueError, TypeError) as error:
             raise type(error)(f"load: {error}") from error
         folder = checked_path(folder, "load")

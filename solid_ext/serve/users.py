@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -164,15 +165,28 @@ def _rows_of(dataset: Dataset, users: Any) -> np.ndarray:
     return rows
 
 
-def checked_out(path: Any, *, overwrite: bool = False) -> Path:
-    """Where recommendations may be written.
+def user_histories(dataset: Dataset) -> list[list[Any]]:
+    """The histories of all users of a dataset in raw ids, oldest first."""
+    ids, offsets = dataset.item_ids.to_list(), dataset.offsets.tolist()
+    return [[ids[item - 1] for item in dataset.items[start:end].tolist()] for start, end in pairwise(offsets)]
+
+
+def write_vectors(path: Path, name: str, ids: list[Any], vectors: np.ndarray) -> None:
+    """Write ids, in a column of that name, and their vectors [N, d], in a column `vector`, as Parquet."""
+    columns = {name: ids, "vector": pl.Series(vectors, dtype=pl.Array(pl.Float32, vectors.shape[1]))}
+    with written(path) as partial:
+        pl.DataFrame(columns).write_parquet(partial)
+
+
+def checked_out(path: Any, *, overwrite: bool = False, endings: Sequence[str] = ENDINGS) -> Path:
+    """Where recommendations or vectors may be written.
 
     Raises:
-        ValueError: another ending than .parquet or .csv, a folder, or a file that is there already.
+        ValueError: another ending, a folder, or a file that is there already.
     """
     path = checked_path(path, "out")
-    if path.suffix.lower() not in ENDINGS:
-        raise ValueError(f"out: expected a file that ends in {' or '.join(ENDINGS)}, got {path}")
+    if path.suffix.lower() not in endings:
+        raise ValueError(f"out: expected a file that ends in {' or '.join(endings)}, got {path}")
     if path.is_dir() or (path.exists() and not overwrite):
         kind = "a folder" if path.is_dir() else "which exists (overwrite=True replaces it)"
         raise ValueError(f"out: expected a file that does not exist yet, got {path}, {kind}")
