@@ -52,6 +52,7 @@ from solid_ext.serve import (
     ItemTable,
     Recommendation,
     UserQuery,
+    evaluate_beyond,
     explain,
     item_vectors,
     recommend,
@@ -233,13 +234,13 @@ class SOLID:
         self._table.forget()
 
     def evaluate(self, data: Any = None) -> dict[str, dict[str, float]]:
-        """Metrics on the test rows, by the sampled protocol and by full ranking.
+        """Metrics on the test rows: by the sampled protocol, by full ranking, and beyond accuracy.
 
         Args:
             data: the dataset the model was fitted on; may be left out right after `fit`.
 
         Returns:
-            {"sampled": {"user_auc": ..}, "full": {"ndcg@10": ..}}.
+            {"sampled": {"user_auc": ..}, "full": {"ndcg@10": ..}, "beyond": {"coverage@10": ..}}.
 
         Source: docs/evaluation.md#evaluation.
         """
@@ -249,7 +250,8 @@ class SOLID:
         """The same metrics, on the same rows and negatives, of any other scorer."""
         dataset, split = self._data(data)
         found = both_protocols(self.config, scorer, dataset, split.test)
-        return {protocol: metrics.values for protocol, metrics in found.items()}
+        values = {protocol: metrics.values for protocol, metrics in found.items()}
+        return values | {"beyond": evaluate_beyond(scorer, dataset, split)}
 
     def recommend(
         self,
