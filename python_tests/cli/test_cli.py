@@ -90,7 +90,8 @@ def test_printed_numbers_are_those_of_the_metrics_file(
     assert "not trained" not in printed
     models = json.loads((out / "metrics.json").read_text())["models"]
     shown = printed.split("one positive against")[1].split("ndcg@10 user by user")[0]
-    tables = dict(zip(("sampled", "full"), shown.split("full ranking"), strict=True))
+    parts = re.split("full ranking|beyond accuracy", shown)
+    tables = dict(zip(("sampled", "full", "beyond"), parts, strict=True))
     for protocol, table in tables.items():
         lines = [line for line in table.splitlines() if re.search(r"\d\.\d{4}", line)]
         found = {re.findall(r"[\w@]+", line)[0]: re.findall(r"\d+\.\d{4}", line) for line in lines}

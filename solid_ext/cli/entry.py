@@ -19,11 +19,15 @@ import tyro
 from solid_ext.cli.compare import Compare
 from solid_ext.cli.doctor import Doctor, Version
 from solid_ext.cli.evaluate import Evaluate
+from solid_ext.cli.explain import Explain
 from solid_ext.cli.prepare import Prepare
 from solid_ext.cli.recommend import Recommend, before_dashes
+from solid_ext.cli.score import Score
+from solid_ext.cli.similar import Similar
 from solid_ext.cli.terminal import complain
 from solid_ext.cli.train import Train, as_begun, refuse_old_flags
 from solid_ext.cli.tune import Tune
+from solid_ext.cli.vectors import Vectors
 from solid_ext.config import PRESETS, Config
 
 COMMANDS: dict[str, type] = {
@@ -31,6 +35,10 @@ COMMANDS: dict[str, type] = {
     "train": Train,
     "evaluate": Evaluate,
     "recommend": Recommend,
+    "similar": Similar,
+    "score": Score,
+    "vectors": Vectors,
+    "explain": Explain,
     "compare": Compare,
     "tune": Tune,
     "doctor": Doctor,
@@ -74,7 +82,9 @@ def parse(arguments: list[str]) -> Command:
     said = f"The command line: {', '.join(COMMANDS)}."
     union: Any = reduce(or_, commands)
     command = tyro.cli(union, prog="solid-ext", description=said, args=arguments)
-    return replace(command, history=(*command.history, *after)) if isinstance(command, Recommend) else command
+    if isinstance(command, (Recommend, Score, Explain)) and after:
+        return replace(command, history=(*(command.history or ()), *after))
+    return command
 
 
 def in_flags(sentence: str, command: object) -> str:

@@ -17,6 +17,7 @@ from solid_ext.run.differences import differences
 from solid_ext.run.folder import RIVAL, check_out, open_run, under_way
 from solid_ext.run.picture import draw_report
 from solid_ext.scorers import ItemKNN, Popularity
+from solid_ext.serve import evaluate_beyond
 from solid_ext.solid import SOLID
 from solid_ext.train import Epoch, Renamed, Reporter, Silent, Stage, TensorBoard, check_training
 from solid_ext.train.algorithm import stage1_config
@@ -115,6 +116,7 @@ def _measured(folder: Path, solid: SOLID, rival: SOLID | None, method: str, seco
         model: {protocol: metrics.values for protocol, metrics in protocols.items()}
         for model, protocols in found.items()
     }
+    beyond = {model: evaluate_beyond(scorer, dataset, split) for model, scorer in scorers.items()}
     seconds["evaluate"] = time.perf_counter() - start
     usage = solid.code_usage()
     stages = [*([] if rival is None else map(_of_rival, rival.training.stages)), *training.stages]
@@ -132,7 +134,7 @@ def _measured(folder: Path, solid: SOLID, rival: SOLID | None, method: str, seco
             "count": training.semantics.count,
             **training.semantics.report,
         },
-        "models": models,
+        "models": {model: {**metrics, "beyond": beyond[model]} for model, metrics in models.items()},
         "differences": differences(found, name),
         "stages": [
             {
