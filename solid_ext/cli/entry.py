@@ -24,11 +24,13 @@ from solid_ext.cli.recommend import Recommend, before_dashes
 from solid_ext.cli.terminal import complain
 from solid_ext.cli.train import Train, as_begun, refuse_old_flags
 from solid_ext.cli.tune import Tune
+from solid_ext.cli.update import Update
 from solid_ext.config import PRESETS, Config
 
 COMMANDS: dict[str, type] = {
     "prepare": Prepare,
     "train": Train,
+    "update": Update,
     "evaluate": Evaluate,
     "recommend": Recommend,
     "compare": Compare,
@@ -99,7 +101,7 @@ def kept_of(command: object) -> str:
         return "; what a stage finished is kept, --resume goes on" if begun else " before the first epoch"
     if isinstance(command, (Compare, Tune)):
         return "; what finished is kept, the same command goes on"
-    return "; nothing was written" if isinstance(command, Prepare) else ""
+    return "; nothing was written" if isinstance(command, (Prepare, Update)) else ""
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -44,6 +44,9 @@ class Rows:
         return Rows(self.users[index], self.positions[index])
 
 
+NO_ROWS = Rows(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """Rows to train, validate and test on.
@@ -148,6 +151,69 @@ def global_time(dataset: Dataset, valid: float = 0.1, test: float = 0.1) -> Spli
     )
 
 
+NEWEST = 0.2  # of the interactions that are new to a model, that an update validates on
+
+
+def newest(dataset: Dataset, after: int | None = None, share: float = NEWEST) -> Split:
+    """Hold out the newest interactions for validation, and nothing for test: how a model that goes on is validated.
+
+    Of the N' interactions later than `after`, with times t sorted, those with `t >= t[N' - round(N' share)]` that have
+    one before them in the user's history are validation rows; a cut never falls between equal times. Without times, or
+    where they are positions 1, 2, 3 .. within each user, each user's last interaction is one.
+
+    Args:
+        dataset: the interactions, old and new.
+        after: the latest time that the model has been trained on; None for no time.
+        share: in (0, 1).
+
+    Raises:
+        ValueError: nothing later than `after`, or training or validation is left without rows.
+
+    Source: docs/evaluation.md#splits.
+    """
+    _check_dataset("newest", dataset)
+    starts, ends = dataset.offsets[:-1], dataset.offsets[1:]
+    users, position = _user_of_position(dataset), np.arange(dataset.num_interactions)
+    report: dict[str, int | str] = {}
+    if dataset.timestamps is None or _are_positions(dataset, users):
+        held_out = (position == ends[users] - 1) & (ends - starts >= MIN_HELD_OUT - 1)[users]
+    else:
+        times = dataset.timestamps
+        new = np.sort(times if after is None else times[times > after])
+        if not new.size:
+            raise ValueError(
+                f"newest: expected interactions later than {after}, the latest that the model was trained on, got none "
+                f"(the latest is {times.max()})"
+            )
+        valid_from = new[new.size - max(round(new.size * share), 1)]
+        held_out = times >= valid_from
+        report = {"new_interactions": new.size, "valid_from": int(valid_from)}
+    train_end = starts + np.bincount(users[~held_out], minlength=dataset.num_users)
+    rows = np.flatnonzero(held_out & (position > starts[users]))
+    return _split(
+        "newest", dataset, train_end, valid=Rows(users[rows], rows), test=NO_ROWS, report=report, tested=False
+    )
+
+
+def latest(dataset: Dataset, train_end: np.ndarray) -> int | None:
+    """The latest time before the users' ends `[U]`, which `newest` takes; None without times, or where they are positions."""
+    if dataset.timestamps is None or _are_positions(dataset, _user_of_position(dataset)):
+        return None
+    before = np.arange(dataset.num_interactions) < np.repeat(train_end, np.diff(dataset.offsets))
+    return int(dataset.timestamps[before].max()) if before.any() else None
+
+
+def everything(dataset: Dataset) -> Split:
+    """Train on all interactions: nothing is held out, so that nothing can be measured.
+
+    Raises:
+        ValueError: no user has two interactions.
+    """
+    _check_dataset("everything", dataset)
+    ends = dataset.offsets[1:].copy()
+    return _split("everything", dataset, ends, valid=NO_ROWS, test=NO_ROWS, report={}, validated=False, tested=False)
+
+
 def _check_dataset(name: str, dataset: Dataset) -> None:
     if not isinstance(dataset, Dataset):
         raise TypeError(f"{name}: expected a Dataset (load_dataset makes one), got {type(dataset).__name__}")
@@ -173,14 +239,16 @@ def _split(
     valid: Rows,
     test: Rows,
     report: dict[str, int | str],
+    validated: bool = True,
+    tested: bool = True,
 ) -> Split:
     users = _user_of_position(dataset)
     position = np.arange(users.size, dtype=np.int64)
     is_train = position < train_end[users]
     chosen = np.flatnonzero(is_train & (position > dataset.offsets[users]))
     train = Rows(users[chosen], chosen)
-    for part, rows in (("training", train), ("validation", valid), ("test", test)):
-        if len(rows) == 0:
+    for part, rows, wanted in (("training", train, True), ("validation", valid, validated), ("test", test, tested)):
+        if wanted and len(rows) == 0:
             longest = int(np.diff(dataset.offsets).max())
             raise ValueError(
                 f"{name}: expected {part} rows, got none from {dataset.num_interactions:,} interactions of "

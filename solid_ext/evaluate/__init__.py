@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from solid_ext.evaluate.known import ranks_of_known
 from solid_ext.evaluate.metrics import (
     Metrics,
     areas_of_first,
@@ -54,6 +55,7 @@ __all__ = [
     "ndcg_per_row",
     "paired_differences",
     "ranking_metrics",
+    "ranks_of_known",
     "ranks_of_first",
     "sampled_candidates",
     "sampled_scores",
