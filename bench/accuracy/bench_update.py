@@ -3,10 +3,11 @@
 python -m bench.accuracy.bench_update updates --data DATA --out bench/results/update.json
 python -m bench.accuracy.bench_update cold --data DATA --out bench/results/cold_items.json
 
-`updates`: the first 70 % of a dated dataset are trained on, and five updates follow, each with 5 % more; whoever has been
-trained until then ranks the whole catalogue for every interaction of the next 5 % that has one before it in the user's
-history. What a model does not know yet counts as missed. `cold`: a tenth of the items is taken out of the data before
-training and added by title and categories alone; the rows that are ranked are the test rows that ask for one of them.
+`updates`: the first 70 % of a dated dataset are trained on, and five updates follow, each with 5 % more; whoever has
+been trained until then ranks the whole catalogue for every interaction of the next 5 % that has one before it in the
+user's history. What a model does not know yet counts as missed. `cold`: a tenth of the items is taken out of the data
+before training and added by title and categories alone; the rows that are ranked are the test rows that ask for one of
+them, among all items and among the added ones.
 
 DATA has a folder a dataset with interactions.tsv.gz and, for `cold`, items.tsv.gz. Seconds are CPU time of the process.
 """
@@ -17,7 +18,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,33 +28,22 @@ import torch
 
 from bench.harness import machine
 from solid_ext import SOLID, Config, Dataset, load_dataset
-from solid_ext.data import Rows, in_order_of, leave_one_out
-from solid_ext.evaluate import Scorer, full_ranks, hr, ndcg
+from solid_ext.data import Rows, gather_sequences, in_order_of, leave_one_out
+from solid_ext.data.append import as_rows
+from solid_ext.evaluate import Scorer, full_ranks, hr, ndcg, ranks_of_known
 from solid_ext.scorers import Popularity
 from solid_ext.train import Silent
 
-QUICK = {"dim": 32, "epochs": 15, "patience": 2, "split": "global_time"}
+QUICK = {"dim": 32, "epochs": 10, "patience": 2, "split": "global_time"}
 DATED = ("amazon_pantry_dates", "movielens_100k")
 DESCRIBED = ("movielens_100k", "amazon_scientific")
 FIRST, UPDATES = 0.7, 5
 COLD = 0.1
 
 
-def as_frame(dataset: Dataset) -> pl.DataFrame:
-    """The interactions with raw ids, each user's oldest first."""
-    users = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))
-    return pl.DataFrame(
-        {
-            "user_id": dataset.user_ids.gather(users),
-            "item_id": dataset.item_ids.gather(dataset.items.astype(np.int64) - 1),
-            "timestamp": dataset.timestamps,
-        }
-    )
-
-
 def part(dataset: Dataset, kept: np.ndarray) -> Dataset:
     """The dataset of these interactions `[N] bool` alone, with the items and users that they are of."""
-    return load_dataset(as_frame(dataset).filter(pl.Series(kept)), items=dataset.item_table, name=dataset.name)
+    return load_dataset(as_rows(dataset).filter(pl.Series(kept)), items=dataset.item_table, name=dataset.name)
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -63,33 +53,28 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def next_period(model: SOLID, dataset: Dataset, since: int, until: int) -> dict[str, float]:
-    """Full ranking of the interactions in since <= t < until that have a history, items unknown to the model missed."""
-    assert model.catalogue is not None and dataset.timestamps is not None
-    times, starts = dataset.timestamps, dataset.offsets[:-1]
+    """Full ranking of the interactions in since <= t < until that have one before them, unknown items being missed."""
+    assert model.catalogue is not None
+    assert dataset.timestamps is not None
     users = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))
-    asked = (times >= since) & (times < until) & (np.arange(times.size) > starts[users])
-    own = in_order_of(model.catalogue, dataset)
-    known = own.items <= model.catalogue.num_items
-    # The same users with what the model knows of their histories.
-    kept = np.bincount(users[known], minlength=dataset.num_users)
-    seen = replace(
-        own,
-        offsets=np.concatenate(([0], np.cumsum(kept))),
-        items=own.items[known],
-        timestamps=times[known],
-        item_ids=model.catalogue.table["item_id"],
-        item_table=model.catalogue.table,
-    )
-    positions = np.flatnonzero(asked[known])
-    rows = Rows(users[known][positions], positions)
-    ranks = np.full(int(asked.sum()), dataset.num_items + 1)
-    ranks[: len(rows)] = full_ranks(model.scorer, seen, rows)
-    return {"ndcg@10": float(ndcg(ranks, 10)), "hr@10": float(hr(ranks, 10)), "rows": ranks.size, "known": len(rows)}
+    asked = (dataset.timestamps >= since) & (dataset.timestamps < until)
+    positions = np.flatnonzero(asked & (np.arange(users.size) > dataset.offsets[users]))
+    ranks = ranks_of_known(model.scorer, model.catalogue, dataset, Rows(users[positions], positions))
+    return {"ndcg@10": float(ndcg(ranks, 10)), "hr@10": float(hr(ranks, 10)), "rows": ranks.size}
 
 
-def updates(folder: Path, fields: dict[str, Any], seed: int, most: int) -> dict[str, Any]:
+def some_users(dataset: Dataset, most: int) -> Dataset:
+    """The dataset of so many of its users, drawn at random; of all of them with 0."""
+    if not most or most >= dataset.num_users:
+        return dataset
+    chosen = np.zeros(dataset.num_users, dtype=bool)
+    chosen[np.random.default_rng(0).choice(dataset.num_users, most, replace=False)] = True
+    return part(dataset, np.repeat(chosen, np.diff(dataset.offsets)))
+
+
+def updates(folder: Path, fields: dict[str, Any], seed: int, most: int, users: int) -> dict[str, Any]:
     """One dataset: never, updated and from scratch, over five updates."""
-    dataset = load_dataset(folder)
+    dataset = some_users(load_dataset(folder), users)
     assert dataset.timestamps is not None
     ordered = np.sort(dataset.timestamps)
     step = (1 - FIRST) / (UPDATES + 1)
@@ -105,7 +90,7 @@ def updates(folder: Path, fields: dict[str, Any], seed: int, most: int) -> dict[
     first = {"seconds": seconds, **size_of(data), "next": next_period(never, dataset, cuts[0], cuts[1])}
     print(folder.name, seed, "first", first, flush=True)
     updated, periods = never, []
-    for since, until in zip(cuts[1:-1], cuts[2:], strict=True):
+    for since, until in pairwise(cuts[1:]):
         data = part(dataset, dataset.timestamps < since)
         before = updated
         updated, of_update = timed(lambda before=before, data=data: before.update(data, epochs=most))
@@ -123,7 +108,7 @@ def updates(folder: Path, fields: dict[str, Any], seed: int, most: int) -> dict[
         }
         print(folder.name, seed, json.dumps(period), flush=True)
         periods.append(period)
-    return {"dataset": folder.name, "seed": seed, "first": first, "periods": periods}
+    return {"dataset": folder.name, "seed": seed, **size_of(dataset), "first": first, "periods": periods}
 
 
 def size_of(data: Dataset) -> dict[str, int]:
@@ -174,7 +159,18 @@ def of_cold(model: SOLID, scorer: Scorer, dataset: Dataset, hidden: np.ndarray) 
         ranks = full_ranks(scorer, own, rows.take(chosen), exclude_history=True)
         values |= {f"{name}_hr@10": float(hr(ranks, 10)), f"{name}_ndcg@10": float(ndcg(ranks, 10))}
         values[f"{name}_rows"] = int(chosen.sum())
-    return values
+    ranks = ranks_among(scorer, own, rows.take(is_cold), model.catalogue.num_items - int(hidden.sum()))
+    return {**values, "among_cold_hr@10": float(hr(ranks, 10)), "among_cold_ndcg@10": float(ndcg(ranks, 10))}
+
+
+def ranks_among(scorer: Scorer, dataset: Dataset, rows: Rows, warm: int) -> np.ndarray:
+    """The rank of each row's target among the items after `warm` alone, ties against it."""
+    candidates = torch.arange(warm + 1, dataset.num_items + 1)
+    with torch.no_grad():
+        state = scorer.encode(torch.from_numpy(gather_sequences(dataset, rows, scorer.length)))
+        scores = scorer.score(state, candidates).numpy()
+    target = dataset.items[rows.positions] - warm - 1
+    return (scores >= np.take_along_axis(scores, target[:, None], axis=1)).sum(1)
 
 
 def main() -> None:
@@ -184,19 +180,29 @@ def main() -> None:
     parser.add_argument("--datasets", default="")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=5, help="of an update at most")
+    parser.add_argument(
+        "--users", type=int, default=0, help="of `updates`: so many of each dataset's at most; 0 for all"
+    )
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     names = [name for name in given.datasets.split(",") if name] or (DATED if given.what == "updates" else DESCRIBED)
     torch.set_num_threads(1)
     runs = [
-        updates(given.data / name, QUICK, seed, given.epochs)
+        updates(given.data / name, QUICK, seed, given.epochs, given.users)
         if given.what == "updates"
         else cold(given.data / name, QUICK, seed)
         for name in names
         for seed in range(given.seeds)
     ]
     if given.out:
-        described = {"machine": machine(), "fields": QUICK, "threads": 1, "update_epochs": given.epochs, "runs": runs}
+        described = {
+            "machine": machine(),
+            "fields": QUICK,
+            "threads": 1,
+            "update_epochs": given.epochs,
+            "users": given.users,
+            "runs": runs,
+        }
         given.out.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
 

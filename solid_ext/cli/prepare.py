@@ -119,10 +119,10 @@ class Prepare:
         named = ", ".join(f"{name} {value}" for name, value in rules.items() if value is not None)
         console.print(f"columns as {self.out} was prepared: {named}", markup=False)
         grown = append_interactions(held, self.raw, items=self.items, max_malformed=self.max_malformed)
-        console.print(
-            f"{grown.num_interactions - held.num_interactions:,} interactions, {grown.num_users - held.num_users:,} users "
-            f"and {grown.num_items - held.num_items:,} items are new"
+        rows, users, items = (
+            getattr(grown, name) - getattr(held, name) for name in ("num_interactions", "num_users", "num_items")
         )
+        console.print(f"{rows:,} interactions, {users:,} users and {items:,} items are new")
         return grown
 
     def _check_flags(self) -> None:

@@ -55,8 +55,8 @@ class Train:
     baseline: bool = False
     """Also train the static method, to compare with; with --resume also after a run without it has ended."""
     refit: bool = False
-    """When all has been measured, train again on all interactions for the epochs that were best, and keep that model for
-    use in the folder model; the measured one is in measured. With --resume also after a run without it has ended."""
+    """When all has been measured, train again on all interactions for the epochs that were best: the folder model has
+    that one, for use, and measured the one that was measured. With --resume also after a run without it has ended."""
     settings: Settings = field(default_factory=Config)
 
     def run(self) -> None:

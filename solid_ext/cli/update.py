@@ -21,8 +21,8 @@ class Update:
     Example: solid-ext prepare interactions --raw tonight.csv --out data/ratings --append
     Example: solid-ext update --run runs/monday --dataset data/ratings --out runs/tuesday
 
-    Items keep their ids, new ones start from their semantic and features, and nothing is clustered again. The epochs are
-    chosen on the newest interactions, and the model is then trained on those too.
+    Items keep their ids, new ones start from their semantic and features, and nothing is clustered again. The epochs
+    are chosen on the newest interactions, and the model is then trained on those too.
     """
 
     run_folder: Annotated[Path, tyro.conf.arg(name="run")]

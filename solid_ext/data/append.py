@@ -36,9 +36,9 @@ def rules_of(dataset: Dataset) -> dict[str, Any] | None:
 def append_interactions(dataset: Dataset, source: Any, *, items: Any = None, max_malformed: int = 0) -> Dataset:
     """The dataset with the interactions of another source after its own, as if one source had held both.
 
-    Raw ids are kept; numbers may move, as those of every dataset follow its sorted ids. A row that the dataset has, the
-    same user, item and time, is a duplicate and left out (`appended_duplicates`). Items that have a description keep it;
-    `items` describes the others.
+    Raw ids are kept; numbers may move, as those of every dataset follow its sorted ids. A row that the dataset has,
+    the same user, item and time, is a duplicate and left out (`appended_duplicates`). Items that have a description
+    keep it; `items` describes the others.
 
     Args:
         dataset: read by rules that `rules_of` knows, or by the usual names of columns.

@@ -196,7 +196,7 @@ def newest(dataset: Dataset, after: int | None = None, share: float = NEWEST) ->
 
 
 def latest(dataset: Dataset, train_end: np.ndarray) -> int | None:
-    """The latest time before the users' ends `[U]`, which `newest` takes; None without times, or where they are positions."""
+    """The latest time before the users' ends `[U]`, for `newest`; None without times, or where they are positions."""
     if dataset.timestamps is None or _are_positions(dataset, _user_of_position(dataset)):
         return None
     before = np.arange(dataset.num_interactions) < np.repeat(train_end, np.diff(dataset.offsets))

@@ -1,4 +1,4 @@
-"""Semantics of items that were not there when the semantics were made: the nearest cluster, without clustering again."""
+"""Semantics of items that came after the semantics were made: the nearest cluster, without clustering again."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ def more_semantics(config: SemanticsConfig, known: Semantics, added: Added, *, s
 
 
 def _fallback(known: Semantics, kept: np.ndarray) -> int:
-    """The semantic of known items without features; the next number where all have some."""
+    """The semantic of known items without features; the next number where all have some, or none has."""
     without = known.table[1:][~kept[1:]]
-    return int(without[0]) if without.size else int(known.table.max()) + 1
+    return int(without[0]) if without.size and kept.any() else int(known.table.max()) + 1
 
 
 def _nearest(points: np.ndarray, members: np.ndarray, semantic: np.ndarray) -> np.ndarray:
