@@ -302,7 +302,8 @@ class SOLID:
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
             raise ValueError(f"update: expected epochs as a whole number of 1 or more, got {epochs!r}")
         model, catalogue, trained = self._fitted(), self.catalogue, self.trained
-        assert catalogue is not None and trained is not None
+        assert catalogue is not None
+        assert trained is not None
         given = data if isinstance(data, Dataset) else load_dataset(data)
         dataset = in_order_of(catalogue, given)
         config = self.config.resolved(dataset.num_users, dataset.num_items)
@@ -339,7 +340,8 @@ class SOLID:
         """
         check_not_forked("add_items")
         model, catalogue, trained = self._fitted(), self.catalogue, self.trained
-        assert catalogue is not None and trained is not None
+        assert catalogue is not None
+        assert trained is not None
         with isolated():
             made = self._other(*add_items(self.config, model, self.neighbours, catalogue, items, trained.first_items))
         made.trained = trained

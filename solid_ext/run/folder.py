@@ -54,9 +54,8 @@ def begun_run(folder: Path) -> Begun:
     config = Config().replace(**saved["config"])
     if path.exists():
         config = Config.from_yaml(path, config)
-    return Begun(
-        config, saved["method"], saved.get("baseline") is True, saved.get("refit") is True, saved.get("source")
-    )
+    also = Also(saved.get("baseline") is True, saved.get("refit") is True)
+    return Begun(config, saved["method"], *also, saved.get("source"))
 
 
 def holds_run(folder: Path) -> bool:

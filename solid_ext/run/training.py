@@ -68,8 +68,8 @@ def train_run(
 
     Returns:
         The run; its folder holds `config.yaml`, `run.json`, a folder a stage, `static/` with those of the static
-        method if there is one, `model/`, `semantics.safetensors`, `metrics.json`, `report.png`; of a refitted run `model/`
-        is the one for use, `measured/` the one that was measured, and `refit/` has the stages of the former.
+        method if there is one, `model/`, `semantics.safetensors`, `metrics.json`, `report.png`. Of a refitted run
+        `model/` is the one for use, `measured/` the one that was measured, and `refit/` has the stages of the former.
 
     Raises:
         ValueError: what cannot be trained, said before the folder is made or anything in it replaced; a folder in

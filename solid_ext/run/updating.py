@@ -34,12 +34,14 @@ def update_run(
     after = before.update(dataset, epochs=epochs, reporter=reporter)
     seconds = time.perf_counter() - start
     training = after.training
-    assert before.catalogue is not None and after.catalogue is not None and training.measured is not None
+    assert before.catalogue is not None
+    assert after.catalogue is not None
+    assert training.measured is not None
     models = {
         "before": _metrics(before.scorer, before.catalogue, training),
         "update": _metrics(training.measured, after.catalogue, training),
     }
-    new = after.catalogue.num_items - before.catalogue.num_items
+    semantics, new = training.semantics, after.catalogue.num_items - before.catalogue.num_items
     metrics: dict[str, Any] = {
         "dataset": {
             "name": dataset.name,
@@ -50,9 +52,9 @@ def update_run(
         "split": {"name": training.split.name, **training.split.report},
         "items": {"known": before.catalogue.num_items, "new": new},
         "semantics": {
-            "source": training.semantics.source,
-            "count": training.semantics.count,
-            **training.semantics.report,
+            "source": semantics.source,
+            "count": semantics.count,
+            **semantics.report,
         },
         "models": models,
         "epochs": training.stages[0].best.epoch,
@@ -62,7 +64,7 @@ def update_run(
     described = {"run": str(run), "dataset": dataset.name, "fingerprint": dataset.fingerprint, "build": build_info()}
     with written_folder(out, "out", overwrite=False, ours=lambda folder: None) as fresh:
         after.save(fresh / MODEL)
-        training.semantics.save(fresh / "semantics.safetensors")
+        semantics.save(fresh / "semantics.safetensors")
         write_text(fresh / "config.yaml", after.config.to_yaml())
         write_json(fresh / "update.json", described)
         write_json(fresh / "metrics.json", metrics)

@@ -20,9 +20,9 @@ def grow_model(
 ) -> DynamicRecommender:
     """The network over V' >= V items, in eval mode, its parameters those of `model` but for the rows of fresh items.
 
-    A fresh item's row is the mean of the rows of its semantic's other items, or of all others where it has none: with
-    its features, which the trained map reads, an item of which nothing else is known. A semantic more, the fallback that
-    the model had no use for, starts from the mean of the others in the same way.
+    A fresh item's row is the mean of the rows of its semantic's other items, or of all others where it has none; the
+    trained map adds what it makes of the item's features. A semantic more, the fallback that the model had no use for,
+    starts from the mean of the others in the same way.
 
     Args:
         model: the trained network; it is not changed.

@@ -87,8 +87,8 @@ def train_stage(
     never stopped. Stages of several threads follow one another, for they share torch's generators.
 
     Args:
-        validate: the monitored metric of a model, larger is better; None trains for `config.epochs` epochs and leaves the
-            model at the last one.
+        validate: the monitored metric of a model, larger is better; None trains for `config.epochs` epochs and leaves
+            the model at the last one.
         fields: of the configuration, by name: all that the stage depends on; those of `config` where none are given.
         folder: where `best.safetensors`, `last.safetensors` and `log.csv` go; a folder that holds them is resumed.
         followed_by: folders of stages that start from this one's best epoch, deleted when there is a better one.

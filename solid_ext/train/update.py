@@ -55,8 +55,8 @@ def update_solid(
 ) -> Updated:
     """Train the model of the items on, twice from the same start: validated, and then on everything.
 
-    The semantic trunk, the codebook and both generators are in the model of stage 2 and go on with it by Eq. 13; stage 1
-    makes a start, and an update has a better one. Epochs and neighbours are chosen on the split's validation rows.
+    The semantic trunk, the codebook and both generators are in the model of stage 2 and go on with it by Eq. 13;
+    stage 1 makes a start, and an update has a better one. Epochs and neighbours are chosen on the validation rows.
 
     Args:
         model: the trained network, which is not changed.
