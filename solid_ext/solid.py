@@ -276,11 +276,13 @@ class SOLID:
         return made
 
     def update(self, data: Any, *, epochs: int = EPOCHS, reporter: Reporter | None = None) -> SOLID:
-        """A model that goes on from this one with more interactions, users and items, trained on all of them.
+        """A model that goes on from this one with more interactions, users and items, trained on those that are new.
 
         Ids are kept. Rows of new items start from their semantic and features; a new item's semantic is the nearest,
-        and none is clustered again. Items that the data no longer has stay. The epochs and the neighbours are chosen on
-        the newest fifth of what is new, and the model is then trained on that too. This model is left as it is.
+        and none is clustered again. Items that the data no longer has stay. New are the interactions later than all
+        that this model was trained on (without times nothing tells, and all are trained on); the epochs and the
+        neighbours are chosen on the newest fifth of them, and the model is then trained on that too. Neighbours are
+        counted in all interactions. This model is left as it is.
 
         Args:
             data: a `Dataset`, or whatever `load_dataset` takes, that holds the old interactions and the new ones.
@@ -313,7 +315,9 @@ class SOLID:
         with isolated():
             set_threads(config.train.threads)
             semantics, fresh = more_of(config, model, catalogue, dataset, given, trained.first_items)
-            found = update_solid(config, model, dataset, split, semantics, fresh, epochs=epochs, reporter=reporter)
+            found = update_solid(
+                config, model, dataset, split, semantics, fresh, after=trained.until, epochs=epochs, reporter=reporter
+            )
         made = self._other(found.model, found.neighbours, _counted(dataset, dataset.offsets[1:]))
         made.fingerprint = given.fingerprint
         made.trained = replace(trained, until=latest(dataset, dataset.offsets[1:]), everything=True)
@@ -541,11 +545,12 @@ def _trained(saved: Any, num_items: int, path: Path) -> Trained:
     """What a model's weights say that they were trained on; those of earlier versions say nothing."""
     if saved is None:
         return Trained(num_items)
-    kinds = {"first_items": int, "until": (int, type(None)), "everything": bool}
-    if not isinstance(saved, dict) or saved.keys() != kinds.keys():
+    kinds: dict[str, tuple[type, ...]] = {"first_items": (int,), "until": (int, type(None)), "everything": (bool,)}
+    fits = isinstance(saved, dict) and saved.keys() == kinds.keys()
+    if not fits or any(type(saved[name]) not in kind for name, kind in kinds.items()):
         raise ValueError(f"load: expected what the model was trained on in {path}, got {saved!r:.80}")
-    if not all(isinstance(saved[name], kind) for name, kind in kinds.items()) or saved["first_items"] > num_items:
-        raise ValueError(f"load: expected what the model was trained on in {path}, got {saved!r:.80}")
+    if not 0 < saved["first_items"] <= num_items:
+        raise ValueError(f"load: expected first_items in 1 .. {num_items} in {path}, got {saved['first_items']}")
     return Trained(**saved)
 
 

@@ -157,9 +157,11 @@ NEWEST = 0.2  # of the interactions that are new to a model, that an update vali
 def newest(dataset: Dataset, after: int | None = None, share: float = NEWEST) -> Split:
     """Hold out the newest interactions for validation, and nothing for test: how a model that goes on is validated.
 
-    Of the N' interactions later than `after`, with times t sorted, those with `t >= t[N' - round(N' share)]` that have
-    one before them in the user's history are validation rows; a cut never falls between equal times. Without times, or
-    where they are positions 1, 2, 3 .. within each user, each user's last interaction is one.
+    Of the N' interactions later than `after`, in the order of time, users one after the other at equal times, the last
+    `round(N' share)`, but at least one, are held out; the validation rows are those of them that have one before them
+    in the user's history, and the training rows are those of the others that are later than `after` too, for what is
+    older has been learned. Without times, or where they are positions 1, 2, 3 .. within each user, nothing tells what
+    is new: each user's last interaction is held out, and all others are trained on.
 
     Args:
         dataset: the interactions, old and new.
@@ -175,24 +177,41 @@ def newest(dataset: Dataset, after: int | None = None, share: float = NEWEST) ->
     starts, ends = dataset.offsets[:-1], dataset.offsets[1:]
     users, position = _user_of_position(dataset), np.arange(dataset.num_interactions)
     report: dict[str, int | str] = {}
+    new = later_than(dataset, after)
     if dataset.timestamps is None or _are_positions(dataset, users):
         held_out = (position == ends[users] - 1) & (ends - starts >= MIN_HELD_OUT - 1)[users]
     else:
-        times = dataset.timestamps
-        new = np.sort(times if after is None else times[times > after])
-        if not new.size:
+        found = np.flatnonzero(new)
+        if not found.size:
             raise ValueError(
                 f"newest: expected interactions later than {after}, the latest that the model was trained on, got none "
-                f"(the latest is {times.max()})"
+                f"(the latest is {dataset.timestamps.max()})"
             )
-        valid_from = new[new.size - max(round(new.size * share), 1)]
-        held_out = times >= valid_from
-        report = {"new_interactions": new.size, "valid_from": int(valid_from)}
+        found = found[np.argsort(dataset.timestamps[found], kind="stable")]
+        chosen = found[found.size - max(round(found.size * share), 1) :]
+        held_out = np.zeros(position.size, dtype=bool)
+        held_out[chosen] = True
+        report = {"new_interactions": found.size, "valid_from": int(dataset.timestamps[chosen[0]])}
     train_end = starts + np.bincount(users[~held_out], minlength=dataset.num_users)
     rows = np.flatnonzero(held_out & (position > starts[users]))
     return _split(
-        "newest", dataset, train_end, valid=Rows(users[rows], rows), test=NO_ROWS, report=report, tested=False
+        "newest",
+        dataset,
+        train_end,
+        valid=Rows(users[rows], rows),
+        test=NO_ROWS,
+        report=report,
+        among=new,
+        wanted=("training", "validation"),
     )
+
+
+def later_than(dataset: Dataset, after: int | None) -> np.ndarray:
+    """`[N] bool`, the interactions later than a time; all of them where there are no times that could tell."""
+    times = dataset.timestamps
+    if times is None or after is None or _are_positions(dataset, _user_of_position(dataset)):
+        return np.ones(dataset.num_interactions, dtype=bool)
+    return times > after
 
 
 def latest(dataset: Dataset, train_end: np.ndarray) -> int | None:
@@ -203,15 +222,17 @@ def latest(dataset: Dataset, train_end: np.ndarray) -> int | None:
     return int(dataset.timestamps[before].max()) if before.any() else None
 
 
-def everything(dataset: Dataset) -> Split:
-    """Train on all interactions: nothing is held out, so that nothing can be measured.
+def everything(dataset: Dataset, after: int | None = None) -> Split:
+    """Train on all interactions, or on all that are later than a time: none is held out, so that none can measure.
 
     Raises:
-        ValueError: no user has two interactions.
+        ValueError: no user has such an interaction with one before it.
     """
     _check_dataset("everything", dataset)
-    ends = dataset.offsets[1:].copy()
-    return _split("everything", dataset, ends, valid=NO_ROWS, test=NO_ROWS, report={}, validated=False, tested=False)
+    ends, among = dataset.offsets[1:].copy(), later_than(dataset, after)
+    return _split(
+        "everything", dataset, ends, valid=NO_ROWS, test=NO_ROWS, report={}, among=among, wanted=("training",)
+    )
 
 
 def _check_dataset(name: str, dataset: Dataset) -> None:
@@ -239,16 +260,16 @@ def _split(
     valid: Rows,
     test: Rows,
     report: dict[str, int | str],
-    validated: bool = True,
-    tested: bool = True,
+    among: np.ndarray | bool = True,
+    wanted: tuple[str, ...] = ("training", "validation", "test"),
 ) -> Split:
     users = _user_of_position(dataset)
     position = np.arange(users.size, dtype=np.int64)
     is_train = position < train_end[users]
-    chosen = np.flatnonzero(is_train & (position > dataset.offsets[users]))
+    chosen = np.flatnonzero(is_train & (position > dataset.offsets[users]) & among)
     train = Rows(users[chosen], chosen)
-    for part, rows, wanted in (("training", train, True), ("validation", valid, validated), ("test", test, tested)):
-        if wanted and len(rows) == 0:
+    for part, rows in (("training", train), ("validation", valid), ("test", test)):
+        if part in wanted and len(rows) == 0:
             longest = int(np.diff(dataset.offsets).max())
             raise ValueError(
                 f"{name}: expected {part} rows, got none from {dataset.num_interactions:,} interactions of "

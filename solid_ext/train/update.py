@@ -30,7 +30,7 @@ class Updated(NamedTuple):
     """What an update left.
 
     Attributes:
-        model: trained on all interactions, for use.
+        model: trained on all that is new, for use.
         neighbours: of that model.
         validated: what was validated on the newest interactions, and not trained on them.
         stages: the logs of both.
@@ -50,10 +50,11 @@ def update_solid(
     semantics: Semantics,
     fresh: np.ndarray,
     *,
+    after: int | None = None,
     epochs: int = EPOCHS,
     reporter: Reporter | None = None,
 ) -> Updated:
-    """Train the model of the items on, twice from the same start: validated, and then on everything.
+    """Train the model of the items on, on what is new, twice from the same start: validated, and then with all of that.
 
     The semantic trunk, the codebook and both generators are in the model of stage 2 and go on with it by Eq. 13;
     stage 1 makes a start, and an update has a better one. Epochs and neighbours are chosen on the validation rows.
@@ -64,6 +65,7 @@ def update_solid(
         split: that holds out the newest interactions, see `solid_ext.data.newest`.
         semantics: of all items, see `solid_ext.data.semantics.more_semantics`.
         fresh: [V' + 1] bool, items that the model was not trained on.
+        after: the latest time that the model was trained on.
         epochs: at most so many.
 
     Source: docs/serving.md#keeping-up.
@@ -77,7 +79,7 @@ def update_solid(
 
     validated, stage = go_on("update", split, Validation(config, dataset, split), epochs)
     chosen = chosen_neighbours(config, validated, dataset, split, semantics.features)
-    used, again = go_on("refit", everything(dataset), None, stage.best.epoch)
+    used, again = go_on("refit", everything(dataset, after), None, stage.best.epoch)
     counted = counted_neighbours(chosen, used, dataset, semantics.features)
     return Updated(used, counted, validated if chosen is None else chosen, [stage, again])
 
