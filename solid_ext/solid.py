@@ -254,7 +254,7 @@ class SOLID:
         Raises:
             ValueError: a model that was not fitted here; a folder in use.
 
-        Source: docs/evaluation.md#the-model-for-use.
+        Source: docs/keeping_up.md#the-model-for-use.
         """
         check_not_forked("refit")
         check_reporter("refit", reporter)
@@ -297,7 +297,7 @@ class SOLID:
                 given; none that is new; data that cannot be read or split.
             FloatingPointError: a training that diverges.
 
-        Source: docs/serving.md#keeping-up.
+        Source: docs/keeping_up.md#updates.
         """
         check_not_forked("update")
         check_reporter("update", reporter)
@@ -340,7 +340,7 @@ class SOLID:
         Raises:
             ValueError: no such column, or no item that is new.
 
-        Source: docs/serving.md#keeping-up.
+        Source: docs/keeping_up.md#updates.
         """
         check_not_forked("add_items")
         model, catalogue, trained = self._fitted(), self.catalogue, self.trained

@@ -187,10 +187,8 @@ def test_appending_by_other_columns_than_the_first_time_is_refused_and_changes_n
     main(["prepare", "interactions", "--raw", str(tmp_path / "old.csv"), "--out", str(tmp_path / "data")])
     before = {path: path.read_bytes() for path in (tmp_path / "data").iterdir()}
     as_rows(both[1]).write_csv(tmp_path / "new.csv")
+    into = ["--raw", str(tmp_path / "new.csv"), "--out", str(tmp_path / "data")]
     with pytest.raises(SystemExit):
-        main(
-            ["prepare", "interactions", "--raw", str(tmp_path / "new.csv"), "--out", str(tmp_path / "data"), "--append"]
-            + flags
-        )
+        main(["prepare", "interactions", *into, "--append", *flags])
     assert sentence in " ".join(capsys.readouterr().err.split())
     assert {path: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before

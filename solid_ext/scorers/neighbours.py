@@ -45,7 +45,7 @@ class WithNeighbours:
         content: the multiple of `content_similarity` that `knn` has in it, for who adds items to it.
 
     Raises:
-        ValueError: a weight or a decay out of range.
+        ValueError: a weight, decay or content out of range.
 
     Source: a product of experts, as in Hinton, Training products of experts by minimizing contrastive divergence, 2002.
     """
@@ -55,6 +55,8 @@ class WithNeighbours:
             raise ValueError(f"WithNeighbours: expected weight >= 0, got {weight}")
         if not 0 < decay <= 1:
             raise ValueError(f"WithNeighbours: expected 0 < decay <= 1, got {decay}")
+        if not 0 <= content < float("inf"):
+            raise ValueError(f"WithNeighbours: expected content >= 0, got {content}")
         self.model, self.knn, self.weight, self.decay, self.content = model, knn, weight, decay, content
         self.length = model.length
 

@@ -31,7 +31,7 @@ def grow_model(
         features: [V' + 1, F] float32; None for none.
         fresh: [V' + 1] bool, the items that the model has not been trained on; new ones are.
 
-    Source: docs/serving.md#keeping-up.
+    Source: docs/keeping_up.md#new-items.
     """
     num_items = len(semantics) - 1
     grown = build_model(config, config.model, num_items, semantics, features)

@@ -44,7 +44,7 @@ def refit_solid(
         neighbours: that were chosen then.
         folder: as that of `train_solid`; what is there of another choice is deleted.
 
-    Source: docs/evaluation.md#the-model-for-use.
+    Source: docs/keeping_up.md#the-model-for-use.
     """
     epochs = {stage.name: stage.best.epoch for stage in stages}
     if folder is not None:

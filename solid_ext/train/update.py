@@ -68,7 +68,7 @@ def update_solid(
         after: the latest time that the model was trained on.
         epochs: at most so many.
 
-    Source: docs/serving.md#keeping-up.
+    Source: docs/keeping_up.md#updates.
     """
     features = None if semantics.features is None else torch.from_numpy(semantics.features)
 

@@ -44,7 +44,7 @@ def test_a_new_item_takes_the_cluster_that_k_means_would_assign(source: str) -> 
     assert known.features is not None
     fitted = KMeans(4, n_init=1, random_state=0).fit(known.features[1:])
     expected = fitted.predict(made.features[41:])
-    of_cluster = {label: semantic for label, semantic in zip(fitted.labels_, known.table[1:], strict=True)}
+    of_cluster = dict(zip(fitted.labels_, known.table[1:], strict=True))
     assert made.table[41:].tolist() == [of_cluster[label] for label in expected]
     assert np.array_equal(made.features[:41], known.features)
 
@@ -81,8 +81,8 @@ def test_features_of_another_making_are_refused() -> None:
     turned = Semantics(known.table, known.count, "text", features=np.roll(known.features, 1, axis=1))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="expected the text features that the model was trained with"):
         more_semantics(config, turned, Added(table, 30), seed=0)
+    narrow = Semantics(known.table, known.count, "text", features=known.features[:, :5])  # type: ignore[index]
     with pytest.raises(ValueError, match="expected 5 features of each item, as the model has, got 64"):
-        narrow = Semantics(known.table, known.count, "text", features=known.features[:, :5])  # type: ignore[index]
         more_semantics(config, narrow, Added(table, 30), seed=0)
 
 

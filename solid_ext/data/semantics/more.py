@@ -61,7 +61,7 @@ def more_semantics(config: SemanticsConfig, known: Semantics, added: Added, *, s
     Raises:
         ValueError: features that cannot be made again as they were.
 
-    Source: docs/serving.md#keeping-up.
+    Source: docs/keeping_up.md#new-items.
     """
     source = semantics_source(config, of_items(added.table[: added.first]))
     if source == "category":
