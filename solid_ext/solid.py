@@ -95,12 +95,12 @@ class Trained:
     """What a model has been trained on, for who updates it.
 
     Attributes:
-        first_items: of its items, how many it was first trained with.
+        first_items: of its items, how many it was first trained with; None for all of them.
         until: the latest time of an interaction that it was trained on; None where there are no times.
         everything: it was trained on all interactions, so that none can measure it.
     """
 
-    first_items: int
+    first_items: int | None = None
     until: int | None = None
     everything: bool = False
 
@@ -135,7 +135,7 @@ class SOLID:
         self.neighbours: WithNeighbours | None = None
         self.catalogue: Catalogue | None = None
         self.fingerprint: str | None = None
-        self.trained: Trained | None = None
+        self.trained = Trained()
         self._training: Training | None = None
         self._table = ItemTable()
 
@@ -305,7 +305,7 @@ class SOLID:
             raise ValueError(f"update: expected epochs as a whole number of 1 or more, got {epochs!r}")
         model, catalogue, trained = self._fitted(), self.catalogue, self.trained
         assert catalogue is not None
-        assert trained is not None
+        first = trained.first_items or catalogue.num_items
         given = data if isinstance(data, Dataset) else load_dataset(data)
         dataset = in_order_of(catalogue, given)
         config = self.config.resolved(dataset.num_users, dataset.num_items)
@@ -314,13 +314,13 @@ class SOLID:
         check_memory(config, dataset.num_items, dataset.num_interactions)
         with isolated():
             set_threads(config.train.threads)
-            semantics, fresh = more_of(config, model, catalogue, dataset, given, trained.first_items)
+            semantics, fresh = more_of(config, model, catalogue, dataset, given, first)
             found = update_solid(
                 config, model, dataset, split, semantics, fresh, after=trained.until, epochs=epochs, reporter=reporter
             )
         made = self._other(found.model, found.neighbours, _counted(dataset, dataset.offsets[1:]))
         made.fingerprint = given.fingerprint
-        made.trained = replace(trained, until=latest(dataset, dataset.offsets[1:]), everything=True)
+        made.trained = Trained(first, latest(dataset, dataset.offsets[1:]), everything=True)
         made._training = Training(dataset, split, semantics, found.stages, measured=found.validated)
         return made
 
@@ -343,12 +343,12 @@ class SOLID:
         Source: docs/keeping_up.md#updates.
         """
         check_not_forked("add_items")
-        model, catalogue, trained = self._fitted(), self.catalogue, self.trained
+        model, catalogue = self._fitted(), self.catalogue
         assert catalogue is not None
-        assert trained is not None
+        first = self.trained.first_items or catalogue.num_items
         with isolated():
-            made = self._other(*add_items(self.config, model, self.neighbours, catalogue, items, trained.first_items))
-        made.trained = trained
+            made = self._other(*add_items(self.config, model, self.neighbours, catalogue, items, first))
+        made.trained = replace(self.trained, first_items=first)
         return made
 
     def _other(self, model: DynamicRecommender, neighbours: WithNeighbours | None, catalogue: Catalogue) -> SOLID:
@@ -371,7 +371,7 @@ class SOLID:
 
         Source: docs/evaluation.md#evaluation.
         """
-        if self.trained is not None and self.trained.everything:
+        if self.trained.everything:
             raise ValueError(
                 "evaluate: expected a model whose test rows it was not trained on, got one that was trained on all "
                 "interactions (before refit() it can be measured; a run keeps that model in its folder `measured`)"
@@ -430,7 +430,6 @@ class SOLID:
         model, folder = self._fitted(), checked_path(folder, "save")
         assert self.catalogue is not None
         with written_folder(folder, "save", overwrite=overwrite, ours=foreign_model) as fresh:
-            assert self.trained is not None
             state = {"num_items": model.num_items, "dataset": self.fingerprint, "trained": asdict(self.trained)}
             save_checkpoint(fresh / WEIGHTS, model.state_dict(), state)
             write_text(fresh / CONFIG, self.config.to_yaml())
@@ -544,12 +543,13 @@ def _newest_of(dataset: Dataset, catalogue: Catalogue, trained: Trained) -> Spli
 def _trained(saved: Any, num_items: int, path: Path) -> Trained:
     """What a model's weights say that they were trained on; those of earlier versions say nothing."""
     if saved is None:
-        return Trained(num_items)
-    kinds: dict[str, tuple[type, ...]] = {"first_items": (int,), "until": (int, type(None)), "everything": (bool,)}
+        return Trained()
+    number = (int, type(None))
+    kinds: dict[str, tuple[type, ...]] = {"first_items": number, "until": number, "everything": (bool,)}
     fits = isinstance(saved, dict) and saved.keys() == kinds.keys()
     if not fits or any(type(saved[name]) not in kind for name, kind in kinds.items()):
         raise ValueError(f"load: expected what the model was trained on in {path}, got {saved!r:.80}")
-    if not 0 < saved["first_items"] <= num_items:
+    if not 0 < (saved["first_items"] or num_items) <= num_items:
         raise ValueError(f"load: expected first_items in 1 .. {num_items} in {path}, got {saved['first_items']}")
     return Trained(**saved)
 

@@ -222,7 +222,7 @@ def test_items_that_vanish_are_kept(fitted: SOLID, planted: tuple[Dataset, Synth
 def test_an_update_refuses_a_dataset_of_the_new_interactions_alone(
     fitted: SOLID, planted: tuple[Dataset, SyntheticTruth]
 ) -> None:
-    rows = as_rows(planted[0]).filter(pl.col("timestamp") > fitted.trained.until)  # type: ignore[union-attr]
+    rows = as_rows(planted[0]).filter(pl.col("timestamp") > fitted.trained.until)
     with pytest.raises(ValueError, match="expected the old interactions and the new ones, at least"):
         fitted.update(rows)
 
@@ -252,7 +252,6 @@ def test_without_times_each_users_last_interaction_is_validated_on(old: Dataset)
 
 def test_an_update_trains_on_what_is_new_and_validates_on_the_newest_of_it(updated: SOLID, refitted: SOLID) -> None:
     training, trained = updated.training, refitted.trained
-    assert trained is not None
     assert trained.until is not None
     times, split = training.dataset.timestamps, training.split
     assert times is not None
@@ -308,6 +307,17 @@ def test_an_item_that_nobody_has_had_is_recommended_by_its_title_to_those_who_li
     right, wrong = np.mean(found, axis=0)
     assert right > 0.7
     assert wrong < 0.2
+
+
+def test_items_that_were_added_are_known_when_somebody_has_had_them(
+    fitted: SOLID, updated: SOLID, planted: tuple[Dataset, SyntheticTruth]
+) -> None:
+    added = fitted.add_items(planted[0].item_table)
+    later = added.update(planted[0], epochs=1)
+    assert later._fitted().num_items == 60
+    assert torch.equal(weights(later)["semantics"], weights(added)["semantics"])
+    assert torch.equal(weights(later)["item_embedding.features"], weights(added)["item_embedding.features"])
+    assert torch.equal(weights(later)["semantics"], weights(updated)["semantics"])
 
 
 def test_adding_items_changes_no_score_of_the_others(fitted: SOLID, planted: tuple[Dataset, SyntheticTruth]) -> None:

@@ -81,5 +81,6 @@ def _begin(folder: Path, epochs: dict[str, int]) -> None:
     with suppress(ValueError):
         if read_json(folder / CHOSEN, "refit") == {"epochs": epochs}:
             return
-    shutil.rmtree(folder, ignore_errors=True)
+    for name in epochs:
+        shutil.rmtree(folder / name, ignore_errors=True)
     write_json(folder / CHOSEN, {"epochs": epochs})
