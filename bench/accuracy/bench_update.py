@@ -115,9 +115,9 @@ def size_of(data: Dataset) -> dict[str, int]:
     return {"users": data.num_users, "items": data.num_items, "interactions": data.num_interactions}
 
 
-def cold(folder: Path, fields: dict[str, Any], seed: int) -> dict[str, Any]:
+def cold(folder: Path, fields: dict[str, Any], seed: int, users: int) -> dict[str, Any]:
     """One dataset: the rows whose next item nobody has had in training, among all items, by whoever ranks them."""
-    dataset = load_dataset(folder)
+    dataset = some_users(load_dataset(folder), users)
     rng = np.random.default_rng(seed)
     hidden = np.zeros(dataset.num_items + 1, dtype=bool)
     hidden[1 + rng.choice(dataset.num_items, round(dataset.num_items * COLD), replace=False)] = True
@@ -143,7 +143,8 @@ def cold(folder: Path, fields: dict[str, Any], seed: int) -> dict[str, Any]:
             popular = Popularity(in_order_of(grown.catalogue, warm), warm.offsets[1:], config.model.length)
             found["popularity"] = of_cold(grown, popular, dataset, hidden)
     print(folder.name, seed, json.dumps(found), flush=True)
-    return {"dataset": folder.name, "seed": seed, "hidden_items": int(hidden.sum()), "found": found}
+    sizes = {**size_of(warm), "hidden_items": int(hidden.sum())}
+    return {"dataset": folder.name, "seed": seed, **sizes, "found": found}
 
 
 def of_cold(model: SOLID, scorer: Scorer, dataset: Dataset, hidden: np.ndarray) -> dict[str, float]:
@@ -190,7 +191,7 @@ def main() -> None:
     runs = [
         updates(given.data / name, QUICK, seed, given.epochs, given.users)
         if given.what == "updates"
-        else cold(given.data / name, QUICK, seed)
+        else cold(given.data / name, QUICK, seed, given.users)
         for name in names
         for seed in range(given.seeds)
     ]
