@@ -27,12 +27,14 @@ from solid_ext.cli.similar import Similar
 from solid_ext.cli.terminal import complain
 from solid_ext.cli.train import Train, as_begun, refuse_old_flags
 from solid_ext.cli.tune import Tune
+from solid_ext.cli.update import Update
 from solid_ext.cli.vectors import Vectors
 from solid_ext.config import PRESETS, Config
 
 COMMANDS: dict[str, type] = {
     "prepare": Prepare,
     "train": Train,
+    "update": Update,
     "evaluate": Evaluate,
     "recommend": Recommend,
     "similar": Similar,
@@ -109,7 +111,7 @@ def kept_of(command: object) -> str:
         return "; what a stage finished is kept, --resume goes on" if begun else " before the first epoch"
     if isinstance(command, (Compare, Tune)):
         return "; what finished is kept, the same command goes on"
-    return "; nothing was written" if isinstance(command, Prepare) else ""
+    return "; nothing was written" if isinstance(command, (Prepare, Update)) else ""
 
 
 def main(arguments: list[str] | None = None) -> None:

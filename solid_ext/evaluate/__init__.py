@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from solid_ext.evaluate.beyond import beyond_accuracy
+from solid_ext.evaluate.known import ranks_of_known
 from solid_ext.evaluate.metrics import (
     Metrics,
     areas_of_first,
@@ -57,6 +58,7 @@ __all__ = [
     "paired_differences",
     "ranking_metrics",
     "ranks_of_first",
+    "ranks_of_known",
     "sampled_candidates",
     "sampled_scores",
     "user_auc",
