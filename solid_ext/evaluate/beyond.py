@@ -50,8 +50,8 @@ def beyond_accuracy(
         raise ValueError(
             f"{name}: expected lists of items 1..{dataset.num_items}, 0 where there are no more, got {got}"
         )
-    lists = lists[sizes > 0].astype(np.int64)
-    k, there = lists.shape[1], lists > 0
+    filled: NDArray[np.int64] = lists[sizes > 0].astype(np.int64)
+    k, there = filled.shape[1], filled > 0
     counts, users, all_users = _counted(dataset, train_end)
     novelty = np.where(users > 0, -np.log2(np.maximum(users, 1) / all_users), np.log2(all_users))
     values = {
