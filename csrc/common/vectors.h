@@ -65,7 +65,8 @@ SOLID_INLINE void store(T* to, Vector<T> v) {
 
 template <class T>
 SOLID_INLINE Vector<T> splat(T s) {
-  // A loop over lanes becomes an insertion a lane where gcc meets it in a larger loop. s - 0 is s, also of -0.
+  // A loop over lanes becomes an insertion a lane where gcc meets it in a larger loop. s - 0 is s, also of
+  // -0.
   return s - Vector<T>{};
 }
 

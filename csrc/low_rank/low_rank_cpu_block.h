@@ -21,7 +21,8 @@ SOLID_INLINE void contract_tile(const T* s, int64_t step, int64_t stride, int64_
   }
 }
 
-// One by one, in registers: gcc clears `acc[N][kRun] = {}` in memory by `rep stos`, which takes dozens of cycles.
+// One by one, in registers: gcc clears `acc[N][kRun] = {}` in memory by `rep stos`, which takes dozens of
+// cycles.
 template <int N, class V>
 SOLID_INLINE void clear(V (&acc)[N][kRun]) {
   for (int n = 0; n < N; ++n) {
@@ -168,10 +169,10 @@ void forward_rank_block(const RankCall<T>& call, int64_t block, T* scratch) {
     Word<T>* const mask = call.kept.mask(l);
     generate_cores(call, call.layer(l), lanes, z_item, z_semantic, core_of(l), mask ? mask + first : mask,
                    call.kept.mask_stride());
-    // What is kept is a result like y: nothing of it is left as it was found, the lanes of no sequence neither.
+    // What is kept is a result like y: nothing of it is left as it was found, the lanes of no sequence
+    // neither.
     if (!mlp.kept || lanes == kPitch) continue;
-    for (int64_t at = 0; at < (rank + 1) * rank; ++at)
-      zero(core_of(l) + at * kPitch + lanes, kPitch - lanes);
+    for (int64_t at = 0; at < (rank + 1) * rank; ++at) zero(core_of(l) + at * kPitch + lanes, kPitch - lanes);
     for (int64_t at = 0; at < (rank + 1) * call.kept.words && mask; ++at)
       zero(mask + at * call.kept.mask_stride() + first + lanes, kPitch - lanes);
   }
