@@ -6,7 +6,8 @@ d = 64, a softmax over all items, one thread, the training and validation rows o
 A row is a pair of history and next item. Seconds are the processor's and of training alone; those of SOLID contain its
 semantics and its stage 1. Peers bring versions of their own and run in environments of their own, with torch==2.13.0
 and recbole==1.2.1 numpy==1.26.4 pandas==2.2.3 scipy==1.11.4, or rectools[torch]. RecTools trains a session at all its
-positions in one pass; its batches have as many rows as the others'.
+positions in one pass; its batches have as many rows as the others'. All validation rows are ranked among all items,
+and one function makes the NDCG of all ranks. Ours stop where training here does, `patience` epochs after the best.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from bench.harness import RESULTS, machine
 from solid_ext import SOLID, Config, load_dataset
 from solid_ext.compare.peers import PEERS, PeerTask, peer_config
 from solid_ext.data import Dataset, Split, gather_sequences, make_split
+from solid_ext.evaluate.protocols import full_metrics
 from solid_ext.methods import method_config
 from solid_ext.train import Epoch, Silent
 
@@ -84,7 +86,7 @@ class Clock(Silent):
 
 def ours(name: str, dataset: Dataset, split: Split, epochs: int) -> Curve:
     """Trained here."""
-    config = Config().replace(epochs=epochs, patience=epochs, threads=1, neighbours=False, validation="full:ndcg@10")
+    config = Config().replace(epochs=epochs, threads=1, neighbours=False, validation="full:ndcg@10")
     curve = Curve(len(split.train.positions))
     with tempfile.TemporaryDirectory() as folder:
         if name in PEERS:
@@ -114,11 +116,12 @@ def theirs(name: str, python: Path, dataset: Dataset, split: Split, epochs: int)
             check=True,
             env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"},
         )
-    for line in filter(lambda line: line.startswith("{"), done.stdout.splitlines()):
-        epoch = json.loads(line)
-        curve.rows = epoch["rows"]
-        curve.seconds.append(epoch["seconds"])
-        curve.ndcg.append(epoch["ndcg"])
+        for line in filter(lambda line: line.startswith("{"), done.stdout.splitlines()):
+            epoch = json.loads(line)
+            ranks = np.load(folder / f"ranks{epoch['epoch']}.npy")
+            curve.rows = epoch["rows"]
+            curve.seconds.append(epoch["seconds"])
+            curve.ndcg.append(full_metrics(ranks, split.valid)["ndcg@10"])
     return curve
 
 
