@@ -173,7 +173,8 @@ def main() -> None:
         )  # fmt: skip
     Console().print(table)
     if options.json:
-        content = {"machine": machine(), "aim_ndcg": options.aim, "contestants": found, "aims": aims(curves, options.aim)}
+        content = {"machine": machine(), "aim_ndcg": options.aim, "contestants": found}
+        content["aims"] = aims(curves, options.aim)
         (RESULTS / "peers_speed.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     sys.stdout.flush()
 
