@@ -45,9 +45,7 @@ def main() -> None:
     arguments.add_argument("--data", type=Path, required=True, help="folder with interactions and items")
     arguments.add_argument("--preset", choices=sorted(PRESETS), default="paper", help="settings of both runs")
     arguments.add_argument("--epochs", type=int, help="at most so many a stage")
-    arguments.add_argument(
-        "--json", action="store_true", help="write bench/results/scientific_*.json"
-    )
+    arguments.add_argument("--json", action="store_true", help="write bench/results/scientific_*.json")
     arguments.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="of both runs")
     arguments.add_argument(
         "--control",
