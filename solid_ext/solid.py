@@ -410,19 +410,13 @@ class SOLID:
         unknown: str = "error",
     ) -> list[list[Recommendation]]:
         """The k best items for each history of raw item ids; see `solid_ext.serve.recommend`."""
-        scorer = self.scorer
-        assert self.catalogue is not None
-        return recommend(
-            scorer,
-            self.catalogue,
-            histories,
-            k,
-            exclude_history=exclude_history,
-            exclude=exclude,
-            include=include,
-            unknown=unknown,
-            table=self._table,
-        )
+        rules: dict[str, Any] = {
+            "exclude_history": exclude_history,
+            "exclude": exclude,
+            "include": include,
+            "unknown": unknown,
+        }
+        return recommend(self.scorer, self._items, histories, k, **rules, table=self._table)
 
     def recommend_users(
         self,
@@ -435,69 +429,46 @@ class SOLID:
         include: Sequence[Any] | None = None,
         unknown: str = "error",
     ) -> pl.DataFrame:
-        """The k best items for users of a dataset, by their histories in it.
-
-        A user's history is all of the user's interactions in the data's own order, of which the model reads the last
-        `length`; the answer is that of `recommend` for it. Nothing of the data is kept.
-
-        Args:
-            data: a `Dataset`, or whatever `load_dataset` takes; not necessarily that which the model was fitted on.
-            users: raw ids of users, in any order; None for all.
-            exclude: as of `recommend`; a list of lists has one for each user.
-            include: the same.
-            unknown: "error" refuses items in a history that the model does not know; "ignore" reads it without them.
+        """The k best items for users of a dataset, by their histories in it; see `solid_ext.serve.user_query`.
 
         Returns:
             A frame with the columns `user_id`, `rank` (from 1), `item_id`, `title` and `score`, k rows a user, fewer
             where there are no more items.
-
-        Raises:
-            ValueError: an unknown user, an unknown item, and as `recommend`.
-            TypeError: users that are no list of ids, and as `recommend`.
         """
-        query = self.user_query(
-            data, users, k, exclude_history=exclude_history, exclude=exclude, include=include, unknown=unknown
-        )
+        rules: dict[str, Any] = {
+            "exclude_history": exclude_history,
+            "exclude": exclude,
+            "include": include,
+            "unknown": unknown,
+        }
+        query = self.user_query(data, users, k, **rules)
         return pl.concat([query.schema.to_frame(), *query])
 
-    def user_query(self, data: Any, users: Sequence[Any] | None = None, k: int = 10, **options: Any) -> UserQuery:
+    def user_query(self, data: Any, users: Sequence[Any] | None = None, k: int = 10, **rules: Any) -> UserQuery:
         """What `recommend_users` computes, checked and not computed yet: `solid_ext.serve.write_users` streams it."""
-        scorer = self.scorer
-        assert self.catalogue is not None
-        dataset = data if isinstance(data, Dataset) else load_dataset(data)
-        return user_query(scorer, self.catalogue, dataset, users, k, table=self._table, stacklevel=4, **options)
+        return user_query(self.scorer, self._items, data, users, k, **rules, table=self._table, stacklevel=4)
 
     def score(self, histories: Sequence[Sequence[Any]], items: Sequence[Any], *, unknown: str = "error") -> np.ndarray:
         """The scores [B, T] of items for each history, those that `evaluate` ranks by; see `solid_ext.serve.score`."""
-        scorer = self.scorer
-        assert self.catalogue is not None
-        return score(scorer, self.catalogue, histories, items, unknown=unknown)
+        return score(self.scorer, self._items, histories, items, unknown=unknown)
 
     def explain(self, history: Sequence[Any], item: Any, *, unknown: str = "error") -> Explanation:
         """What each part of the model gave to an item's score; see `solid_ext.serve.Explanation`."""
-        scorer = self.scorer
-        assert self.catalogue is not None
-        return explain(scorer, self.catalogue, history, item, unknown=unknown)
+        return explain(self.scorer, self._items, history, item, unknown=unknown)
 
     def similar_items(self, items: Sequence[Any], k: int = 10) -> list[list[Recommendation]]:
         """The k items most like each item, by the cosine of item vectors; see `solid_ext.serve.similar_items`."""
-        model = self._fitted()
-        assert self.catalogue is not None
-        return similar_items(model, self.catalogue, items, k, table=self._table)
+        return similar_items(self._fitted(), self._items, items, k, table=self._table)
 
     def item_vectors(self) -> tuple[list[Any], np.ndarray]:
         """The raw ids [V] of all items and their vectors [V, d], a copy; see `solid_ext.serve.item_vectors`."""
-        model = self._fitted()
-        assert self.catalogue is not None
-        ids = self.catalogue.raw_items(np.arange(1, self.catalogue.num_items + 1))
-        return ids, item_vectors(model, self._table).cpu().numpy().copy()
+        vectors = item_vectors(self._fitted(), self._table).cpu().numpy().copy()
+        return self._items.raw_items(np.arange(1, len(vectors) + 1)), vectors
 
     def user_vectors(self, histories: Sequence[Sequence[Any]], *, unknown: str = "error") -> np.ndarray:
         """The vectors [B, d] of histories, whose products with `item_vectors` are the network's logits; neighbours are
         not in them. See `solid_ext.serve.user_vectors`."""
-        network = fine_tuned(self._fitted())
-        assert self.catalogue is not None
-        return user_vectors(network, self.catalogue, histories, unknown=unknown)
+        return user_vectors(fine_tuned(self._fitted()), self._items, histories, unknown=unknown)
 
     def code_usage(self, data: Any = None) -> np.ndarray | None:
         """How often each codebook entry is looked up over the test sequences: [C] int64; None without a codebook."""
@@ -607,6 +578,11 @@ class SOLID:
         if solid.config.model.item.neighbours:
             solid.neighbours = WithNeighbours.load(folder / NEIGHBOURS, fine_tuned(solid.model))
         return solid
+
+    @property
+    def _items(self) -> Catalogue:
+        assert self.catalogue is not None  # a fitted model has one
+        return self.catalogue
 
     def _fitted(self) -> DynamicRecommender:
         if self.model is None:

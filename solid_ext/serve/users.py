@@ -14,7 +14,7 @@ import torch
 from polars.io.plugins import register_io_source
 from torch import Tensor
 
-from solid_ext.data import Catalogue, Dataset
+from solid_ext.data import Catalogue, Dataset, load_dataset
 from solid_ext.data.catalogue import listed
 from solid_ext.data.tables import shown
 from solid_ext.evaluate import Scorer
@@ -104,7 +104,7 @@ class UserQuery:
 def user_query(
     scorer: Scorer,
     catalogue: Catalogue,
-    dataset: Dataset,
+    data: Any,
     users: Sequence[Any] | None,
     k: int,
     *,
@@ -115,18 +115,31 @@ def user_query(
     table: ItemTable | None = None,
     stacklevel: int = 2,
 ) -> UserQuery:
-    """Check what is asked for users of a dataset; see `SOLID.recommend_users`.
+    """Check what is asked of a model for users of a dataset, by their histories in it.
+
+    A user's history is all of the user's interactions in the data's own order, of which the scorer reads the last
+    `length`; the answer is that of `recommend` for it. Nothing of the data is kept but in the query.
+
+    Args:
+        data: a `Dataset`, or whatever `load_dataset` takes; not necessarily that which the model was fitted on.
+        users: raw ids of users, in any order; None for all.
+        exclude: as of `recommend`; a list of lists has one for each user.
+        include: the same.
+        unknown: "error" refuses items in a history that the model does not know; "ignore" reads it without them.
+        table: as of `recommend`.
+        stacklevel: of the warning about newcomers.
 
     Raises:
         ValueError: a user that the dataset lacks, with unknown "error" an item in a history that the model lacks, and
-            as `recommend`.
-        TypeError: users that are no list of ids, and as `recommend`.
+            as `recommend` and `load_dataset`.
+        TypeError: users that are no list of ids, and as `recommend` and `load_dataset`.
     """
     check_not_forked(NAME)
     check_scorer(NAME, scorer)
     k = min(checked_count(NAME, k), catalogue.num_items)
     exclude_history = checked_flag(NAME, "exclude_history", exclude_history)
     check_unknown(NAME, unknown)
+    dataset = data if isinstance(data, Dataset) else load_dataset(data)
     rows = _rows_of(dataset, users)
     rules = checked_rules(NAME, catalogue, len(rows), exclude, include, unknown)
     numbers = np.concatenate(([0], catalogue.item_index(dataset.item_ids)))
