@@ -14,6 +14,7 @@ MAX_ITEMS = np.iinfo(np.int32).max
 SECONDS_PER_DAY = 86_400
 NEGATIVES = 99  # of the sampled protocol
 MILLION = 1_000_000
+PIECE = 1 << 18  # rows whose text is compared at a time
 SPARSE = 8  # whole ids that leave more than this many places a row empty are numbered by hashing
 
 
@@ -162,8 +163,10 @@ def _number(ids: pl.Series) -> tuple[np.ndarray, pl.Series]:
         hashed = ids.hash()  # integers are told apart and joined in a fraction of the time
         different = ids.gather(hashed.arg_unique()).sort()
         numbers = _places(hashed, different.hash())
-        if (different.gather(numbers) == ids).all():  # no two of these ids share a hash
-            return numbers, different
+        # A piece at a time: the text of all rows once more would be what takes the most memory.
+        pieces = range(0, ids.len(), PIECE)
+        if all((different.gather(numbers[at : at + PIECE]) == ids.slice(at, PIECE)).all() for at in pieces):
+            return numbers, different  # no two of these ids share a hash
     different = ids.unique().sort()
     return _places(ids, different), different
 
