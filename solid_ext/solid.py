@@ -46,7 +46,7 @@ from solid_ext.nn.padding import valid_mask
 from solid_ext.scorers import ItemKNN, Popularity, WithNeighbours, WithNewcomers, choose_neighbours, content_similarity
 from solid_ext.scorers.content import MOST_ITEMS
 from solid_ext.scorers.finetune import fine_tuned
-from solid_ext.serve import ItemTable, Recommendation, recommend
+from solid_ext.serve import ItemTable, Recommendation, Session, recommend
 from solid_ext.threads import set_threads
 from solid_ext.train import (
     ProgressBar,
@@ -251,6 +251,15 @@ class SOLID:
         return recommend(
             scorer, self.catalogue, histories, k, exclude_history=exclude_history, unknown=unknown, table=self._table
         )
+
+    def session(self, history: Sequence[Any] = (), *, unknown: str = "error") -> Session:
+        """A user's history that grows by an event at a time, for recommendations after each; see `Session`.
+
+        It stays with the model that this is now: after another `fit`, make another one.
+        """
+        scorer = self.scorer
+        assert self.catalogue is not None
+        return Session(scorer, self.catalogue, history, unknown=unknown, table=self._table)
 
     def code_usage(self, data: Any = None) -> np.ndarray | None:
         """How often each codebook entry is looked up over the test sequences: [C] int64; None without a codebook."""

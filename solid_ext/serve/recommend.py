@@ -58,14 +58,8 @@ def recommend(
         ValueError: k < 1, an unknown item, or scores that are not finite.
         TypeError: a k that is no integer, histories that are no list of lists, ids that are neither numbers nor text.
     """
-    if isinstance(k, bool) or not hasattr(k, "__index__"):
-        raise TypeError(f"recommend: expected k as an integer, got {k!r}")
-    k = operator.index(k)
-    if k < 1:
-        raise ValueError(f"recommend: expected k of at least 1, got {k}")
-    if unknown not in ("error", "ignore"):
-        raise ValueError(f"recommend: expected unknown 'error' or 'ignore', got {unknown!r}")
-    known = _known(catalogue, checked_histories(histories), unknown)
+    k = checked_count(k)
+    known = known_items("recommend", catalogue, checked_histories(histories), unknown)
     new = sum(not len(history) for history in known)
     if new:
         popular = ", the most popular items of the training part" if isinstance(scorer, WithNewcomers) else ""
@@ -76,6 +70,26 @@ def recommend(
         )
     k = min(k, catalogue.num_items)
     scores, items = top_items(scorer, catalogue.num_items, known, k, exclude_history, table=table)
+    return named(catalogue, scores, items)
+
+
+def checked_count(k: Any) -> int:
+    """How many items are asked for.
+
+    Raises:
+        ValueError: less than 1.
+        TypeError: no integer.
+    """
+    if isinstance(k, bool) or not hasattr(k, "__index__"):
+        raise TypeError(f"recommend: expected k as an integer, got {k!r}")
+    k = operator.index(k)
+    if k < 1:
+        raise ValueError(f"recommend: expected k of at least 1, got {k}")
+    return k
+
+
+def named(catalogue: Catalogue, scores: Tensor, items: Tensor) -> list[list[Recommendation]]:
+    """What `top_items` found, scores and items [B, k], with raw ids and titles; without places that no item took."""
     kept = scores > -torch.inf
     flat = items[kept].numpy()
     entries = [
@@ -107,14 +121,25 @@ def checked_histories(histories: Any) -> list[list[Any]]:
     return found
 
 
-def _known(catalogue: Catalogue, histories: list[list[Any]], unknown: str) -> list[Tensor]:
-    """The items of each history that the catalogue has, `[n] int64` each."""
+def known_items(what: str, catalogue: Catalogue, histories: list[list[Any]], unknown: str) -> list[Tensor]:
+    """The items of each history that the catalogue has, `[n] int64` each.
+
+    Args:
+        what: begins the errors' sentences.
+        unknown: "error" refuses an id that the catalogue lacks, "ignore" leaves it out.
+
+    Raises:
+        ValueError: such an id, or another value of `unknown`.
+        TypeError: values that cannot be ids.
+    """
+    if unknown not in ("error", "ignore"):
+        raise ValueError(f"{what}: expected unknown 'error' or 'ignore', got {unknown!r}")
     flat = [item for history in histories for item in history]
     index = catalogue.item_index(flat)
     if unknown == "error" and (index == 0).any():
         place = int((index == 0).argmax())
         raise ValueError(
-            f"recommend: expected items of the catalogue, got {shown(flat[place])}, which is not in it "
+            f"{what}: expected items of the catalogue, got {shown(flat[place])}, which is not in it "
             "(unknown='ignore' reads histories without such items)"
         )
     ends = np.cumsum([len(history) for history in histories], dtype=np.int64)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from solid_ext.evaluate import Scorer
 from solid_ext.evaluate.scorer import check_scorer, check_scores, inference, scorer_device
-from solid_ext.serve.catalogue_scores import catalogue_scores
+from solid_ext.serve.catalogue_scores import RangeScores, catalogue_scores
 from solid_ext.serve.item_table import ItemTable
 
 ROWS = 1024  # histories encoded and scored at once, at most
@@ -51,7 +51,7 @@ def top_items(
     with inference(scorer) as asked:
         for first in range(0, len(histories), ROWS):
             some = histories[first : first + ROWS]
-            block = item_block or max(SCORES // len(some) // CHUNK, 1) * CHUNK
+            block = item_block or block_of(len(some))
             parts.append(_top_of_block(asked, num_items, some, k, exclude, block, table))
     if not parts:
         return torch.zeros(0, k, device="cpu"), torch.zeros(0, k, dtype=torch.int64, device="cpu")
@@ -59,21 +59,44 @@ def top_items(
     return scores, items
 
 
+def block_of(batch: int) -> int:
+    """How many items so many histories are scored for at once."""
+    return max(SCORES // batch // CHUNK, 1) * CHUNK
+
+
 def _top_of_block(
     scorer: Any, num_items: int, histories: list[Tensor], k: int, exclude: bool, item_block: int, table: ItemTable
 ) -> tuple[Tensor, Tensor]:
     """`top_items` of as many histories as fit, the scorer in eval mode."""
-    batch, device = len(histories), scorer_device(scorer)
+    device = scorer_device(scorer)
     owned, owner, sequences = _flat(histories, scorer.length)
     state = scorer.encode(sequences.to(device))
     scores_of = catalogue_scores(scorer, state, device, table)
+    left_out = (owner, owned) if exclude else None
+    return best_of_ranges(scores_of, num_items, len(histories), k, left_out, item_block)
+
+
+def best_of_ranges(
+    scores_of: RangeScores,
+    num_items: int,
+    batch: int,
+    k: int,
+    left_out: tuple[Tensor, Tensor] | None,
+    item_block: int,
+) -> tuple[Tensor, Tensor]:
+    """`top_items` of scores that are given a range of items at a time.
+
+    Args:
+        left_out: rows [N] and items [N] int64 of what may not be among the best; None for nothing.
+    """
     best = torch.empty(batch, 0, device="cpu")
     items = torch.empty(batch, 0, dtype=torch.int64, device="cpu")
     for first in range(1, num_items + 1, item_block):
         end = min(first + item_block, num_items + 1)
         scores = scores_of(first, end)
         check_scores("recommend", scores, torch.arange(first, end, device="cpu"), batch)
-        if exclude:
+        if left_out is not None:
+            owner, owned = left_out
             inside = (owned >= first) & (owned < end)
             scores[owner[inside], owned[inside] - first] = -torch.inf
         if items.shape[1] == k:
