@@ -243,13 +243,23 @@ class SOLID:
         k: int = 10,
         *,
         exclude_history: bool = True,
+        exclude: Sequence[Any] | None = None,
+        include: Sequence[Any] | None = None,
         unknown: str = "error",
     ) -> list[list[Recommendation]]:
         """The k best items for each history of raw item ids; see `solid_ext.serve.recommend`."""
         scorer = self.scorer
         assert self.catalogue is not None
         return recommend(
-            scorer, self.catalogue, histories, k, exclude_history=exclude_history, unknown=unknown, table=self._table
+            scorer,
+            self.catalogue,
+            histories,
+            k,
+            exclude_history=exclude_history,
+            exclude=exclude,
+            include=include,
+            unknown=unknown,
+            table=self._table,
         )
 
     def session(self, history: Sequence[Any] = (), *, unknown: str = "error") -> Session:

@@ -63,6 +63,8 @@ def test_a_session_recommends_what_its_whole_history_does_after_every_event(vari
                 session.recommend(k, exclude_history=excluded)
                 == solid.recommend([events[:end]], k, exclude_history=excluded)[0]
             )
+        rules = {"exclude": [10, 20, 30], "include": list(range(0, 600, 10))}
+        assert session.recommend(4, **rules) == solid.recommend([events[:end]], 4, **rules)[0]
         assert session.history == events[max(end - 6, 0) : end]
         if end < len(events):
             session.observe(str(events[end]))
@@ -106,9 +108,9 @@ def test_an_unknown_item_is_refused_and_the_session_is_as_before() -> None:
 @pytest.mark.parametrize(
     ("history", "error", "sentence"),
     [
-        ("10", TypeError, "session: expected a history as a list of item ids, got '10'"),
-        ([5], ValueError, "session: expected items of the catalogue, got 5, which is not in it"),
-        ([[10]], TypeError, "expected item ids as numbers, text or times"),
+        ("10", TypeError, "session: expected history as a list of item ids, got '10'"),
+        ([5], ValueError, "session: expected items of the catalogue in history, got 5, which is not in it"),
+        ([[10]], TypeError, "session: expected history as a list of item ids, got "),
     ],
 )
 def test_no_session_begins_with_a_history_that_is_none(history: Any, error: type, sentence: str) -> None:

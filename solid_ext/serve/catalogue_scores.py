@@ -16,10 +16,13 @@ from solid_ext.scorers.popularity import log_odds
 from solid_ext.serve.item_table import ItemTable
 
 RangeScores = Callable[[int, int], Tensor]
-"""`(first, end) -> [B, end - first]`, the scores of items first .. end - 1 on the CPU; the caller may write them."""
+"""`(first, end) -> [B, end - first]`, the scores of the items at places first .. end - 1, counted from 1, on the CPU;
+the caller may write them."""
 
 
-def catalogue_scores(scorer: Any, state: Any, device: torch.device, table: ItemTable) -> RangeScores:
+def catalogue_scores(
+    scorer: Any, state: Any, device: torch.device, table: ItemTable, offered: Tensor | None = None
+) -> RangeScores:
     """What `scorer.score(state, items)` gives for items that follow each other.
 
     A `DynamicRecommender` multiplies rows of its item table, what wraps one adds to the result, and any other scorer is
@@ -29,19 +32,22 @@ def catalogue_scores(scorer: Any, state: Any, device: torch.device, table: ItemT
         state: what the scorer's `encode` made of sequences [B, L].
         device: where the scorer wants its candidates.
         table: of the model's items.
+        offered: [T] int64, the items whose places are counted; None for 1 .. V.
     """
     if _scores_as(scorer, WithNewcomers):
-        inner = catalogue_scores(scorer.model, state.model, device, table)
-        return _with_newcomers(inner, scorer, state.new.cpu()) if state.new.any() else inner
+        inner = catalogue_scores(scorer.model, state.model, device, table, offered)
+        return _with_newcomers(inner, scorer, state.new.cpu(), offered) if state.new.any() else inner
     if _scores_as(scorer, WithNeighbours):
-        return _with_added(catalogue_scores(scorer.model, state.model, device, table), state.added)
+        added = state.added if offered is None else state.added[:, np.concatenate(([0], offered.numpy()))]
+        return _with_added(catalogue_scores(scorer.model, state.model, device, table, offered), added)
     if _scores_as(scorer, FineTuned):
-        return catalogue_scores(scorer.model, state, device, table)
+        return catalogue_scores(scorer.model, state, device, table, offered)
     if _scores_as(scorer, DynamicRecommender) and isinstance(state, Tensor):
-        return _of_keys(scorer, state, table.of(scorer))
+        keys = table.of(scorer)
+        return _of_keys(scorer, state, keys if offered is None else keys[offered.to(device) - 1])
 
     def asked(first: int, end: int) -> Tensor:
-        items = torch.arange(first, end, device=device)
+        items = torch.arange(first, end, device=device) if offered is None else offered[first - 1 : end - 1].to(device)
         return scorer.score(state, items).to("cpu", memory_format=torch.contiguous_format, copy=True)
 
     return asked
@@ -86,8 +92,9 @@ def _with_added(inner: RangeScores, added: sparse.csr_array) -> RangeScores:
     return scores
 
 
-def _with_newcomers(inner: RangeScores, scorer: WithNewcomers, new: Tensor) -> RangeScores:
+def _with_newcomers(inner: RangeScores, scorer: WithNewcomers, new: Tensor, offered: Tensor | None) -> RangeScores:
     popular = log_odds(scorer.counts)
+    popular = popular if offered is None else popular[offered - 1]
 
     def scores(first: int, end: int) -> Tensor:
         logits = inner(first, end)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from solid_ext.data import Catalogue
-from solid_ext.data.catalogue import listed
-from solid_ext.data.tables import shown
 from solid_ext.evaluate import Scorer
 from solid_ext.evaluate.scorer import check_scorer, inference, scorer_device
-from solid_ext.serve.catalogue_scores import RangeScores, catalogue_scores
+from solid_ext.serve.histories import check_unknown, checked_count, checked_flag, checked_list, known_items
 from solid_ext.serve.item_table import ItemTable
-from solid_ext.serve.recommend import Recommendation, checked_count, known_items, named
-from solid_ext.serve.top_items import best_of_ranges, block_of
+from solid_ext.serve.recommend import Recommendation, checked_rules, entries
+from solid_ext.serve.top_items import Mask, best_of_state
 
 
 class Session:
@@ -53,16 +52,15 @@ class Session:
         table: ItemTable | None = None,
     ) -> None:
         check_scorer("session", scorer)
-        events = listed(history)
-        if events is None:
-            raise TypeError(f"session: expected a history as a list of item ids, got {shown(history)}")
+        check_unknown("session", unknown)
+        events = checked_list("session", "history", history)
         self._scorer, self._catalogue, self._unknown = scorer, catalogue, unknown
         self._table = table or ItemTable()
         self._window: deque[int] = deque(maxlen=scorer.length)
         self._different = array("q")
         self._present: set[int] = set()
-        self._scores: RangeScores | None = None
-        for item in known_items("session", catalogue, [events], unknown)[0].tolist():
+        self._state: Any = None
+        for item in known_items("session", "history", catalogue, [events], unknown)[0].tolist():
             self._add(item)
 
     @property
@@ -77,38 +75,43 @@ class Session:
             ValueError: an item that the catalogue lacks; the session is as before.
             TypeError: an id that is neither a number nor text.
         """
-        for known in known_items("observe", self._catalogue, [[item]], self._unknown)[0].tolist():
+        for known in known_items("observe", "histories", self._catalogue, [[item]], self._unknown)[0].tolist():
             self._add(known)
 
-    def recommend(self, k: int = 10, *, exclude_history: bool = True) -> list[Recommendation]:
+    def recommend(
+        self,
+        k: int = 10,
+        *,
+        exclude_history: bool = True,
+        exclude: Sequence[Any] | None = None,
+        include: Sequence[Any] | None = None,
+    ) -> list[Recommendation]:
         """The k best items after the last event, best first; without one, what a newcomer gets.
 
-        Raises:
-            ValueError: k < 1, or scores that are not finite.
-            TypeError: a k that is no integer.
+        Args and errors: as `solid_ext.serve.recommend` has them.
         """
-        k = min(checked_count(k), self._catalogue.num_items)
+        k = min(checked_count("recommend", k), self._catalogue.num_items)
+        own = None
+        if checked_flag("recommend", "exclude_history", exclude_history):
+            items = torch.from_numpy(np.array(self._different, dtype=np.int64))
+            own = items, torch.zeros_like(items)
+        rules = checked_rules("recommend", self._catalogue, 1, exclude, include, self._unknown)
         with inference(self._scorer) as asked:
-            if self._scores is None:
-                self._scores = self._scored(asked)
-            left_out = None
-            if exclude_history:
-                items = torch.from_numpy(np.array(self._different, dtype=np.int64))
-                left_out = torch.zeros_like(items), items
-            block = block_of(1)
-            scores, items = best_of_ranges(self._scores, self._catalogue.num_items, 1, k, left_out, block)
-        return named(self._catalogue, scores, items)[0]
+            if self._state is None:
+                self._state = self._encoded(asked)
+            mask = Mask(self._catalogue.num_items, rules, own)
+            scores, items = best_of_state(asked, self._state, 1, k, mask, self._table)
+        return entries(self._catalogue, scores, items)[0]
 
-    def _scored(self, asked: Any) -> RangeScores:
-        """The scores of the catalogue for the window as it is."""
-        device = scorer_device(asked)
+    def _encoded(self, asked: Any) -> Any:
+        """What the scorer makes of the window as it is."""
         sequence = torch.zeros(1, asked.length, dtype=torch.int64, device="cpu")
         sequence[0, : len(self._window)] = torch.tensor(self._window, dtype=torch.int64, device="cpu")
-        return catalogue_scores(asked, asked.encode(sequence.to(device)), device, self._table)
+        return asked.encode(sequence.to(scorer_device(asked)))
 
     def _add(self, item: int) -> None:
         self._window.append(item)
         if item not in self._present:
             self._present.add(item)
             self._different.append(item)
-        self._scores = None
+        self._state = None

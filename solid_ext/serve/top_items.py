@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from solid_ext.evaluate import Scorer
 from solid_ext.evaluate.scorer import check_scorer, check_scores, inference, scorer_device
-from solid_ext.serve.catalogue_scores import RangeScores, catalogue_scores
+from solid_ext.serve.catalogue_scores import catalogue_scores
+from solid_ext.serve.histories import flattened, pairs
 from solid_ext.serve.item_table import ItemTable
 
 ROWS = 1024  # histories encoded and scored at once, at most
 SCORES = 2**20  # at once, of all these histories: 4 MB in float32 stay in a processor's cache until the best are found
 CHUNK = 64  # neighbouring scores of which the largest is looked at first
 MOST = 8  # times k: of more candidates than that, a row is searched whole
+
+
+class Rules(NamedTuple):
+    """Which items may be recommended, besides the rule about the history.
+
+    Attributes:
+        exclude: items 1 .. V that are left out, `[n] int64`: of all histories, or a list with those of each.
+        include: the only items that are scored, in the same form; None for the whole catalogue.
+    """
+
+    exclude: Tensor | list[Tensor] | None = None
+    include: Tensor | list[Tensor] | None = None
 
 
 def top_items(
@@ -27,20 +40,23 @@ def top_items(
     exclude: bool,
     item_block: int | None = None,
     table: ItemTable | None = None,
+    rules: Rules = Rules(),  # noqa: B008 (it has no state)
 ) -> tuple[Tensor, Tensor]:
     """The k best-scored items of 1 .. V for each history; of equal scores the lower item first.
 
     Memory is that of the result, of the item table and of one block of 2^20 (1,048,576) scores, of 1,024 histories or
-    fewer; never a `B x V` array.
+    fewer; never a `B x V` array, whatever the rules. Where they include some items, no others are scored; where these
+    differ by history, all that any of 1,024 histories includes are scored for each of them.
 
     Args:
         histories: item ids of each user, int64, oldest first, any length; only the last `scorer.length` are read.
         exclude: leave out what is in the history.
         item_block: items scored at once; None for as many as a block holds.
         table: that keeps what the scores read of the items; None computes it for this call.
+        rules: what else may be recommended.
 
     Returns:
-        scores [B, k] (descending; -inf where the catalogue ran out), items [B, k] int64.
+        scores [B, k] (descending; -inf where there were no more items), items [B, k] int64.
 
     Raises:
         ValueError: a score that is NaN or infinite.
@@ -50,77 +66,117 @@ def top_items(
     parts = []
     with inference(scorer) as asked:
         for first in range(0, len(histories), ROWS):
-            some = histories[first : first + ROWS]
-            block = item_block or block_of(len(some))
-            parts.append(_top_of_block(asked, num_items, some, k, exclude, block, table))
+            block = slice(first, first + ROWS)
+            own = Rules(*(rule[block] if isinstance(rule, list) else rule for rule in rules))
+            parts.append(_top_of_block(asked, num_items, histories[block], k, exclude, item_block, table, own))
     if not parts:
         return torch.zeros(0, k, device="cpu"), torch.zeros(0, k, dtype=torch.int64, device="cpu")
     scores, items = (torch.cat(column) for column in zip(*parts, strict=True))
     return scores, items
 
 
-def block_of(batch: int) -> int:
-    """How many items so many histories are scored for at once."""
-    return max(SCORES // batch // CHUNK, 1) * CHUNK
-
-
 def _top_of_block(
-    scorer: Any, num_items: int, histories: list[Tensor], k: int, exclude: bool, item_block: int, table: ItemTable
+    scorer: Any,
+    num_items: int,
+    histories: list[Tensor],
+    k: int,
+    exclude: bool,
+    item_block: int | None,
+    table: ItemTable,
+    rules: Rules,
 ) -> tuple[Tensor, Tensor]:
     """`top_items` of as many histories as fit, the scorer in eval mode."""
-    device = scorer_device(scorer)
-    owned, owner, sequences = _flat(histories, scorer.length)
-    state = scorer.encode(sequences.to(device))
-    scores_of = catalogue_scores(scorer, state, device, table)
-    left_out = (owner, owned) if exclude else None
-    return best_of_ranges(scores_of, num_items, len(histories), k, left_out, item_block)
+    owned, owner, sequences = flattened(histories, scorer.length)
+    state = scorer.encode(sequences.to(scorer_device(scorer)))
+    mask = Mask(num_items, rules, (owned, owner) if exclude else None)
+    return best_of_state(scorer, state, len(histories), k, mask, table, item_block)
 
 
-def best_of_ranges(
-    scores_of: RangeScores,
-    num_items: int,
-    batch: int,
-    k: int,
-    left_out: tuple[Tensor, Tensor] | None,
-    item_block: int,
+def best_of_state(
+    scorer: Any, state: Any, batch: int, k: int, mask: Mask, table: ItemTable, item_block: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`top_items` of scores that are given a range of items at a time.
+    """`top_items` of as many histories as fit, which are encoded already.
 
     Args:
-        left_out: rows [N] and items [N] int64 of what may not be among the best; None for nothing.
+        state: what the scorer's `encode` made of `batch` sequences.
+        mask: which items may be among the best.
     """
+    item_block = item_block or max(SCORES // batch // CHUNK, 1) * CHUNK
+    scores_of = catalogue_scores(scorer, state, scorer_device(scorer), table, mask.offered)
     best = torch.empty(batch, 0, device="cpu")
     items = torch.empty(batch, 0, dtype=torch.int64, device="cpu")
-    for first in range(1, num_items + 1, item_block):
-        end = min(first + item_block, num_items + 1)
+    for first in range(1, mask.size + 1, item_block):
+        end = min(first + item_block, mask.size + 1)
         scores = scores_of(first, end)
-        check_scores("recommend", scores, torch.arange(first, end, device="cpu"), batch)
-        if left_out is not None:
-            owner, owned = left_out
-            inside = (owned >= first) & (owned < end)
-            scores[owner[inside], owned[inside] - first] = -torch.inf
+        check_scores("recommend", scores, mask.items(torch.arange(first, end, device="cpu")), batch)
+        scores = mask.applied(scores, first, end)
         if items.shape[1] == k:
             best, items = better_k(best, items, scores, first)
         else:  # what was best before has the lower items and comes first, so that it wins a tie
             found, column = first_k(scores, k)
             best, place = _first_of_all(torch.cat([best.to(found), found], dim=1), k)
             items = torch.cat([items, column + first], dim=1).gather(1, place)
-    short = max(k - num_items, 0)
+    items, short = mask.items(items), k - items.shape[1]
     pad = torch.nn.functional.pad
     return pad(best, (0, short), value=-torch.inf), pad(items, (0, short))
 
 
-def _flat(histories: list[Tensor], length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """All items of the histories [N], the row of each one [N], and the last `length` of each history [B, L]."""
-    sizes = torch.tensor([len(history) for history in histories], dtype=torch.int64, device="cpu")
-    owned, rows = torch.cat(histories), torch.arange(len(histories), device="cpu")
-    owner = torch.repeat_interleave(rows, sizes)
-    ends = sizes.cumsum(0)
-    kept = sizes.clamp(max=length)
-    place = torch.arange(len(owned), device="cpu") - (ends - kept)[owner]  # in its sequence; below 0: too long ago
-    sequences = torch.zeros(len(histories), length, dtype=torch.int64, device="cpu")
-    sequences[owner[place >= 0], place[place >= 0]] = owned[place >= 0]
-    return owned, owner, sequences
+class Mask:
+    """What the rules and the histories leave of the scores of a block of histories.
+
+    Attributes:
+        offered: the items that are scored, ascending; None for 1 .. V. Places count from 1 among them.
+        size: how many.
+    """
+
+    def __init__(self, num_items: int, rules: Rules, owned: tuple[Tensor, Tensor] | None) -> None:
+        self.offered: Tensor | None = None
+        self.size, excluded = num_items, rules.exclude
+        if rules.include is not None:
+            include = rules.include if isinstance(rules.include, Tensor) else torch.cat(rules.include)
+            self.offered = include.unique()
+            if isinstance(excluded, Tensor):
+                self.offered, excluded = self.offered[~torch.isin(self.offered, excluded)], None
+            self.size = len(self.offered)
+        left_out = ([] if owned is None else [owned]) + ([pairs(excluded)] if isinstance(excluded, list) else [])
+        self.out = self._places(left_out)
+        self.out_of_all = self._place(excluded) if isinstance(excluded, Tensor) else None
+        self.only = self._places([pairs(rules.include)]) if isinstance(rules.include, list) else None
+
+    def items(self, places: Tensor) -> Tensor:
+        """The items at these places."""
+        return places if self.offered is None else self.offered[places - 1]
+
+    def _place(self, items: Tensor) -> Tensor:
+        """Where the items stand among those that are scored; 0 for one that is not."""
+        if self.offered is None or not len(self.offered):
+            return items if self.offered is None else torch.zeros_like(items)
+        place = torch.searchsorted(self.offered, items).clamp(max=len(self.offered) - 1)
+        return torch.where(self.offered[place] == items, place + 1, 0)
+
+    def _places(self, lists: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor] | None:
+        """Places and rows of the items and rows together."""
+        if not lists:
+            return None
+        return self._place(torch.cat([items for items, _ in lists])), torch.cat([rows for _, rows in lists])
+
+    def applied(self, scores: Tensor, first: int, end: int) -> Tensor:
+        """The scores [B, end - first] of these places, -inf where an item may not be recommended; may write them."""
+        if self.only is not None:
+            place, row = self.only
+            inside = (place >= first) & (place < end)
+            at = row[inside], place[inside] - first
+            kept = torch.full_like(scores, -torch.inf)
+            kept[at] = scores[at]
+            scores = kept
+        if self.out is not None:
+            place, row = self.out
+            inside = (place >= first) & (place < end)
+            scores[row[inside], place[inside] - first] = -torch.inf
+        if self.out_of_all is not None:
+            inside = (self.out_of_all >= first) & (self.out_of_all < end)
+            scores[:, self.out_of_all[inside] - first] = -torch.inf
+        return scores
 
 
 def first_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
