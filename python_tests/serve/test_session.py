@@ -6,16 +6,14 @@ import warnings
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from scipy import sparse
 
+from python_tests.untrained import untrained
 from solid_ext import SOLID
-from solid_ext.data import Catalogue
 from solid_ext.methods import METHODS
-from solid_ext.models import DynamicRecommender
-from solid_ext.scorers import ItemKNN, WithNeighbours
+from solid_ext.scorers import ItemKNN
 
 ITEMS = 130
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -30,24 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def made(**fields: Any) -> SOLID:
-    """A model of random parameters with neighbours and features, of ids that are numbers."""
-    torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    solid = SOLID(length=6, dim=16, codebook_hidden=16, **fields)
-    features = torch.randn(ITEMS + 1, 8)
-    features[0] = 0
-    semantics = np.concatenate([[0], np.arange(ITEMS) % 12 + 1])
-    solid.model = DynamicRecommender(solid.config.model, ITEMS, semantics, features).eval()
-    with torch.no_grad():
-        for parameter in (solid.model.item_embedding.feature_map, solid.model.gate):
-            if parameter is not None:
-                parameter.normal_(std=0.2)
-    solid.catalogue = Catalogue(pl.DataFrame({"item_id": np.arange(ITEMS) * 10}), rng.integers(0, 50, ITEMS))
-    similarity = sparse.random_array((ITEMS + 1, ITEMS + 1), density=0.2, rng=rng, dtype=np.float32).tocsr()
-    knn = ItemKNN.of(similarity, solid.model.length)
-    scorer = solid.scorer.model  # of WithNewcomers
-    solid.neighbours = WithNeighbours(scorer, knn, 2.0, 0.8)
-    return solid
+    return untrained(ITEMS, **fields)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -21,6 +21,7 @@ from solid_ext.cli.doctor import Doctor, Version
 from solid_ext.cli.evaluate import Evaluate
 from solid_ext.cli.prepare import Prepare
 from solid_ext.cli.recommend import Recommend, before_dashes
+from solid_ext.cli.serve import Serve
 from solid_ext.cli.terminal import complain
 from solid_ext.cli.train import Train, as_begun, refuse_old_flags
 from solid_ext.cli.tune import Tune
@@ -31,6 +32,7 @@ COMMANDS: dict[str, type] = {
     "train": Train,
     "evaluate": Evaluate,
     "recommend": Recommend,
+    "serve": Serve,
     "compare": Compare,
     "tune": Tune,
     "doctor": Doctor,
