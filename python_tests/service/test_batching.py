@@ -9,8 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-pytest.importorskip("fastapi")
-
 from solid_ext.service.batching import Batcher
 from solid_ext.service.problem import Problem
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi")
 sync_api = pytest.importorskip("playwright.sync_api")
 
 from python_tests.service.conftest import TITLES  # noqa: E402
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None

@@ -8,10 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("fastapi")
-pytest.importorskip("httpx")
-
 from starlette.testclient import TestClient
 
 from python_tests.service.conftest import ITEMS, TITLES

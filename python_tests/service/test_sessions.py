@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
-pytest.importorskip("fastapi")
-
 from solid_ext.service.sessions import Sessions
 
 

@@ -64,6 +64,6 @@ class Serve:
         token = token.strip()
         if not token or not token.isascii() or not token.isprintable() or " " in token:
             raise ValueError(
-                f"serve: expected a token of printable ASCII characters in {where}, got {len(token)} others"
+                f"serve: expected a token of printable ASCII characters in {where}, got {len(token)} characters"
             )
         return token

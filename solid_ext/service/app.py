@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from solid_ext._native import build_info
 from solid_ext.serve.histories import known_items
-from solid_ext.serve.recommend import Recommendation, checked_rules
+from solid_ext.serve.recommend import Recommendation
 from solid_ext.service import reasons
 from solid_ext.service.batching import Batcher
 from solid_ext.service.guard import Guard
@@ -128,17 +128,12 @@ def create_app(
             if asked.history is not None:
                 raise Problem(422, "recommend: expected a history or a session, got both")
             history, unknown = list(events_of("recommend", asked.session)), "ignore"
-        numbers = known_items("recommend", "histories", served.catalogue, [history], unknown)[0]
-        checked_rules("recommend", served.catalogue, 1, asked.exclude, asked.include, asked.unknown)
-        question = Question(
-            served, history, asked.k, asked.exclude_history,
-            None if asked.exclude is None else tuple(asked.exclude),
-            None if asked.include is None else tuple(asked.include),
-        )  # fmt: skip
+        question = served.question(history, asked.k, asked.exclude_history, asked.exclude, asked.include, unknown)
         entries = await batcher.ask(question)
         if asked.reasons:
-            found = await aside(reasons.recommended, served, numbers.tolist(), entries)
-            seen = await aside(reasons.seen, served, numbers.tolist())
+            numbers = question.history.tolist()
+            found = await aside(reasons.recommended, served, numbers, entries)
+            seen = await aside(reasons.seen, served, numbers)
             return as_json({"model": served.name, "items": found, "history": seen})
         return as_json({"model": served.name, "items": shown(entries)})
 

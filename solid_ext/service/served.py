@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from torch import Tensor
 
-from solid_ext.serve.recommend import Recommendation
+from solid_ext.serve import ItemTable, Recommendation, top_items
+from solid_ext.serve.histories import known_items
+from solid_ext.serve.recommend import checked_rules, entries
+from solid_ext.serve.top_items import Rules
 from solid_ext.solid import SOLID
 
 TYPICAL = 3  # titles that stand for a semantic
@@ -18,14 +21,21 @@ EXAMPLES, EVENTS = 6, 4  # example users, and the events of each
 
 
 class Question(NamedTuple):
-    """What is asked of a model: a history, and what `SOLID.recommend` takes beside it."""
+    """What is asked of a model, in its numbers of items: what `SOLID.recommend` takes in raw ids.
+
+    Attributes:
+        served: the model.
+        history: [n] int64, oldest first.
+        k: how many items.
+        exclude_history: whether those of the history are left out.
+        rules: what else may be recommended.
+    """
 
     served: Served
-    history: Sequence[Any]
+    history: Tensor
     k: int
     exclude_history: bool
-    exclude: tuple[Any, ...] | None
-    include: tuple[Any, ...] | None
+    rules: Rules
 
 
 class Served:
@@ -42,13 +52,46 @@ class Served:
         if solid.model is None or solid.catalogue is None:
             raise ValueError("serve: expected a fitted model, got one before fit() or load()")
         self.solid, self.name, self.network, self.catalogue = solid, name, solid.model, solid.catalogue
+        self._scorer, self._table = solid.scorer, ItemTable()
 
     def prepare(self) -> None:
         """Make all that is made once, before anyone waits for it."""
-        self.solid.recommend([self.catalogue.raw_items([1])], 1)
+        self.recommend([self.question(self.catalogue.raw_items([1]))])
         self.search("", 1)
         self.examples  # noqa: B018
         self.semantic(1)
+
+    def question(
+        self,
+        history: list[Any],
+        k: int = 1,
+        exclude_history: bool = True,
+        exclude: list[Any] | None = None,
+        include: list[Any] | None = None,
+        unknown: str = "error",
+    ) -> Question:
+        """A question in raw ids, as this model numbers them.
+
+        Raises: as `SOLID.recommend`, with the same sentences.
+        """
+        known = known_items("recommend", "histories", self.catalogue, [history], unknown)[0]
+        rules = checked_rules("recommend", self.catalogue, 1, exclude, include, unknown)
+        return Question(self, known, k, exclude_history, rules)
+
+    def recommend(self, questions: Sequence[Question]) -> list[list[Recommendation]]:
+        """The best items for the histories of questions that are alike in all else; as many as the largest k."""
+        most = min(max(asked.k for asked in questions), self.catalogue.num_items)
+        histories, first = [asked.history for asked in questions], questions[0]
+        scores, items = top_items(
+            self._scorer,
+            self.catalogue.num_items,
+            histories,
+            most,
+            first.exclude_history,
+            table=self._table,
+            rules=first.rules,
+        )
+        return entries(self.catalogue, scores, items)
 
     def items(self, numbers: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
         """Raw ids and titles of items 1 .. V."""
@@ -113,31 +156,22 @@ class Served:
         ]
 
 
-def recommend(
-    served: Served, histories: Sequence[Sequence[Any]], k: int, options: dict[str, Any]
-) -> list[list[Recommendation]]:
-    """`SOLID.recommend`, whose word about newcomers is for people at a prompt."""
-    with warnings.catch_warnings():  # one thread computes at a time
-        warnings.simplefilter("ignore")
-        return served.solid.recommend(histories, k, unknown="ignore", **options)
-
-
 def answer(questions: Sequence[Question]) -> list[list[Recommendation] | Exception]:
-    """The recommendations for each question; those that differ in history and k alone are computed together."""
+    """The recommendations for each question; those without rules, of one model, are computed together."""
     groups: dict[Any, list[int]] = {}
     for place, asked in enumerate(questions):
-        groups.setdefault((id(asked.served), *asked[3:]), []).append(place)
+        alone = place if any(rule is not None for rule in asked.rules) else None
+        groups.setdefault((id(asked.served), asked.exclude_history, alone), []).append(place)
     found: list[list[Recommendation] | Exception] = [[] for _ in questions]
     for places in groups.values():
         some = [questions[place] for place in places]
-        first = some[0]
-        options = {name: getattr(first, name) for name in ("exclude_history", "exclude", "include")}
+        together: Sequence[list[Recommendation] | Exception]
         try:
-            together = recommend(first.served, [each.history for each in some], max(each.k for each in some), options)
+            together = some[0].served.recommend(some)
         except Exception as error:
-            together = [error] * len(some)  # type: ignore[list-item]
-        for place, each, entries in zip(places, some, together, strict=True):
-            found[place] = entries if isinstance(entries, Exception) else entries[: each.k]
+            together = [error] * len(some)
+        for place, each, best in zip(places, some, together, strict=True):
+            found[place] = best if isinstance(best, Exception) else best[: each.k]
     return found
 
 

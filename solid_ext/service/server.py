@@ -50,6 +50,7 @@ def serve(
         app = create_app(follower, limits, token=token, hosts=hosts)
         config = uvicorn.Config(
             app,
+            http="h11",  # which bounds the head of a request; httptools takes one of any size
             access_log=False,
             server_header=False,
             log_level="warning",
@@ -57,6 +58,7 @@ def serve(
             timeout_graceful_shutdown=int(limits.seconds) + 1,
             h11_max_incomplete_event_size=1 << 15,
         )
+        listening.listen(config.backlog)  # now, so that whoever reads the address can connect
         port = listening.getsockname()[1]
         on_start(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         uvicorn.Server(config).run(sockets=[listening])
@@ -66,14 +68,16 @@ def _listening(host: str, port: int) -> socket.socket:
     """A socket that listens there, before the model is loaded, so that a port in use is known at once."""
     if not 0 <= port < 2**16:
         raise ValueError(f"serve: expected a port in 0 .. 65535, got {port}")
+    found = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, protocol)
         with suppress(OSError):
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
-        found.set_inheritable(True)
     except (OSError, UnicodeError) as error:
+        if found is not None:
+            found.close()
         raise ValueError(f"serve: expected an address to listen at, got {host}:{port} ({error})") from error
     return found
 
