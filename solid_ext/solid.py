@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from rich.console import Console
 
@@ -46,7 +47,20 @@ from solid_ext.nn.padding import valid_mask
 from solid_ext.scorers import ItemKNN, Popularity, WithNeighbours, WithNewcomers, choose_neighbours, content_similarity
 from solid_ext.scorers.content import MOST_ITEMS
 from solid_ext.scorers.finetune import fine_tuned
-from solid_ext.serve import ItemTable, Recommendation, Session, recommend
+from solid_ext.serve import (
+    Explanation,
+    ItemTable,
+    Recommendation,
+    Session,
+    UserQuery,
+    explain,
+    item_vectors,
+    recommend,
+    score,
+    similar_items,
+    user_query,
+    user_vectors,
+)
 from solid_ext.threads import set_threads
 from solid_ext.train import (
     ProgressBar,
@@ -271,6 +285,81 @@ class SOLID:
         assert self.catalogue is not None
         return Session(scorer, self.catalogue, history, unknown=unknown, table=self._table)
 
+    def recommend_users(
+        self,
+        data: Any,
+        users: Sequence[Any] | None = None,
+        k: int = 10,
+        *,
+        exclude_history: bool = True,
+        exclude: Sequence[Any] | None = None,
+        include: Sequence[Any] | None = None,
+        unknown: str = "error",
+    ) -> pl.DataFrame:
+        """The k best items for users of a dataset, by their histories in it.
+
+        A user's history is all of the user's interactions in the data's own order, of which the model reads the last
+        `length`; the answer is that of `recommend` for it. Nothing of the data is kept.
+
+        Args:
+            data: a `Dataset`, or whatever `load_dataset` takes; not necessarily that which the model was fitted on.
+            users: raw ids of users, in any order; None for all.
+            exclude: as of `recommend`; a list of lists has one for each user.
+            include: the same.
+            unknown: "error" refuses items in a history that the model does not know; "ignore" reads it without them.
+
+        Returns:
+            A frame with the columns `user_id`, `rank` (from 1), `item_id`, `title` and `score`, k rows a user, fewer
+            where there are no more items.
+
+        Raises:
+            ValueError: an unknown user, an unknown item, and as `recommend`.
+            TypeError: users that are no list of ids, and as `recommend`.
+        """
+        query = self.user_query(
+            data, users, k, exclude_history=exclude_history, exclude=exclude, include=include, unknown=unknown
+        )
+        return pl.concat([query.schema.to_frame(), *query])
+
+    def user_query(self, data: Any, users: Sequence[Any] | None = None, k: int = 10, **options: Any) -> UserQuery:
+        """What `recommend_users` computes, checked and not computed yet: `solid_ext.serve.write_users` streams it."""
+        scorer = self.scorer
+        assert self.catalogue is not None
+        dataset = data if isinstance(data, Dataset) else load_dataset(data)
+        return user_query(scorer, self.catalogue, dataset, users, k, table=self._table, stacklevel=4, **options)
+
+    def score(self, histories: Sequence[Sequence[Any]], items: Sequence[Any], *, unknown: str = "error") -> np.ndarray:
+        """The scores [B, T] of items for each history, those that `evaluate` ranks by; see `solid_ext.serve.score`."""
+        scorer = self.scorer
+        assert self.catalogue is not None
+        return score(scorer, self.catalogue, histories, items, unknown=unknown)
+
+    def explain(self, history: Sequence[Any], item: Any, *, unknown: str = "error") -> Explanation:
+        """What each part of the model gave to an item's score; see `solid_ext.serve.Explanation`."""
+        scorer = self.scorer
+        assert self.catalogue is not None
+        return explain(scorer, self.catalogue, history, item, unknown=unknown)
+
+    def similar_items(self, items: Sequence[Any], k: int = 10) -> list[list[Recommendation]]:
+        """The k items most like each item, by the cosine of item vectors; see `solid_ext.serve.similar_items`."""
+        model = self._fitted()
+        assert self.catalogue is not None
+        return similar_items(model, self.catalogue, items, k, table=self._table)
+
+    def item_vectors(self) -> tuple[list[Any], np.ndarray]:
+        """The raw ids [V] of all items and their vectors [V, d], a copy; see `solid_ext.serve.item_vectors`."""
+        model = self._fitted()
+        assert self.catalogue is not None
+        ids = self.catalogue.raw_items(np.arange(1, self.catalogue.num_items + 1))
+        return ids, item_vectors(model, self._table).cpu().numpy().copy()
+
+    def user_vectors(self, histories: Sequence[Sequence[Any]], *, unknown: str = "error") -> np.ndarray:
+        """The vectors [B, d] of histories, whose products with `item_vectors` are the network's logits; neighbours are
+        not in them. See `solid_ext.serve.user_vectors`."""
+        network = fine_tuned(self._fitted())
+        assert self.catalogue is not None
+        return user_vectors(network, self.catalogue, histories, unknown=unknown)
+
     def code_usage(self, data: Any = None) -> np.ndarray | None:
         """How often each codebook entry is looked up over the test sequences: [C] int64; None without a codebook."""
         model = self._fitted()
@@ -322,16 +411,27 @@ class SOLID:
         return WithNewcomers(scorer, torch.from_numpy(self.catalogue.counts))
 
     @staticmethod
-    def load(folder: str | Path) -> SOLID:
+    def load(folder: str | Path, *, device: str = "cpu", backend: str | None = None) -> SOLID:
         """Read what `save` wrote, or the model of a run's folder.
 
         Every file is checked against the manifest before anything of it is used.
 
+        Args:
+            device: where the model computes: cpu, cuda or cuda:N. The configuration stays that of the training.
+            backend: who computes the operations, "native" or "reference"; None for the configuration's.
+
         Raises:
-            ValueError: no such folder; a file that is missing, torn or changed; another format version; tensors that do
-                not fit the configuration or the catalogue, NaN weights.
+            ValueError: another device or backend, a device that is not there; no such folder; a file that is missing,
+                torn or changed; another format version; tensors that do not fit the configuration or the catalogue, NaN
+                weights.
+            TypeError: a device or backend that is no text.
         """
         check_not_forked("load")
+        asked = {"device": device, "tf32": False} | ({} if backend is None else {"backend": backend})
+        try:
+            Config().replace(**asked)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"load: {error}") from error
         folder = checked_path(folder, "load")
         if not (folder / MANIFEST).exists() and (folder / "model").is_dir():
             folder = folder / "model"
@@ -362,8 +462,7 @@ class SOLID:
                 f"load: expected {num_items} different items in {folder / ITEMS}, as the model has, got {ids.len()} "
                 f"rows with {ids.drop_nulls().n_unique()} different ids"
             )
-        on_cpu = solid.config.replace(device="cpu", tf32=False)
-        solid.model = restore_model(on_cpu, ids.len(), tensors, folder / WEIGHTS)
+        solid.model = restore_model(solid.config.replace(**asked), ids.len(), tensors, folder / WEIGHTS)
         if solid.config.model.item.neighbours:
             solid.neighbours = WithNeighbours.load(folder / NEIGHBOURS, fine_tuned(solid.model))
         return solid

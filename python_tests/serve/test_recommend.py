@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from solid_ext import SOLID, Config, Dataset, load_dataset
+from solid_ext import SOLID, Config, Dataset
 from solid_ext.data import Catalogue, leave_one_out
 from solid_ext.evaluate import evaluate_full
 from solid_ext.scorers import Popularity, WithNewcomers
@@ -226,15 +226,6 @@ def test_scores_that_are_not_finite_are_refused(value: float, word: str) -> None
 
     with pytest.raises(ValueError, match=f"recommend: expected finite scores, got {word} for item 3"):
         recommend(Broken(), CATALOGUE, [[10]], 2)
-
-
-@pytest.fixture(scope="module")
-def skewed() -> tuple[Dataset, SOLID]:
-    """Items drawn by Zipf's law, and a model of them."""
-    rng = np.random.default_rng(0)
-    items = np.minimum(rng.zipf(1.4, 300 * 8), 200)
-    data = load_dataset((np.repeat(np.arange(300), 8), items, np.arange(items.size)))
-    return data, SOLID(TINY).fit(data)
 
 
 def most_popular(data: Dataset, k: int) -> list[int]:

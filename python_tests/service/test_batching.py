@@ -39,7 +39,9 @@ def run(body: object, most: int = 3, waiting: int = 100) -> Held:
     with ThreadPoolExecutor(1) as executor:
 
         async def all_of_it() -> None:
-            await body(Batcher(held, executor, most, waiting), held)  # type: ignore[operator]
+            batcher: Batcher[int, int] = Batcher(held, most, waiting)
+            batcher.executor = executor
+            await body(batcher, held)  # type: ignore[operator]
 
         asyncio.run(all_of_it())
     return held

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 OPERATIONS = ["POST /recommend", "POST /observe", "GET /similar", "GET /items", "GET /health", "GET /metrics"]
-EXAMPLES = 30
+EXAMPLES = 20
 
 
 @pytest.mark.parametrize("mode", GenerationMode)

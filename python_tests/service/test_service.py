@@ -54,6 +54,7 @@ def test_reasons_name_items_of_the_history_and_the_history_its_semantics(client:
     assert solid.model is not None
     for entry in answer["items"]:
         assert entry["reason"]["text"]
+        assert sum(entry["reason"]["parts"].values()) == pytest.approx(entry["score"], abs=1e-3)
         assert {near["item"] for near in entry["reason"]["similar"]} <= set(history)
         assert entry["reason"]["semantic"] == solid.model.semantics[entry["item"] // 10 + 1]
     assert [entry["item"] for entry in answer["history"]] == history
@@ -135,7 +136,10 @@ def test_bad_input_gets_one_sentence(client: TestClient, path: str, content: byt
         ("/items?limit=some", "items: expected limit as an integer, got 'some'"),
         (f"/items?query={'x' * 201}", "items: expected query of at most 200 characters, got 201"),
         ("/similar", "similar: expected item, got none"),
-        ("/similar?item=none", "similar: expected items of the catalogue, got 'none', which is not in it"),
+        (
+            "/similar?item=none",
+            "similar_items: expected items of the catalogue in items, got 'none', which is not in it",
+        ),
         ("/similar?item=10&k=1000", "similar: expected k of at most 100, got '1000'"),
     ],
 )

@@ -76,7 +76,9 @@ def parse(arguments: list[str]) -> Command:
     said = f"The command line: {', '.join(COMMANDS)}."
     union: Any = reduce(or_, commands)
     command = tyro.cli(union, prog="solid-ext", description=said, args=arguments)
-    return replace(command, history=(*command.history, *after)) if isinstance(command, Recommend) else command
+    if isinstance(command, Recommend) and after:
+        return replace(command, history=(*(command.history or ()), *after))
+    return command
 
 
 def in_flags(sentence: str, command: object) -> str:

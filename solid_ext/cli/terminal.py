@@ -57,8 +57,8 @@ def short(title: str, width: int = 34) -> str:
 
 
 def write_json(value: Any, indent: int | None = 2) -> None:
-    """Print JSON as it is, for other programs."""
-    sys.stdout.write(json.dumps(value, indent=indent) + "\n")
+    """Print JSON as it is, for other programs; ids that are times are text."""
+    sys.stdout.write(json.dumps(value, indent=indent, default=str) + "\n")
 
 
 def complain(sentence: str) -> None:

@@ -65,10 +65,18 @@ class WithNeighbours:
         """The model's state of sequences [B, L] int64, and what is added to its logits."""
         state = self.model.encode(sequences)
         history = sequences.cpu()
-        counted = self.decay ** ages(valid_mask(history)).double() * last_occurrences(history)
-        size = counted.sum(1, keepdim=True).clamp(min=1)
-        added = self.knn.weighted(history, self.weight * counted / size.sqrt())
+        added = self.knn.weighted(history, self._weights(history))
         return _State(state, added)
+
+    def _weights(self, history: Tensor) -> Tensor:
+        """What each position's similarities are multiplied by, [B, L] float64; 0 but at an item's last position."""
+        counted = self.decay ** ages(valid_mask(history)).double() * last_occurrences(history)
+        return self.weight * counted / counted.sum(1, keepdim=True).clamp(min=1).sqrt()
+
+    def contributions(self, history: Tensor, item: int) -> Tensor:
+        """What each position of sequences [B, L] adds to the item's logit, [B, L] float64."""
+        similar = self.knn.similarity[:, [item]].toarray()[:, 0]
+        return self._weights(history) * torch.from_numpy(similar.astype(np.float64))[history]
 
     def score(self, state: _State, candidates: Tensor) -> Tensor:
         """Logits of candidates [B, T] or [T] int64; [B, T]."""

@@ -1,8 +1,30 @@
-"""Serving: recommendations of a trained model."""
+"""Serving: what a trained model is asked."""
 
+from solid_ext.serve.explain import Explanation, HistoryPart, SemanticPart, explain
 from solid_ext.serve.item_table import ItemTable
 from solid_ext.serve.recommend import Recommendation, recommend
+from solid_ext.serve.scores import score
 from solid_ext.serve.session import Session
-from solid_ext.serve.top_items import top_items
+from solid_ext.serve.top_items import Rules, top_items
+from solid_ext.serve.users import UserQuery, user_query, write_users
+from solid_ext.serve.vectors import item_vectors, similar_items, user_vectors
 
-__all__ = ["ItemTable", "Recommendation", "Session", "recommend", "top_items"]
+__all__ = [
+    "Explanation",
+    "HistoryPart",
+    "ItemTable",
+    "Recommendation",
+    "Rules",
+    "SemanticPart",
+    "Session",
+    "UserQuery",
+    "explain",
+    "item_vectors",
+    "recommend",
+    "score",
+    "similar_items",
+    "top_items",
+    "user_query",
+    "user_vectors",
+    "write_users",
+]

@@ -126,21 +126,23 @@ def known_items(name: str, what: str, catalogue: Catalogue, lists: list[list[Any
 
     Args:
         what: holds the lists, in the words of the error: "histories".
+        unknown: "error" and "refuse" refuse an id that the catalogue lacks, "error" with the hint that "ignore" would
+            read the lists without it.
 
     Raises:
-        ValueError: with unknown "error", an id that the catalogue lacks.
+        ValueError: such an id, unless it is ignored.
         TypeError: ids that are neither numbers nor text nor times.
     """
     if not lists:
         return []
     flat = [item for items in lists for item in items]
     index = catalogue.item_index(flat)
-    if unknown == "error" and (index == 0).any():
+    if unknown != "ignore" and (index == 0).any():
         place = int((index == 0).argmax())
         of = "" if what == "histories" else f" in {what}"
+        hint = f" (unknown='ignore' reads {what} without such items)" if unknown == "error" else ""
         raise ValueError(
-            f"{name}: expected items of the catalogue{of}, got {shown(flat[place])}, which is not in it "
-            f"(unknown='ignore' reads {what} without such items)"
+            f"{name}: expected items of the catalogue{of}, got {shown(flat[place])}, which is not in it{hint}"
         )
     ends = np.cumsum([len(items) for items in lists], dtype=np.int64)
     return [torch.from_numpy(part[part > 0]) for part in np.split(index, ends[:-1])]

@@ -69,8 +69,8 @@ def create_app(
 ) -> Guard:
     """The service as an ASGI application.
 
-    Recommendations are computed by one thread, whatever else is looked up by another one, while the event loop reads
-    and writes requests.
+    One thread computes recommendations, one loads a run that takes over, and some look up titles and reasons, while the
+    event loop reads and writes requests.
 
     Args:
         follower: of the model's folder.
@@ -81,13 +81,12 @@ def create_app(
     limits = limits or Limits()
     metrics = Metrics()
     sessions = Sessions(limits.sessions, limits.session_seconds)
-    compute, look_up = (ThreadPoolExecutor(1, name) for name in ("recommend", "look-up"))
 
     def answered(questions: Sequence[Question]) -> list[list[Recommendation] | Exception]:
         metrics.batch.observe(len(questions))
         return answer(questions)
 
-    batcher: Batcher[Question, list[Recommendation]] = Batcher(answered, compute, limits.batch, limits.waiting)
+    batcher: Batcher[Question, list[Recommendation]] = Batcher(answered, limits.batch, limits.waiting)
 
     def loaded(outcome: str) -> None:
         metrics.reloads.labels(outcome).inc()
@@ -97,12 +96,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         metrics.model.labels(follower.current.name).set(follower.current.catalogue.num_items)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(follower.follow, limits.poll_seconds, look_up, loaded)
-            yield
-            tasks.cancel_scope.cancel()
-        compute.shutdown(wait=True)
-        look_up.shutdown(wait=True, cancel_futures=True)
+        with ThreadPoolExecutor(1, "recommend") as batcher.executor, ThreadPoolExecutor(1, "reload") as reload:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(follower.follow, limits.poll_seconds, reload, loaded)
+                yield
+                tasks.cancel_scope.cancel()
 
     app = FastAPI(
         title="solid_ext",

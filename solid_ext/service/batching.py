@@ -22,15 +22,16 @@ class Batcher(Generic[Q, A]):
 
     Args:
         answer: questions to their answers, in their order; an answer that is an exception is raised to who asked.
-        executor: of one thread.
         most: questions of a call.
         waiting: questions that may wait; another one is refused.
+
+    Attributes:
+        executor: whose thread calls; None for the event loop's own.
     """
 
-    def __init__(
-        self, answer: Callable[[Sequence[Q]], Sequence[A | Exception]], executor: Executor, most: int, waiting: int
-    ) -> None:
-        self._answer, self._executor, self._most, self._waiting = answer, executor, most, waiting
+    def __init__(self, answer: Callable[[Sequence[Q]], Sequence[A | Exception]], most: int, waiting: int) -> None:
+        self._answer, self._most, self._waiting = answer, most, waiting
+        self.executor: Executor | None = None
         self._pending: deque[tuple[Q, asyncio.Future[A]]] = deque()
         self._at_work = False
 
@@ -59,7 +60,7 @@ class Batcher(Generic[Q, A]):
         if not batch:
             self._at_work = False
             return
-        work = asyncio.get_running_loop().run_in_executor(self._executor, self._answer, [asked for asked, _ in batch])
+        work = asyncio.get_running_loop().run_in_executor(self.executor, self._answer, [asked for asked, _ in batch])
         work.add_done_callback(lambda done: self._end(batch, done))
 
     def _end(self, batch: list[tuple[Q, asyncio.Future[A]]], done: asyncio.Future[Sequence[A | Exception]]) -> None:

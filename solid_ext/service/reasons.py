@@ -5,24 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from solid_ext.serve.recommend import Recommendation
+from solid_ext.serve import Explanation, Recommendation
 from solid_ext.service.served import Served, plain
 
-SIMILAR = 2  # items of the history that a sentence names
+NAMED = 2  # items of the history that a sentence names
 
 
-def recommended(served: Served, history: Sequence[int], entries: Sequence[Recommendation]) -> list[dict[str, Any]]:
-    """The recommended items with a reason each.
+def recommended(served: Served, history: Sequence[int], found: Sequence[Recommendation]) -> list[dict[str, Any]]:
+    """The recommended items with a reason each: what `SOLID.explain` says, as the page shows it.
 
     Args:
         history: items 1 .. V, oldest first.
     """
-    numbers = served.catalogue.item_index([entry.item for entry in entries])
+    raw = served.catalogue.raw_items(list(history))
+    numbers = served.catalogue.item_index([entry.item for entry in found]).tolist()
     return [
-        {"item": plain(entry.item), "title": entry.title, "score": entry.score, "reason": reason}
-        for entry, reason in zip(entries, _reasons(served, history, numbers, entries), strict=True)
+        {
+            "item": plain(entry.item),
+            "title": entry.title,
+            "score": entry.score,
+            "reason": {
+                **_reason(served.solid.explain(raw, entry.item)),
+                "semantic": served.semantic_of(number),
+            },
+        }
+        for number, entry in zip(numbers, found, strict=True)
     ]
 
 
@@ -35,37 +42,24 @@ def seen(served: Served, history: Sequence[int]) -> list[dict[str, Any]]:
     ]
 
 
-def _reasons(
-    served: Served, history: Sequence[int], numbers: np.ndarray, entries: Sequence[Recommendation]
-) -> list[dict[str, Any]]:
-    window = list(dict.fromkeys(reversed(history[-served.network.length :])))  # the latest first
-    neighbours = served.solid.neighbours
-    found = []
-    for number, entry in zip(numbers.tolist(), entries, strict=True):
-        parts = {"logit": entry.score}
-        similar: list[int] = []
-        if neighbours is not None and neighbours.weight and window:
-            near = neighbours.knn.similarity[window, :][:, [number]].toarray().ravel()
-            near = near * neighbours.decay ** np.arange(len(window))
-            similar = [window[place] for place in np.argsort(-near, kind="stable")[:SIMILAR] if near[place] > 0]
-        semantic = served.semantic_of(number)
-        found.append(
-            {
-                "text": _sentence(served, semantic, similar, window),
-                "parts": parts,
-                "similar": served.items(similar),
-                "semantic": semantic,
-            }
-        )
-    return found
-
-
-def _sentence(served: Served, semantic: int, similar: Sequence[int], window: Sequence[int]) -> str:
-    if not window:
-        return "Popular with everybody; the history is empty."
-    same = [number for number in window if served.semantic_of(number) == semantic]
-    if similar:
-        return f"Chosen together with {' and '.join(served.catalogue.titles(list(similar)))}."
-    if same:
-        return f"Of the kind of {served.catalogue.titles(same[:1])[0]}."
-    return "The model expects it after this history."
+def _reason(explained: Explanation) -> dict[str, Any]:
+    """A sentence, the parts that were not nothing, and the items of the history that speak for it most."""
+    near = sorted((part for part in explained.history if part.neighbours > 0), key=lambda part: -part.neighbours)
+    moving = sorted(
+        (part for part in explained.history if (part.effect or 0) > 0), key=lambda part: -(part.effect or 0)
+    )
+    named = (near or moving)[:NAMED]
+    titles = " and ".join(part.title for part in named)
+    if not explained.history:
+        text = "Popular with everybody; the history is empty."
+    elif near:
+        text = f"Goes together with {titles}."
+    elif moving:
+        text = f"Comes after {titles}."
+    else:
+        text = "The model expects it, whatever the history."
+    return {
+        "text": text,
+        "parts": {name: value for name, value in explained.parts.items() if value},
+        "similar": [{"item": plain(part.item), "title": part.title} for part in named],
+    }

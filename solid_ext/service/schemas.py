@@ -62,9 +62,9 @@ class Reason(Answer):
 
     text: str
     parts: dict[str, float]
-    """What each part of the model gave of the logit."""
+    """What each part of the model gave of the score; they add up to it."""
     similar: list[Item]
-    """The items of the history that speak for it most, as its neighbours."""
+    """The items of the history that speak for it most."""
     semantic: int
 
 

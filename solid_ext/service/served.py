@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from torch import Tensor
 
-from solid_ext.serve import ItemTable, Recommendation, top_items
+from solid_ext.serve import ItemTable, Recommendation, similar_items, top_items
 from solid_ext.serve.histories import known_items
 from solid_ext.serve.recommend import checked_rules, entries
 from solid_ext.serve.top_items import Rules
@@ -120,7 +120,7 @@ class Served:
 
     def similar(self, item: Any, k: int) -> list[Recommendation]:
         """The k items most like one, by its raw id."""
-        return self.solid.similar_items([item], k)[0]
+        return similar_items(self.network, self.catalogue, [item], k, table=self._table)[0]
 
     def semantic_of(self, number: int) -> int:
         """The semantic of an item."""

@@ -75,9 +75,14 @@ function showHistory(seen) {
   byId("clear").hidden = seen.length === 0;
 }
 
+function parts(entry) {
+  const given = Object.entries(entry.reason.parts).sort((one, other) => Math.abs(other[1]) - Math.abs(one[1]));
+  return `${entry.score.toFixed(2)} = ${given.map(([name, value]) => `${name} ${value.toFixed(2)}`).join(" + ")}`;
+}
+
 function showRecommended(items) {
   byId("recommended").replaceChildren(
-    ...items.map((entry) => row(entry.title, "Add", () => add(entry), entry.reason.text)),
+    ...items.map((entry) => row(entry.title, "Add", () => add(entry), entry.reason.text, parts(entry))),
   );
 }
 

@@ -1,0 +1,96 @@
+"""The commands that ask a model, as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from solid_ext import SOLID
+from solid_ext.cli import main
+
+QUICK = ["--epochs", "1", "--dim", "16", "--heads", "2", "--length", "5", "--batch-size", "512"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("asking")
+    lines = ["user_id,item_id,timestamp"]
+    lines += [f"u{user},i{(user * 7 + 3 * step) % 40},{step}" for user in range(60) for step in range(6)]
+    (folder / "log.csv").write_text("\n".join(lines), encoding="utf-8")
+    main(["prepare", "interactions", "--raw", str(folder / "log.csv"), "--out", str(folder / "data")])
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def run(data: Path) -> Path:
+    out = data.parent / "run"
+    main(["train", "--dataset", str(data), "--out", str(out), "--eval-negatives", "20", *QUICK])
+    return out
+
+
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    sentence = capsys.readouterr().err
+    assert sentence.count("\n") == 1, sentence
+    return sentence
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_all_users_of_a_dataset_go_to_a_file(run: Path, data: Path, tmp_path: Path, ending: str) -> None:
+    out = tmp_path / f"recs.{ending}"
+    asked = ["recommend", "--run", str(run), "--dataset", str(data), "--all-users", "--k", "4", "--out", str(out)]
+    main([*asked, "--exclude", "i3"])
+    expected = SOLID.load(run).recommend_users(data, k=4, exclude=["i3"])
+    found = pl.read_parquet(out) if ending == "parquet" else pl.read_csv(out)
+    assert found.equals(expected)
+    assert found["user_id"].n_unique() == 60
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_file_that_exists_is_replaced_on_request_alone(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "recs.csv"
+    out.write_text("mine")
+    asked = ["recommend", "--run", str(run), "--dataset", str(data), "--all-users", "--out", str(out)]
+    assert "which exists (--overwrite replaces it)" in fails(asked, capsys)
+    assert out.read_text() == "mine"
+    main([*asked, "--overwrite"])
+    assert out.read_text().startswith("user_id,rank,item_id,title,score\n")
+
+
+def test_some_users_are_printed(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["recommend", "--run", str(run), "--dataset", str(data), "--users", "u3", "u1", "--k", "2"]
+    main([*asked, "--json", "--include", "i1", "i2", "i9"])
+    rows = json.loads(capsys.readouterr().out)
+    assert rows == SOLID.load(run).recommend_users(data, ["u3", "u1"], 2, include=["i1", "i2", "i9"]).to_dicts()
+    main(asked)
+    printed = capsys.readouterr().out
+    assert printed.index("u3") < printed.index("u1")
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ([], "recommend: expected one of --history, --users and --all-users, got none"),
+        (["--history", "i1", "--users", "u1"], "got --history and --users"),
+        (["--history", "i1", "--dataset", "D"], "expected --dataset beside --users or --all-users"),
+        (["--history", "i1", "--out", "recs.csv"], "expected --out beside --users or --all-users"),
+        (["--users", "u1"], "expected --dataset NAME|PATH beside --users, got none"),
+        (["--all-users", "--dataset", "D"], "expected --out FILE beside --all-users, got none"),
+        (["--all-users", "--dataset", "D", "--out", "recs.tsv"], "ends in .parquet or .csv, got recs.tsv"),
+        (["--users", "nobody", "--dataset", "D"], "expected users of the data, got 'nobody'"),
+        (["--history", "i1", "--exclude", "what"], "expected items of the catalogue in exclude, got 'what'"),
+        (["--history", "i1", "--include", "what"], "(--unknown ignore reads include without such items)"),
+    ],
+)
+def test_flags_that_make_no_sense_get_a_sentence(
+    run: Path, data: Path, flags: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [str(data) if flag == "D" else flag for flag in flags]
+    assert sentence in fails(["recommend", "--run", str(run), *flags], capsys)
