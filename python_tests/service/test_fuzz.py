@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -14,18 +17,23 @@ from schemathesis.specs.openapi.checks import (
 )
 from starlette.testclient import TestClient
 
+from solid_ext.service import Follower, create_app
+
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 OPERATIONS = ["POST /recommend", "POST /observe", "GET /similar", "GET /items", "GET /health", "GET /metrics"]
 EXAMPLES = 20
 
 
+@pytest.fixture(scope="module")
+def schema(folder: Path) -> Any:
+    """Of an application of its own, which schemathesis starts and ends with every request."""
+    return schemathesis.openapi.from_asgi("/openapi.json", create_app(Follower(folder)))
+
+
 @pytest.mark.parametrize("mode", GenerationMode)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_whatever_is_asked_is_answered_as_the_schema_says(
-    client: TestClient, operation: str, mode: GenerationMode
-) -> None:
+def test_whatever_is_asked_is_answered_as_the_schema_says(schema: Any, operation: str, mode: GenerationMode) -> None:
     method, path = operation.split()
-    schema = schemathesis.openapi.from_asgi("/openapi.json", client.app)
     asked = schema[path][method]
     if mode is GenerationMode.NEGATIVE and not (asked.body or asked.query):
         pytest.skip("nothing can be wrong about a request without values")

@@ -101,6 +101,7 @@ def create_app(
                 tasks.start_soon(follower.follow, limits.poll_seconds, reload, loaded)
                 yield
                 tasks.cancel_scope.cancel()
+        batcher.executor = None
 
     app = FastAPI(
         title="solid_ext",
