@@ -52,12 +52,12 @@ function row(title, label, act, ...notes) {
   button.setAttribute("aria-label", `${label} ${title}`);
   button.addEventListener("click", act);
   made.append(button);
-  for (const note of notes) made.append(element("span", "note", note));
+  for (const note of notes.filter(Boolean)) made.append(element("span", "note", note));
   return made;
 }
 
 function kind(semantic) {
-  return `semantic ${semantic.semantic}, as ${semantic.typical.join(" · ")}`;
+  return semantic && `semantic ${semantic.semantic}, as ${semantic.typical.join(" · ")}`;
 }
 
 function showHistory(seen) {
@@ -77,7 +77,7 @@ function showHistory(seen) {
 
 function parts(entry) {
   const given = Object.entries(entry.reason.parts).sort((one, other) => Math.abs(other[1]) - Math.abs(one[1]));
-  return `${entry.score.toFixed(2)} = ${given.map(([name, value]) => `${name} ${value.toFixed(2)}`).join(" + ")}`;
+  return given.length > 1 && `${entry.score.toFixed(2)} = ${given.map(([name, value]) => `${name} ${value.toFixed(2)}`).join(" + ")}`;
 }
 
 function showRecommended(items) {
@@ -89,6 +89,7 @@ function showRecommended(items) {
 async function refresh(said) {
   const mine = ++turn;
   byId("recommended").setAttribute("aria-busy", "true");
+  showHistory(history.map((entry) => ({ ...entry, read: true }))); // at once; what is known of it comes with the answer
   try {
     const body = { history: history.map((entry) => entry.item), k: K, reasons: true, unknown: "ignore" };
     const answer = await ask("recommend", body);
