@@ -45,6 +45,7 @@ PAGE = {
     "/docs": ("docs.html", "text/html"),
     "/docs.js": ("docs.js", "text/javascript"),
 }
+ASIDE = 2  # titles, reasons and the like that are looked up at a time: each holds the interpreter for a while
 STATUSES = {
     400: "Not a request of HTTP and JSON.",
     401: "The service has a token, and the request has another one or none.",
@@ -113,9 +114,11 @@ def create_app(
         responses=REFUSED,
     )
 
+    few = anyio.CapacityLimiter(ASIDE)
+
     async def aside(work: Any, *arguments: Any) -> Any:
         """The result of work that is not for the event loop."""
-        return await anyio.to_thread.run_sync(work, *arguments)
+        return await anyio.to_thread.run_sync(work, *arguments, limiter=few)
 
     @app.post("/recommend", response_model=RecommendAnswer, response_model_exclude_unset=True, responses=NOT_FOUND)
     async def recommend(asked: RecommendAsked) -> Response:
