@@ -13,7 +13,7 @@ BIN := .venv/bin
 # recbole is installed for its data alone, so that nobody wants to read what it misses.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-warn-conflicts -c constraints.txt
 NATIVE := CMakeLists.txt $(filter-out csrc/check/%,$(wildcard csrc/*.cpp csrc/*/*))
-SLOW_TESTS := $(addprefix python_tests/,cli cuda compare run train test_native_check.py test_solid.py test_methods.py \
+SLOW_TESTS := $(addprefix python_tests/,cli cuda compare run service train test_native_check.py test_solid.py test_methods.py \
 	test_docs.py test_extend.py test_readme.py test_files.py test_threads.py test_tune.py test_forked.py scorers/test_peers.py)
 KERNEL_TESTS := python_tests/test_native.py python_tests/ops python_tests/nn python_tests/models/test_symbols.py \
 	python_tests/train/test_train.py
@@ -51,6 +51,7 @@ bench: .venv/test
 	$(BIN)/python -m bench.speed.bench_catalogue_cross_entropy --json
 	$(BIN)/python -m bench.speed.bench_train_step --json
 	$(BIN)/python -m bench.speed.bench_serve --json $(FAISS:%=--faiss-python %)
+	$(BIN)/python -m bench.speed.bench_service --json
 	$(BIN)/python -m bench.speed.bench_prepare --json
 	$(BIN)/python -m bench.speed.bench_users --json
 	$(BIN)/python -m bench.speed.bench_catalogue --json

@@ -68,7 +68,11 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 
 @pytest.mark.parametrize(
     "asked",
-    ["--help", "--version", *(f"{command} --help" for command in ("prepare", "train", "recommend", "compare", "tune"))],
+    [
+        "--help",
+        "--version",
+        *(f"{command} --help" for command in ("prepare", "train", "recommend", "serve", "compare", "tune")),
+    ],
 )
 def test_the_command_line_tells_of_itself_without_torch(asked: str, tmp_path: Path) -> None:
     done = python(
@@ -79,7 +83,7 @@ try:
     main({asked.split()!r})
 except SystemExit as stop:
     assert stop.code == 0
-heavy = ("torch", "polars", "scipy", "sklearn", "safetensors", "matplotlib")
+heavy = ("torch", "polars", "scipy", "sklearn", "safetensors", "matplotlib", "fastapi", "uvicorn")
 print([name for name in heavy if name in sys.modules], file=sys.stderr)
 """,
         tmp_path,

@@ -53,6 +53,7 @@ from solid_ext.serve import (
     Explanation,
     ItemTable,
     Recommendation,
+    Session,
     UserQuery,
     evaluate_beyond,
     explain,
@@ -417,6 +418,15 @@ class SOLID:
             "unknown": unknown,
         }
         return recommend(self.scorer, self._items, histories, k, **rules, table=self._table)
+
+    def session(self, history: Sequence[Any] = (), *, unknown: str = "error") -> Session:
+        """A user's history that grows by an event at a time, for recommendations after each; see `Session`.
+
+        It stays with the model that this is now: after another `fit`, make another one.
+        """
+        scorer = self.scorer
+        assert self.catalogue is not None
+        return Session(scorer, self.catalogue, history, unknown=unknown, table=self._table)
 
     def recommend_users(
         self,

@@ -1,4 +1,4 @@
-"""The command line: prepare, train, update, evaluate, recommend, compare, tune, doctor."""
+"""The command line: a file a command."""
 
 from solid_ext.cli.entry import COMMANDS, main
 

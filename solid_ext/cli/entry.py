@@ -23,6 +23,7 @@ from solid_ext.cli.explain import Explain
 from solid_ext.cli.prepare import Prepare
 from solid_ext.cli.recommend import Recommend, before_dashes
 from solid_ext.cli.score import Score
+from solid_ext.cli.serve import Serve
 from solid_ext.cli.similar import Similar
 from solid_ext.cli.terminal import complain
 from solid_ext.cli.train import Train, as_begun, refuse_old_flags
@@ -41,6 +42,7 @@ COMMANDS: dict[str, type] = {
     "score": Score,
     "vectors": Vectors,
     "explain": Explain,
+    "serve": Serve,
     "compare": Compare,
     "tune": Tune,
     "doctor": Doctor,

@@ -77,10 +77,22 @@ class ItemKNN:
         counted = (weights > 0).numpy()
         ends = np.concatenate(([0], np.cumsum(counted.sum(1))))
         values, items = weights.numpy()[counted], sequences.numpy()[counted]
+        if len(sequences) == 1:
+            return self._weighted_row(items, values)
         # The rows of these items alone, as scipy would convert all of S to the weights' dtype for the product.
         items, place = np.unique(items, return_inverse=True)
         history = sparse.csr_array((values, place, ends), (len(sequences), len(items)))
         return history @ self.similarity[items].astype(values.dtype)
+
+    def _weighted_row(self, items: np.ndarray, values: np.ndarray) -> sparse.csr_array:
+        """`weighted` of one history: the same sums in the same order, without what scipy spends on being general."""
+        matrix = self.similarity
+        parts = [slice(matrix.indptr[item], matrix.indptr[item + 1]) for item in items]
+        columns = np.concatenate([matrix.indices[part] for part in parts] or [matrix.indices[:0]])
+        terms = [value * matrix.data[part].astype(values.dtype) for value, part in zip(values, parts, strict=True)]
+        columns, place = np.unique(columns, return_inverse=True)
+        sums = np.bincount(place, np.concatenate(terms) if terms else None, minlength=len(columns))
+        return sparse.csr_array((sums, columns, [0, len(columns)]), (1, matrix.shape[1]))
 
     def score(self, state: sparse.csr_array, candidates: Tensor) -> Tensor:
         """Sums of similarities to `candidates: [B, T]` or `[T]` int64; `[B, T] float64`."""

@@ -5,6 +5,7 @@ from solid_ext.serve.item_table import ItemTable
 from solid_ext.serve.lists import evaluate_beyond, recommended_lists
 from solid_ext.serve.recommend import Recommendation, recommend
 from solid_ext.serve.scores import score
+from solid_ext.serve.session import Session
 from solid_ext.serve.top_items import Rules, top_items
 from solid_ext.serve.users import UserQuery, user_query, write_users
 from solid_ext.serve.vectors import item_vectors, similar_items, user_vectors
@@ -16,6 +17,7 @@ __all__ = [
     "Recommendation",
     "Rules",
     "SemanticPart",
+    "Session",
     "UserQuery",
     "evaluate_beyond",
     "explain",

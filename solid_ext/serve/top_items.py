@@ -86,12 +86,23 @@ def _top_of_block(
     rules: Rules,
 ) -> tuple[Tensor, Tensor]:
     """`top_items` of as many histories as fit, the scorer in eval mode."""
-    batch, device = len(histories), scorer_device(scorer)
-    item_block = item_block or max(SCORES // batch // CHUNK, 1) * CHUNK
     owned, owner, sequences = flattened(histories, scorer.length)
-    state = scorer.encode(sequences.to(device))
-    mask = _Mask(num_items, rules, (owned, owner) if exclude else None)
-    scores_of = catalogue_scores(scorer, state, device, table, mask.offered)
+    state = scorer.encode(sequences.to(scorer_device(scorer)))
+    mask = Mask(num_items, rules, (owned, owner) if exclude else None)
+    return best_of_state(scorer, state, len(histories), k, mask, table, item_block)
+
+
+def best_of_state(
+    scorer: Any, state: Any, batch: int, k: int, mask: Mask, table: ItemTable, item_block: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """`top_items` of as many histories as fit, which are encoded already.
+
+    Args:
+        state: what the scorer's `encode` made of `batch` sequences.
+        mask: which items may be among the best.
+    """
+    item_block = item_block or max(SCORES // batch // CHUNK, 1) * CHUNK
+    scores_of = catalogue_scores(scorer, state, scorer_device(scorer), table, mask.offered)
     best = torch.empty(batch, 0, device="cpu")
     items = torch.empty(batch, 0, dtype=torch.int64, device="cpu")
     for first in range(1, mask.size + 1, item_block):
@@ -110,7 +121,7 @@ def _top_of_block(
     return pad(best, (0, short), value=-torch.inf), pad(items, (0, short))
 
 
-class _Mask:
+class Mask:
     """What the rules and the histories leave of the scores of a block of histories.
 
     Attributes:
