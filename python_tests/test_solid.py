@@ -395,7 +395,7 @@ def test_features_tell_what_no_interaction_does() -> None:
 def test_neighbours_are_chosen_on_a_bounded_number_of_rows(
     world: tuple[Dataset, SyntheticTruth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("solid_ext.solid.NEIGHBOUR_ROWS", 50)
+    monkeypatch.setattr("solid_ext.train.neighbourhood.NEIGHBOUR_ROWS", 50)
     asked: list[int] = []
 
     def ranks(scorers: Sequence[Scorer], dataset: Dataset, rows: Rows, **options: Any) -> list[Any]:
@@ -439,7 +439,7 @@ def test_a_fit_that_is_stopped_leaves_the_model_before_it(
     def stop(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("solid_ext.solid.choose_neighbours", stop)
+    monkeypatch.setattr("solid_ext.train.neighbourhood.choose_neighbours", stop)
     with pytest.raises(KeyboardInterrupt):
         solid.fit(synthetic_dataset(300, 80, 6, predictability=1.0, seed=4)[0])
     assert all(vars(solid)[name] is part for name, part in parts.items())

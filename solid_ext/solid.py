@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import polars as pl
 import torch
 from rich.console import Console
 
-from solid_ext._native import build_info
 from solid_ext.config import Config
 from solid_ext.data import (
     Catalogue,
@@ -33,17 +32,11 @@ from solid_ext.data.tables import shown
 from solid_ext.evaluate import Scorer, Validation, both_protocols
 from solid_ext.evaluate.scorer import inference
 from solid_ext.files import (
-    MANIFEST,
     checked_path,
-    describe_folder,
-    elsewhere,
-    foreign_to,
     owned,
-    verify_folder,
-    write_text,
-    written_folder,
 )
 from solid_ext.forked import check_not_forked
+from solid_ext.model_folder import SavedModel, Trained, read_model, write_model
 from solid_ext.models import DynamicRecommender
 from solid_ext.models.backbones import check_backbone
 from solid_ext.nn.padding import valid_mask
@@ -70,9 +63,6 @@ from solid_ext.train import (
     Reporter,
     Stage,
     check_training,
-    load_checkpoint,
-    restore_model,
-    save_checkpoint,
     train_solid,
 )
 from solid_ext.train.algorithm import check_memory
@@ -83,9 +73,6 @@ from solid_ext.train.progress import check_reporter
 from solid_ext.train.refit import refit_solid, semantics_of_everything
 from solid_ext.train.update import EPOCHS, add_items, more_of, update_solid
 
-FORMAT = "solid_ext model"
-FORMAT_VERSION = 2
-WEIGHTS, CONFIG, ITEMS, NEIGHBOURS = "model.safetensors", "config.yaml", "items.parquet", "neighbours.safetensors"
 REFIT = "refit"  # the folder of its stages beside those of the fit
 
 
@@ -103,21 +90,6 @@ class Training:
     def __repr__(self) -> str:
         stages = ", ".join(f"{stage.name} {len(stage.history)} epochs" for stage in self.stages)
         return f"Training(on {self.dataset.name!r}, {self.split!r}, {self.semantics!r}; {stages})"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a model has been trained on, for who updates it.
-
-    Attributes:
-        first_items: of its items, how many it was first trained with; None for all of them.
-        until: the latest time of an interaction that it was trained on; None where there are no times.
-        everything: it was trained on all interactions, so that none can measure it.
-    """
-
-    first_items: int | None = None
-    until: int | None = None
-    everything: bool = False
 
 
 class SOLID:
@@ -508,18 +480,8 @@ class SOLID:
             ValueError: not fitted yet; the folder exists, or is something else; it cannot be written.
         """
         check_not_forked("save")
-        model, folder = self._fitted(), checked_path(folder, "save")
-        assert self.catalogue is not None
-        with written_folder(folder, "save", overwrite=overwrite, ours=foreign_model) as fresh:
-            state = {"num_items": model.num_items, "dataset": self.fingerprint, "trained": asdict(self.trained)}
-            save_checkpoint(fresh / WEIGHTS, model.state_dict(), state)
-            write_text(fresh / CONFIG, self.config.to_yaml())
-            self.catalogue.save(fresh / ITEMS)
-            if self.neighbours is not None:
-                self.neighbours.save(fresh / NEIGHBOURS)
-            described = {"format": FORMAT, "format_version": FORMAT_VERSION, "solid_ext": build_info()["version"]}
-            describe_folder(fresh, MANIFEST, described)
-        return folder
+        saved = SavedModel(self.config, self._fitted(), self._items, self.neighbours, self.fingerprint, self.trained)
+        return write_model(checked_path(folder, "save"), saved, overwrite=overwrite)
 
     @property
     def scorer(self) -> Scorer:
@@ -547,46 +509,10 @@ class SOLID:
             TypeError: a device or backend that is no text.
         """
         check_not_forked("load")
-        asked = {"device": device, "tf32": False} | ({} if backend is None else {"backend": backend})
-        try:
-            Config().replace(**asked)
-            check_device(device)
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"load: {error}") from error
-        folder = checked_path(folder, "load")
-        if not (folder / MANIFEST).exists() and (folder / "model").is_dir():
-            folder = folder / "model"
-        if not (folder / WEIGHTS).is_file():
-            raise ValueError(f"load: expected a folder with {WEIGHTS}, got {folder}{elsewhere(folder)}")
-        if not (folder / MANIFEST).is_file():
-            raise ValueError(
-                f"load: expected {MANIFEST} with the checksums of {folder}, got none (a model of an earlier version: "
-                "train it again)"
-            )
-        manifest = verify_folder(folder, MANIFEST, "load")
-        if (manifest.get("format"), manifest.get("format_version")) != (FORMAT, FORMAT_VERSION):
-            raise ValueError(
-                f"load: expected {MANIFEST} of a {FORMAT}, version {FORMAT_VERSION}, in {folder}, "
-                f"got {manifest.get('format')!r}, version {manifest.get('format_version')!r}"
-            )
-        solid = SOLID(Config.from_yaml(folder / CONFIG))
-        wanted = {WEIGHTS, CONFIG, ITEMS} | ({NEIGHBOURS} if solid.config.model.item.neighbours else set())
-        if wanted - manifest["files"].keys():
-            absent = min(wanted - manifest["files"].keys())
-            raise ValueError(f"load: expected {absent} among the files of {folder / MANIFEST}, got none")
-        tensors, state = load_checkpoint(folder / WEIGHTS)
-        solid.fingerprint, num_items = state.get("dataset"), state.get("num_items")
-        solid.catalogue = Catalogue.load(folder / ITEMS)
-        ids = solid.catalogue.table["item_id"]
-        if ids.len() != num_items or ids.null_count() or ids.n_unique() != num_items:
-            raise ValueError(
-                f"load: expected {num_items} different items in {folder / ITEMS}, as the model has, got {ids.len()} "
-                f"rows with {ids.drop_nulls().n_unique()} different ids"
-            )
-        solid.trained = _trained(state.get("trained"), ids.len(), folder / WEIGHTS)
-        solid.model = restore_model(solid.config.replace(**asked), ids.len(), tensors, folder / WEIGHTS)
-        if solid.config.model.item.neighbours:
-            solid.neighbours = WithNeighbours.load(folder / NEIGHBOURS, fine_tuned(solid.model))
+        saved = read_model(folder, device, backend)
+        solid = SOLID(saved.config)
+        solid.model, solid.catalogue, solid.neighbours = saved.model, saved.catalogue, saved.neighbours
+        solid.fingerprint, solid.trained = saved.fingerprint, saved.trained
         return solid
 
     @property
@@ -618,11 +544,6 @@ class SOLID:
         return dataset, make_split(self.config.evaluate.split, dataset)
 
 
-def foreign_model(folder: Path) -> str | None:
-    """What keeps a folder from being replaced by `save`; None for one that it wrote."""
-    return foreign_to(folder, MANIFEST, FORMAT)
-
-
 def _newest_of(dataset: Dataset, catalogue: Catalogue, trained: Trained) -> Split:
     """The split of an update; refused where the dataset has not what the model was trained on, and more."""
     had = 0 if catalogue.counts is None else int(catalogue.counts.sum())
@@ -635,20 +556,6 @@ def _newest_of(dataset: Dataset, catalogue: Catalogue, trained: Trained) -> Spli
     if trained.until is not None and dataset.timestamps is None:
         raise ValueError("update: expected a dataset with timestamps, as that of the model had, got one without")
     return newest(dataset, trained.until)
-
-
-def _trained(saved: Any, num_items: int, path: Path) -> Trained:
-    """What a model's weights say that they were trained on; those of earlier versions say nothing."""
-    if saved is None:
-        return Trained()
-    number = (int, type(None))
-    kinds: dict[str, tuple[type, ...]] = {"first_items": number, "until": number, "everything": (bool,)}
-    fits = isinstance(saved, dict) and saved.keys() == kinds.keys()
-    if not fits or any(type(saved[name]) not in kind for name, kind in kinds.items()):
-        raise ValueError(f"load: expected what the model was trained on in {path}, got {saved!r:.80}")
-    if not 0 < (saved["first_items"] or num_items) <= num_items:
-        raise ValueError(f"load: expected first_items in 1 .. {num_items} in {path}, got {saved['first_items']}")
-    return Trained(**saved)
 
 
 def _counted(dataset: Dataset, train_end: np.ndarray) -> Catalogue:

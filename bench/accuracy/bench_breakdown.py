@@ -28,8 +28,8 @@ from solid_ext.data import Dataset, make_split
 from solid_ext.evaluate import Scorer, Validation, evaluate_full, evaluate_sampled
 from solid_ext.models import DynamicRecommender, SASRecSoftmax
 from solid_ext.scorers import ItemKNN, choose_neighbours, content_similarity
-from solid_ext.solid import NEIGHBOUR_ROWS
 from solid_ext.train import load_checkpoint, load_model
+from solid_ext.train.neighbourhood import NEIGHBOUR_ROWS
 
 COLUMNS = ("sampled: user_auc", "sampled: ndcg@10", "full: ndcg@10", "full, history excluded: ndcg@10")
 

@@ -15,7 +15,7 @@ from solid_ext.data import gather_sequences, leave_one_out
 from solid_ext.evaluate import full_ranks
 from solid_ext.evaluate.protocols import sampled_candidates, sampled_scores
 from solid_ext.scorers import WithNeighbours
-from solid_ext.solid import fine_tuned
+from solid_ext.scorers.finetune import fine_tuned
 
 TINY: dict[str, Any] = {"length": 5, "dim": 16, "heads": 2, "codebook_hidden": 16, "epochs": 1, "eval_negatives": 20}
 KINDS = {

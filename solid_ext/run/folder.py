@@ -13,7 +13,8 @@ from solid_ext._native import build_info
 from solid_ext.config import Config
 from solid_ext.data import Dataset
 from solid_ext.files import LOCK, check_replaceable, checked_path, read_json, write_json, write_text
-from solid_ext.solid import REFIT, foreign_model
+from solid_ext.model_folder import foreign_model
+from solid_ext.solid import REFIT
 from solid_ext.train.stage import check_resumed, check_version
 
 DESCRIPTION = "run.json"
