@@ -1,4 +1,4 @@
-# make demo: train SOLID on real data and recommend.  make test: everything that must hold.
+# make demo: train SOLID on real data and recommend.  make serve: a page for it.  make test: everything that must hold.
 # make compare: the grid DATASETS x BACKBONES x METHODS x SEEDS, with a report; the same command goes on where it stopped.
 PYTHON ?= python3
 DATASET ?= movielens-100k
@@ -23,6 +23,11 @@ KERNEL_TESTS := python_tests/test_native.py python_tests/ops python_tests/nn pyt
 demo: .venv/native $(if $(filter movielens-100k,$(DATASET)),.venv/recbole)
 	$(BIN)/python -m solid_ext.cli train --dataset $(DATASET) --out $(OUT) --overwrite --baseline
 
+# The page and the service of the run that `make demo` leaves.
+.PHONY: serve
+serve: .venv/serve
+	$(BIN)/python -m solid_ext.cli serve --run $(OUT)
+
 compare: .venv/native $(if $(findstring movielens-100k,$(DATASETS)),.venv/recbole)
 	$(BIN)/python -m solid_ext.cli compare --datasets $(DATASETS) --backbones $(BACKBONES) --methods $(METHODS) \
 		--seeds $(SEEDS) --preset $(PRESET) --out $(COMPARE_OUT)
@@ -42,7 +47,10 @@ test-slow: .venv/test
 	$(PYTEST) $(SLOW_TESTS)
 	$(PYTEST) -m slow $(SLOW_TESTS:%=--ignore=%)
 
-# Peers with an OpenMP of their own take part from another Python: FAISS=PYTHON (faiss-cpu, implicit), VQ=FOLDER (vector-quantize-pytorch).
+# DATA is a folder of datasets with amazon_scientific in it. Peers with an OpenMP of their own take part from another Python:
+# FAISS=PYTHON (faiss-cpu, implicit), RECBOLE=PYTHON, RECTOOLS=PYTHON, VQ=FOLDER (vector-quantize-pytorch); BEFORE=FOLDER is a
+# checkout of an earlier source with its compiled module, which the default model's training step is compared with.
+DATA ?= data
 bench: .venv/test
 	$(BIN)/python -m bench.speed.bench_nearest_code --json $(FAISS:%=--faiss-python %) $(VQ:%=--quantize-path %)
 	$(BIN)/python -m bench.speed.bench_dynamic_mlp --json
@@ -50,6 +58,9 @@ bench: .venv/test
 	$(BIN)/python -m bench.speed.bench_gru --json
 	$(BIN)/python -m bench.speed.bench_catalogue_cross_entropy --json
 	$(BIN)/python -m bench.speed.bench_train_step --json
+	$(BIN)/python -m bench.speed.bench_default_step --data $(DATA)/amazon_scientific --json $(BEFORE:%=--before %)
+	$(BIN)/python -m bench.speed.bench_peers_speed --data $(DATA)/amazon_scientific --epochs 20 --json $(RECBOLE:%=--recbole-python %) $(RECTOOLS:%=--rectools-python %)
+	$(BIN)/python -m bench.accuracy.bench_scientific --data $(DATA)/amazon_scientific --preset best --epochs 3 --json
 	$(BIN)/python -m bench.speed.bench_serve --json $(FAISS:%=--faiss-python %)
 	$(BIN)/python -m bench.speed.bench_service --json
 	$(BIN)/python -m bench.speed.bench_prepare --json
@@ -112,6 +123,11 @@ lint: .venv/lint
 .venv/recbole: .venv/native
 	@echo "== recbole, for the MovieLens-100k in it: a few seconds"
 	$(PIP) --no-deps recbole==1.2.1
+	touch $@
+
+.venv/serve: .venv/native
+	@echo "== what the service needs: a few seconds"
+	$(PIP) fastapi uvicorn prometheus-client uvloop
 	touch $@
 
 .venv/test: .venv/native python_tests/requirements.txt
