@@ -27,17 +27,20 @@ compare: .venv/native $(if $(findstring movielens-100k,$(DATASETS)),.venv/recbol
 	$(BIN)/python -m solid_ext.cli compare --datasets $(DATASETS) --backbones $(BACKBONES) --methods $(METHODS) \
 		--seeds $(SEEDS) --preset $(PRESET) --out $(COMPARE_OUT)
 
+# A file's tests share a process, so that they share what they make.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 test: .venv/test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # The daily turn, and what it leaves out: whole comparisons and trainings, what torch compiles, kernels compiled again for sanitizers, for the host policy, by nvcc.
 .PHONY: test-fast test-slow
 test-fast: .venv/test
-	$(BIN)/python -m pytest -m "not slow" $(SLOW_TESTS:%=--ignore=%)
+	$(PYTEST) -m "not slow" $(SLOW_TESTS:%=--ignore=%)
 
 test-slow: .venv/test
-	$(BIN)/python -m pytest $(SLOW_TESTS)
-	$(BIN)/python -m pytest -m slow $(SLOW_TESTS:%=--ignore=%)
+	$(PYTEST) $(SLOW_TESTS)
+	$(PYTEST) -m slow $(SLOW_TESTS:%=--ignore=%)
 
 # Peers with an OpenMP of their own take part from another Python: FAISS=PYTHON (faiss-cpu, implicit), VQ=FOLDER (vector-quantize-pytorch).
 bench: .venv/test
@@ -50,6 +53,7 @@ bench: .venv/test
 	$(BIN)/python -m bench.speed.bench_serve --json $(FAISS:%=--faiss-python %)
 	$(BIN)/python -m bench.speed.bench_service --json
 	$(BIN)/python -m bench.speed.bench_prepare --json
+	$(BIN)/python -m bench.speed.bench_users --json
 	$(BIN)/python -m bench.speed.bench_catalogue --json
 	$(BIN)/python -m bench.speed.bench_nearest_code --grid --json $(FAISS:%=--faiss-python %)
 	$(BIN)/python -m bench.speed.plot_kernels
@@ -80,7 +84,7 @@ neon:
 # The kernels' tests, and those that train, with each instruction set of this processor forced upon the whole process.
 test-isa: .venv/test
 	for isa in $$($(BIN)/python -c "import solid_ext; print(*solid_ext.build_info()['isa_usable'])"); do \
-	  echo "SOLID_EXT_ISA=$$isa" && SOLID_EXT_ISA=$$isa $(BIN)/python -m pytest $(KERNEL_TESTS) || exit 1; \
+	  echo "SOLID_EXT_ISA=$$isa" && SOLID_EXT_ISA=$$isa $(PYTEST) $(KERNEL_TESTS) || exit 1; \
 	done
 
 # The site, into docs/_build/html: tables written again from bench/results; a warning or a link to nowhere is an error.

@@ -19,7 +19,8 @@ if TYPE_CHECKING:  # the kernels' tests run where there is no polars
 # What cuBLAS wants before `torch.use_deterministic_algorithms`; torch reads it once.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 # Tests train with the number of threads that torch starts with: none is measured, and two trainings have the same bits.
-os.environ.setdefault("OMP_NUM_THREADS", str(usable_processors()))
+processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(usable_processors() // processes, 1)))
 
 
 @pytest.fixture(scope="session")

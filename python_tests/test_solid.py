@@ -81,7 +81,7 @@ def test_any_form_of_the_data_gives_the_same_model(
     titled = form in ("dataset", "folder")  # the interactions alone have no titles, which the fingerprint covers
     assert solid.fingerprint == (dataset if titled else load_dataset(table)).fingerprint
     metrics = solid.evaluate()
-    assert set(metrics) == {"sampled", "full"}
+    assert set(metrics) == {"sampled", "full", "beyond"}
     history = dataset.item_ids.head(3).to_list()
     assert len(solid.recommend([history], k=4)[0]) == 4
 

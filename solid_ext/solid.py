@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,12 @@ from solid_ext.data import (
     Semantics,
     Split,
     gather_sequences,
+    in_order_of,
+    latest,
     load_dataset,
     make_semantics,
     make_split,
+    newest,
 )
 from solid_ext.data.tables import shown
 from solid_ext.evaluate import Scorer, Validation, both_protocols
@@ -44,8 +47,7 @@ from solid_ext.forked import check_not_forked
 from solid_ext.models import DynamicRecommender
 from solid_ext.models.backbones import check_backbone
 from solid_ext.nn.padding import valid_mask
-from solid_ext.scorers import ItemKNN, Popularity, WithNeighbours, WithNewcomers, choose_neighbours, content_similarity
-from solid_ext.scorers.content import MOST_ITEMS
+from solid_ext.scorers import Popularity, WithNeighbours, WithNewcomers
 from solid_ext.scorers.finetune import fine_tuned
 from solid_ext.serve import (
     Explanation,
@@ -53,6 +55,7 @@ from solid_ext.serve import (
     Recommendation,
     Session,
     UserQuery,
+    evaluate_beyond,
     explain,
     item_vectors,
     recommend,
@@ -72,13 +75,18 @@ from solid_ext.train import (
     save_checkpoint,
     train_solid,
 )
+from solid_ext.train.algorithm import check_memory
+from solid_ext.train.checks import check_device
 from solid_ext.train.isolation import isolated
+from solid_ext.train.neighbourhood import chosen_neighbours
 from solid_ext.train.progress import check_reporter
+from solid_ext.train.refit import refit_solid, semantics_of_everything
+from solid_ext.train.update import EPOCHS, add_items, more_of, update_solid
 
 FORMAT = "solid_ext model"
 FORMAT_VERSION = 2
 WEIGHTS, CONFIG, ITEMS, NEIGHBOURS = "model.safetensors", "config.yaml", "items.parquet", "neighbours.safetensors"
-NEIGHBOUR_ROWS = 5_000  # of the validation, on which the neighbours' settings are chosen
+REFIT = "refit"  # the folder of its stages beside those of the fit
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,10 +97,27 @@ class Training:
     split: Split
     semantics: Semantics
     stages: list[Stage]  # one log a stage, in order
+    made: bool = True  # the semantics were, as the configuration says
+    measured: Scorer | None = None  # of a model that was trained on all: what was not, and the split's rows can measure
 
     def __repr__(self) -> str:
         stages = ", ".join(f"{stage.name} {len(stage.history)} epochs" for stage in self.stages)
         return f"Training(on {self.dataset.name!r}, {self.split!r}, {self.semantics!r}; {stages})"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a model has been trained on, for who updates it.
+
+    Attributes:
+        first_items: of its items, how many it was first trained with; None for all of them.
+        until: the latest time of an interaction that it was trained on; None where there are no times.
+        everything: it was trained on all interactions, so that none can measure it.
+    """
+
+    first_items: int | None = None
+    until: int | None = None
+    everything: bool = False
 
 
 class SOLID:
@@ -125,6 +150,7 @@ class SOLID:
         self.neighbours: WithNeighbours | None = None
         self.catalogue: Catalogue | None = None
         self.fingerprint: str | None = None
+        self.trained = Trained()
         self._training: Training | None = None
         self._table = ItemTable()
 
@@ -200,6 +226,7 @@ class SOLID:
         set_threads(config.train.threads)
         split = make_split(config.evaluate.split, dataset)
         validate = Validation(config, dataset, split)
+        made = semantics is None
         if semantics is None:
             semantics = make_semantics(config.semantics, dataset, seed=config.train.seed, train_end=split.train_end)
         features = None if semantics.features is None else torch.from_numpy(semantics.features)
@@ -218,38 +245,160 @@ class SOLID:
             folder=folder,
             reporter=reporter,
         )
-        neighbours = None
-        if config.model.item.neighbours:
-            validate = Validation(config, dataset, split, most=NEIGHBOUR_ROWS)
-            knn = ItemKNN(dataset, split.train_end, model.length)
-            content = None
-            if semantics.features is not None and dataset.num_items <= MOST_ITEMS:
-                content = content_similarity(semantics.features)
-            neighbours = choose_neighbours(fine_tuned(model), knn, validate.of_each, content).narrow()
-        catalogue, training = _counted(dataset, split), Training(dataset, split, semantics, stages)
+        neighbours = chosen_neighbours(config, model, dataset, split, semantics.features)
+        catalogue, training = _counted(dataset, split.train_end), Training(dataset, split, semantics, stages, made)
+        trained = Trained(dataset.num_items, latest(dataset, split.train_end))
         # All of it at the end: a fit that is stopped leaves the model that was fitted before, whole.
         self.model, self.neighbours, self.catalogue = model, neighbours, catalogue
-        self.fingerprint, self._training = dataset.fingerprint, training
+        self.fingerprint, self.trained, self._training = dataset.fingerprint, trained, training
         self._table.forget()
 
+    def refit(self, *, folder: str | Path | None = None, reporter: Reporter | None = None) -> SOLID:
+        """The model for use: trained again on all interactions, test rows and all, for the epochs that were best here.
+
+        Neighbours keep the settings that validation chose. This model is left as it is, for it is the one that can be
+        measured. The result is the seed's, as that of `fit` is.
+
+        Args:
+            folder: that of `fit`; its folder `refit` keeps checkpoints in the same way.
+            reporter: as in `fit`, but that None shows nothing.
+
+        Returns:
+            A new model, in eval mode, whose `evaluate` refuses.
+
+        Raises:
+            ValueError: a model that was not fitted here; a folder in use.
+
+        Source: docs/keeping_up.md#the-model-for-use.
+        """
+        check_not_forked("refit")
+        check_reporter("refit", reporter)
+        training = self.training
+        dataset, config = training.dataset, self.config.resolved(training.dataset.num_users, training.dataset.num_items)
+        folder = None if folder is None else checked_path(folder, "refit") / REFIT
+        with nullcontext() if folder is None else owned(folder, "refit"), isolated():
+            set_threads(config.train.threads)
+            semantics = training.semantics
+            if training.made:
+                semantics = semantics_of_everything(config, dataset, semantics)
+            model, neighbours, stages = refit_solid(
+                config, dataset, semantics, training.stages, self.neighbours, folder=folder, reporter=reporter
+            )
+        ends = dataset.offsets[1:]
+        made = self._other(model, neighbours, _counted(dataset, ends))
+        made.trained = Trained(dataset.num_items, latest(dataset, ends), everything=True)
+        made._training = replace(training, semantics=semantics, stages=stages, measured=self.scorer)
+        return made
+
+    def update(self, data: Any, *, epochs: int = EPOCHS, reporter: Reporter | None = None) -> SOLID:
+        """A model that goes on from this one with more interactions, users and items, trained on those that are new.
+
+        Ids are kept. Rows of new items start from their semantic and features; a new item's semantic is the nearest,
+        and none is clustered again. Items that the data no longer has stay. New are the interactions later than all
+        that this model was trained on (without times nothing tells, and all are trained on); the epochs and the
+        neighbours are chosen on the newest fifth of them, and the model is then trained on that too. Neighbours are
+        counted in all interactions. This model is left as it is.
+
+        Args:
+            data: a `Dataset`, or whatever `load_dataset` takes, that holds the old interactions and the new ones.
+            epochs: at most so many.
+            reporter: as in `refit`.
+
+        Returns:
+            A new model, in eval mode, whose `evaluate` refuses; its `training` has the split and both logs.
+
+        Raises:
+            ValueError: fewer interactions with the model's items than it was trained on, as where only the new ones are
+                given; none that is new; data that cannot be read or split.
+            FloatingPointError: a training that diverges.
+
+        Source: docs/keeping_up.md#updates.
+        """
+        check_not_forked("update")
+        check_reporter("update", reporter)
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+            raise ValueError(f"update: expected epochs as a whole number of 1 or more, got {epochs!r}")
+        model, catalogue, trained = self._fitted(), self.catalogue, self.trained
+        assert catalogue is not None
+        first = trained.first_items or catalogue.num_items
+        given = data if isinstance(data, Dataset) else load_dataset(data)
+        dataset = in_order_of(catalogue, given)
+        config = self.config.resolved(dataset.num_users, dataset.num_items)
+        check_device(config.train.device)
+        split = _newest_of(dataset, catalogue, trained)
+        check_memory(config, dataset.num_items, dataset.num_interactions)
+        with isolated():
+            set_threads(config.train.threads)
+            semantics, fresh = more_of(config, model, catalogue, dataset, given, first)
+            found = update_solid(
+                config, model, dataset, split, semantics, fresh, after=trained.until, epochs=epochs, reporter=reporter
+            )
+        made = self._other(found.model, found.neighbours, _counted(dataset, dataset.offsets[1:]))
+        made.fingerprint = given.fingerprint
+        made.trained = Trained(first, latest(dataset, dataset.offsets[1:]), everything=True)
+        made._training = Training(dataset, split, semantics, found.stages, measured=found.validated)
+        return made
+
+    def add_items(self, items: Any) -> SOLID:
+        """A model that can recommend items which nobody has had, by their titles and categories, without training.
+
+        Each starts from the mean of its semantic's items and its own features, and resembles others by its features
+        where the neighbourhood reads any. This model is left as it is.
+
+        Args:
+            items: a path, frame or mapping with a column `item_id`, and `title` and `categories` ("a|b|c") where there
+                are any; items that the model has are left as they are.
+
+        Returns:
+            A new model, in eval mode.
+
+        Raises:
+            ValueError: no such column, or no item that is new.
+
+        Source: docs/keeping_up.md#updates.
+        """
+        check_not_forked("add_items")
+        model, catalogue = self._fitted(), self.catalogue
+        assert catalogue is not None
+        first = self.trained.first_items or catalogue.num_items
+        with isolated():
+            made = self._other(*add_items(self.config, model, self.neighbours, catalogue, items, first))
+        made.trained = replace(self.trained, first_items=first)
+        return made
+
+    def _other(self, model: DynamicRecommender, neighbours: WithNeighbours | None, catalogue: Catalogue) -> SOLID:
+        made = SOLID(self.config)
+        made.model, made.neighbours, made.catalogue = model, neighbours, catalogue
+        made.fingerprint = self.fingerprint
+        return made
+
     def evaluate(self, data: Any = None) -> dict[str, dict[str, float]]:
-        """Metrics on the test rows, by the sampled protocol and by full ranking.
+        """Metrics on the test rows: by the sampled protocol, by full ranking, and beyond accuracy.
 
         Args:
             data: the dataset the model was fitted on; may be left out right after `fit`.
 
         Returns:
-            {"sampled": {"user_auc": ..}, "full": {"ndcg@10": ..}}.
+            {"sampled": {"user_auc": ..}, "full": {"ndcg@10": ..}, "beyond": {"coverage@10": ..}}.
+
+        Raises:
+            ValueError: a model that was trained on its test rows too, by `refit` or `update`; another dataset.
 
         Source: docs/evaluation.md#evaluation.
         """
+        if self.trained.everything:
+            raise ValueError(
+                "evaluate: expected a model whose test rows it was not trained on, got one that was trained on all "
+                "interactions (before refit() it can be measured; a run keeps that model in its folder `measured`)"
+            )
         return self.evaluate_scorer(self.scorer, data)
 
     def evaluate_scorer(self, scorer: Scorer, data: Any = None) -> dict[str, dict[str, float]]:
         """The same metrics, on the same rows and negatives, of any other scorer."""
         dataset, split = self._data(data)
         found = both_protocols(self.config, scorer, dataset, split.test)
-        return {protocol: metrics.values for protocol, metrics in found.items()}
+        values = {protocol: metrics.values for protocol, metrics in found.items()}
+        return values | {"beyond": evaluate_beyond(scorer, dataset, split)}
 
     def recommend(
         self,
@@ -262,19 +411,13 @@ class SOLID:
         unknown: str = "error",
     ) -> list[list[Recommendation]]:
         """The k best items for each history of raw item ids; see `solid_ext.serve.recommend`."""
-        scorer = self.scorer
-        assert self.catalogue is not None
-        return recommend(
-            scorer,
-            self.catalogue,
-            histories,
-            k,
-            exclude_history=exclude_history,
-            exclude=exclude,
-            include=include,
-            unknown=unknown,
-            table=self._table,
-        )
+        rules: dict[str, Any] = {
+            "exclude_history": exclude_history,
+            "exclude": exclude,
+            "include": include,
+            "unknown": unknown,
+        }
+        return recommend(self.scorer, self._items, histories, k, **rules, table=self._table)
 
     def session(self, history: Sequence[Any] = (), *, unknown: str = "error") -> Session:
         """A user's history that grows by an event at a time, for recommendations after each; see `Session`.
@@ -296,69 +439,46 @@ class SOLID:
         include: Sequence[Any] | None = None,
         unknown: str = "error",
     ) -> pl.DataFrame:
-        """The k best items for users of a dataset, by their histories in it.
-
-        A user's history is all of the user's interactions in the data's own order, of which the model reads the last
-        `length`; the answer is that of `recommend` for it. Nothing of the data is kept.
-
-        Args:
-            data: a `Dataset`, or whatever `load_dataset` takes; not necessarily that which the model was fitted on.
-            users: raw ids of users, in any order; None for all.
-            exclude: as of `recommend`; a list of lists has one for each user.
-            include: the same.
-            unknown: "error" refuses items in a history that the model does not know; "ignore" reads it without them.
+        """The k best items for users of a dataset, by their histories in it; see `solid_ext.serve.user_query`.
 
         Returns:
             A frame with the columns `user_id`, `rank` (from 1), `item_id`, `title` and `score`, k rows a user, fewer
             where there are no more items.
-
-        Raises:
-            ValueError: an unknown user, an unknown item, and as `recommend`.
-            TypeError: users that are no list of ids, and as `recommend`.
         """
-        query = self.user_query(
-            data, users, k, exclude_history=exclude_history, exclude=exclude, include=include, unknown=unknown
-        )
+        rules: dict[str, Any] = {
+            "exclude_history": exclude_history,
+            "exclude": exclude,
+            "include": include,
+            "unknown": unknown,
+        }
+        query = self.user_query(data, users, k, **rules)
         return pl.concat([query.schema.to_frame(), *query])
 
-    def user_query(self, data: Any, users: Sequence[Any] | None = None, k: int = 10, **options: Any) -> UserQuery:
+    def user_query(self, data: Any, users: Sequence[Any] | None = None, k: int = 10, **rules: Any) -> UserQuery:
         """What `recommend_users` computes, checked and not computed yet: `solid_ext.serve.write_users` streams it."""
-        scorer = self.scorer
-        assert self.catalogue is not None
-        dataset = data if isinstance(data, Dataset) else load_dataset(data)
-        return user_query(scorer, self.catalogue, dataset, users, k, table=self._table, stacklevel=4, **options)
+        return user_query(self.scorer, self._items, data, users, k, **rules, table=self._table, stacklevel=4)
 
     def score(self, histories: Sequence[Sequence[Any]], items: Sequence[Any], *, unknown: str = "error") -> np.ndarray:
         """The scores [B, T] of items for each history, those that `evaluate` ranks by; see `solid_ext.serve.score`."""
-        scorer = self.scorer
-        assert self.catalogue is not None
-        return score(scorer, self.catalogue, histories, items, unknown=unknown)
+        return score(self.scorer, self._items, histories, items, unknown=unknown)
 
     def explain(self, history: Sequence[Any], item: Any, *, unknown: str = "error") -> Explanation:
         """What each part of the model gave to an item's score; see `solid_ext.serve.Explanation`."""
-        scorer = self.scorer
-        assert self.catalogue is not None
-        return explain(scorer, self.catalogue, history, item, unknown=unknown)
+        return explain(self.scorer, self._items, history, item, unknown=unknown)
 
     def similar_items(self, items: Sequence[Any], k: int = 10) -> list[list[Recommendation]]:
         """The k items most like each item, by the cosine of item vectors; see `solid_ext.serve.similar_items`."""
-        model = self._fitted()
-        assert self.catalogue is not None
-        return similar_items(model, self.catalogue, items, k, table=self._table)
+        return similar_items(self._fitted(), self._items, items, k, table=self._table)
 
     def item_vectors(self) -> tuple[list[Any], np.ndarray]:
         """The raw ids [V] of all items and their vectors [V, d], a copy; see `solid_ext.serve.item_vectors`."""
-        model = self._fitted()
-        assert self.catalogue is not None
-        ids = self.catalogue.raw_items(np.arange(1, self.catalogue.num_items + 1))
-        return ids, item_vectors(model, self._table).cpu().numpy().copy()
+        vectors = item_vectors(self._fitted(), self._table).cpu().numpy().copy()
+        return self._items.raw_items(np.arange(1, len(vectors) + 1)), vectors
 
     def user_vectors(self, histories: Sequence[Sequence[Any]], *, unknown: str = "error") -> np.ndarray:
         """The vectors [B, d] of histories, whose products with `item_vectors` are the network's logits; neighbours are
         not in them. See `solid_ext.serve.user_vectors`."""
-        network = fine_tuned(self._fitted())
-        assert self.catalogue is not None
-        return user_vectors(network, self.catalogue, histories, unknown=unknown)
+        return user_vectors(fine_tuned(self._fitted()), self._items, histories, unknown=unknown)
 
     def code_usage(self, data: Any = None) -> np.ndarray | None:
         """How often each codebook entry is looked up over the test sequences: [C] int64; None without a codebook."""
@@ -391,7 +511,7 @@ class SOLID:
         model, folder = self._fitted(), checked_path(folder, "save")
         assert self.catalogue is not None
         with written_folder(folder, "save", overwrite=overwrite, ours=foreign_model) as fresh:
-            state = {"num_items": model.num_items, "dataset": self.fingerprint}
+            state = {"num_items": model.num_items, "dataset": self.fingerprint, "trained": asdict(self.trained)}
             save_checkpoint(fresh / WEIGHTS, model.state_dict(), state)
             write_text(fresh / CONFIG, self.config.to_yaml())
             self.catalogue.save(fresh / ITEMS)
@@ -430,6 +550,7 @@ class SOLID:
         asked = {"device": device, "tf32": False} | ({} if backend is None else {"backend": backend})
         try:
             Config().replace(**asked)
+            check_device(device)
         except (ValueError, TypeError) as error:
             raise type(error)(f"load: {error}") from error
         folder = checked_path(folder, "load")
@@ -462,10 +583,16 @@ class SOLID:
                 f"load: expected {num_items} different items in {folder / ITEMS}, as the model has, got {ids.len()} "
                 f"rows with {ids.drop_nulls().n_unique()} different ids"
             )
+        solid.trained = _trained(state.get("trained"), ids.len(), folder / WEIGHTS)
         solid.model = restore_model(solid.config.replace(**asked), ids.len(), tensors, folder / WEIGHTS)
         if solid.config.model.item.neighbours:
             solid.neighbours = WithNeighbours.load(folder / NEIGHBOURS, fine_tuned(solid.model))
         return solid
+
+    @property
+    def _items(self) -> Catalogue:
+        assert self.catalogue is not None  # a fitted model has one
+        return self.catalogue
 
     def _fitted(self) -> DynamicRecommender:
         if self.model is None:
@@ -486,6 +613,8 @@ class SOLID:
                 f"evaluate: expected the dataset the model was fitted on ({str(self.fingerprint)[:12]}), "
                 f"got {dataset.name} ({dataset.fingerprint[:12]})"
             )
+        assert self.catalogue is not None
+        dataset = in_order_of(self.catalogue, dataset)
         return dataset, make_split(self.config.evaluate.split, dataset)
 
 
@@ -494,6 +623,34 @@ def foreign_model(folder: Path) -> str | None:
     return foreign_to(folder, MANIFEST, FORMAT)
 
 
-def _counted(dataset: Dataset, split: Split) -> Catalogue:
+def _newest_of(dataset: Dataset, catalogue: Catalogue, trained: Trained) -> Split:
+    """The split of an update; refused where the dataset has not what the model was trained on, and more."""
+    had = 0 if catalogue.counts is None else int(catalogue.counts.sum())
+    now = int((dataset.items <= catalogue.num_items).sum())
+    if now < had:
+        raise ValueError(
+            f"update: expected the old interactions and the new ones, at least {had:,} with the model's items, got "
+            f"{now:,} (`solid-ext prepare interactions --append` adds new ones to a dataset folder)"
+        )
+    if trained.until is not None and dataset.timestamps is None:
+        raise ValueError("update: expected a dataset with timestamps, as that of the model had, got one without")
+    return newest(dataset, trained.until)
+
+
+def _trained(saved: Any, num_items: int, path: Path) -> Trained:
+    """What a model's weights say that they were trained on; those of earlier versions say nothing."""
+    if saved is None:
+        return Trained()
+    number = (int, type(None))
+    kinds: dict[str, tuple[type, ...]] = {"first_items": number, "until": number, "everything": (bool,)}
+    fits = isinstance(saved, dict) and saved.keys() == kinds.keys()
+    if not fits or any(type(saved[name]) not in kind for name, kind in kinds.items()):
+        raise ValueError(f"load: expected what the model was trained on in {path}, got {saved!r:.80}")
+    if not 0 < (saved["first_items"] or num_items) <= num_items:
+        raise ValueError(f"load: expected first_items in 1 .. {num_items} in {path}, got {saved['first_items']}")
+    return Trained(**saved)
+
+
+def _counted(dataset: Dataset, train_end: np.ndarray) -> Catalogue:
     """The dataset's catalogue with the counts of the training part, which newcomers are recommended by."""
-    return replace(dataset.catalogue, counts=Popularity.of_split(dataset, split).counts.numpy()[1:])
+    return replace(dataset.catalogue, counts=Popularity(dataset, train_end).counts.numpy()[1:])

@@ -2,9 +2,10 @@
 
 python -m bench.accuracy.bench_codebook --data FOLDER/amazon_scientific FOLDER/amazon_office_2014 --json
 
-A seed's first stage does not know the codebook, so that it is trained once and every option goes on from a copy of it.
-Prints and writes, for every dataset and option, the test metrics of each seed, the entries that training ever chose,
-and the difference to the first option seed by seed.
+The options are those of the layer `Codebook`; the recommender has none, so that the layer is replaced here. A seed's
+first stage does not know the codebook, so that it is trained once and every option goes on from a copy of it. Prints
+and writes, for every dataset and option, the test metrics of each seed, the entries that training ever chose, and the
+difference to the first option seed by seed.
 """
 
 from __future__ import annotations
@@ -15,24 +16,26 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.harness import RESULTS, machine
-from solid_ext import SOLID, Config, load_dataset
-from solid_ext.config import PAPER
+from solid_ext import SOLID, Codebook, load_dataset
+from solid_ext.config import PAPER, Config
+from solid_ext.models import item_branch
 from solid_ext.train import Silent
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "straight-through, gradient": {},
-    "rotation, gradient": {"codebook_gradient": "rotation"},
-    "no gradient through, gradient": {"codebook_gradient": "none"},
-    "straight-through, EMA": {"codebook_update": "ema"},
-    "straight-through, frozen": {"codebook_update": "frozen"},
+    "rotation, gradient": {"gradient": "rotation"},
+    "no gradient through, gradient": {"gradient": "none"},
+    "straight-through, EMA": {"update": "ema"},
+    "straight-through, frozen": {"update": "frozen"},
     "straight-through, gradient, revival after 100": {"revive_after": 100},
-    "straight-through, EMA, revival after 100": {"codebook_update": "ema", "revive_after": 100},
+    "straight-through, EMA, revival after 100": {"update": "ema", "revive_after": 100},
 }
 COLUMNS = ("sampled: user_auc", "sampled: ndcg@10", "full: ndcg@10", "full: hr@10")
 
@@ -43,6 +46,11 @@ def measured(model: SOLID) -> list[float]:
     values = [metrics[protocol][name] for protocol, name in (column.split(": ") for column in COLUMNS)]
     usage = next(value for name, value in model.model.state_dict().items() if name.endswith("codebook.usage"))
     return [*values, int((usage > 0).sum())]
+
+
+def with_options(options: dict[str, Any]) -> Callable[..., Codebook]:
+    """The layer, with these options in place of those that it is asked for."""
+    return lambda *arguments, **named: Codebook(*arguments, **{**named, **options})
 
 
 def main() -> None:
@@ -65,8 +73,9 @@ def main() -> None:
                     own = Path(folder) / str(place)
                     if place:
                         shutil.copytree(Path(folder) / "0" / "stage1", own / "stage1")
-                    config = Config().replace(**PAPER, seed=seed, threads=1, **OPTIONS[name])
-                    model = SOLID(config).fit(dataset, folder=own, reporter=Silent())
+                    item_branch.Codebook = with_options(OPTIONS[name])
+                    solid = SOLID(Config().replace(**PAPER, seed=seed, threads=1))
+                    model = solid.fit(dataset, folder=own, reporter=Silent())
                     into.setdefault(name, []).append(measured(model))
                     sys.stdout.write(f"{path.name} seed {seed} {name}: {np.round(into[name][-1], 4).tolist()}\n")
                     sys.stdout.flush()

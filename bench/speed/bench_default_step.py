@@ -83,7 +83,9 @@ def main() -> None:
         "native": Peer(sys.executable, SCRIPT, [options.data, "native"], environment(ROOT)),
         "reference": Peer(sys.executable, SCRIPT, [options.data, "reference"], environment(ROOT)),
     }
-    if options.before is not None:
+    if options.before is None:
+        report.notes["left out"] = "the earlier source: no folder is given by --before"
+    else:
         before = options.before.resolve()
         peers["before"] = Peer(sys.executable, SCRIPT, [options.data, "native"], environment(before))
     for name in [name for name, peer in peers.items() if not peer.ready]:

@@ -4,8 +4,8 @@
 
 FOLDER has `rec/rec.inter` (user, item and time of every interaction but each user's last, in RecBole's format) and
 `valid.npz` (`sequences [U, L]`, oldest first and 0 behind, and `targets [U]`, of the rows that are validated). After
-each epoch a line of JSON says the processor seconds of its training, how many pairs of history and next item it learned
-from, and the validation's NDCG@10 in full ranking.
+each epoch a line of JSON says the processor seconds of its training and how many pairs of history and next item it
+learned from, and `ranksEPOCH.npy` has the rank of each target among all items.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,35 @@ import numpy as np
 import torch
 
 warnings.filterwarnings("ignore")
+Scores = Callable[[list[np.ndarray]], torch.Tensor]
 DIM, LAYERS, HEADS, DROPOUT, LENGTH, BATCH, RATE = 64, 2, 2, 0.5, 10, 1024, 1e-3
 
 
-def tell(seconds: float, rows: int, ndcg: float) -> None:
-    sys.stdout.write(json.dumps({"seconds": seconds, "rows": rows, "ndcg": ndcg}) + "\n")
-    sys.stdout.flush()
+class Measure:
+    """Writes after each epoch what it took, and the ranks that a model gives the targets of the validated rows."""
+
+    def __init__(self, folder: Path) -> None:
+        valid = np.load(folder / "valid.npz")
+        self.folder, self.epoch = folder, 0
+        self.sequences, self.targets = valid["sequences"], valid["targets"]
+
+    def __call__(self, seconds: float, rows: int, numbers: dict[int, int], scores: Scores) -> None:
+        """`numbers` says by our item its number among the peer's; `scores` gives sequences of those `[B, V]`."""
+        known = np.zeros(int(max(self.sequences.max(), self.targets.max())) + 1, np.int64)
+        for item, number in numbers.items():
+            known[item] = number
+        ranks = []
+        with torch.no_grad():
+            for part in np.array_split(np.arange(len(self.targets)), 16):
+                found = scores([kept[kept > 0] for kept in known[self.sequences[part]]]).clone()
+                found[:, 0] = -torch.inf
+                target = torch.from_numpy(known[self.targets[part]])
+                rank = (found >= found.gather(1, target.unsqueeze(1))).sum(1)
+                ranks.append(torch.where(target > 0, rank, 10**9))
+        self.epoch += 1
+        np.save(self.folder / f"ranks{self.epoch}.npy", torch.cat(ranks).numpy())
+        sys.stdout.write(json.dumps({"seconds": seconds, "rows": rows, "epoch": self.epoch}) + "\n")
+        sys.stdout.flush()
 
 
 def recbole(folder: Path, epochs: int) -> None:
@@ -53,15 +77,26 @@ def recbole(folder: Path, epochs: int) -> None:
     )  # fmt: skip
     init_seed(0, reproducibility=True)
     dataset = create_dataset(config)
-    train, valid, _ = data_preparation(config, dataset)
+    train, _, _ = data_preparation(config, dataset)
     model = SASRec(config, train.dataset)
     trainer = Trainer(config, model)
+    measure = Measure(folder)
+    tokens = dataset.field2token_id["item_id"]
+    numbers = {int(token): number for token, number in tokens.items() if number > 0}
+
+    def scores(histories: list[np.ndarray]) -> torch.Tensor:
+        filled = torch.zeros(len(histories), LENGTH, dtype=torch.int64)
+        for row, kept in enumerate(histories):
+            filled[row, : len(kept)] = torch.from_numpy(kept)
+        return model(filled, torch.tensor([len(kept) for kept in histories])) @ model.item_embedding.weight.T
+
     for epoch in range(epochs):
+        model.train()
         start = time.process_time()
         trainer._train_epoch(train, epoch)
         seconds = time.process_time() - start
-        found = trainer._valid_epoch(valid)[1]
-        tell(seconds, len(train.dataset), float(found["ndcg@10"]))
+        model.eval()
+        measure(seconds, len(train.dataset), numbers, scores)
 
 
 def rectools(folder: Path, epochs: int) -> None:
@@ -80,10 +115,9 @@ def rectools(folder: Path, epochs: int) -> None:
     # A session is trained at all its positions at once, in one pass; longer ones lose what is older.
     rows = int(np.minimum(frame.groupby(Columns.User).size() - 1, LENGTH).sum())
     sessions = max(int(BATCH * frame[Columns.User].nunique() / rows), 1)
-    valid = np.load(folder / "valid.npz")
-    sequences, targets = valid["sequences"], valid["targets"]
+    measure = Measure(folder)
 
-    class Measure(Callback):
+    class Clock(Callback):
         start = 0.0
 
         def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
@@ -91,32 +125,20 @@ def rectools(folder: Path, epochs: int) -> None:
 
         def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
             seconds = time.process_time() - self.start
-            numbers = {
-                item: at for at, item in enumerate(model.data_preparator.item_id_map.external_ids) if item != "PAD"
-            }
-            known = np.zeros(int(max(sequences.max(), targets.max())) + 1, np.int64)
-            for item, at in numbers.items():
-                known[int(item)] = at
-            filled = np.zeros_like(sequences)
-            for row, sequence in enumerate(sequences):
-                kept = known[sequence[sequence > 0]]
-                kept = kept[kept > 0]
-                filled[row, LENGTH - len(kept) :] = kept
+            external = model.data_preparator.item_id_map.external_ids
+            numbers = {int(item): number for number, item in enumerate(external) if item != "PAD"}
             network = module.torch_model.eval()
             with torch.no_grad():
                 items = network.item_model.get_all_embeddings()
-                ranks = []
-                for part in np.array_split(np.arange(len(filled)), 16):
-                    states = network.encode_sessions({"x": torch.from_numpy(filled[part])}, items)[:, -1]
-                    scores = states @ items.T
-                    scores[:, 0] = -torch.inf
-                    target = torch.from_numpy(known[targets[part]])
-                    own = scores.gather(1, target.unsqueeze(1))
-                    rank = (scores >= own).sum(1)
-                    ranks.append(torch.where(target > 0, rank, 10**9))
+
+            def scores(histories: list[np.ndarray]) -> torch.Tensor:
+                filled = torch.zeros(len(histories), LENGTH, dtype=torch.int64)
+                for row, kept in enumerate(histories):
+                    filled[row, LENGTH - len(kept) :] = torch.from_numpy(kept)
+                return network.encode_sessions({"x": filled}, items)[:, -1] @ items.T
+
+            measure(seconds, rows, numbers, scores)
             network.train()
-            rank = torch.cat(ranks).double()
-            tell(seconds, rows, float(torch.where(rank <= 10, 1 / torch.log2(rank + 1), 0).mean()))
 
     seed_everything(0)
     model = SASRecModel(
@@ -138,7 +160,7 @@ def rectools(folder: Path, epochs: int) -> None:
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[Measure()],
+            callbacks=[Clock()],
             default_root_dir=str(folder),
         ),
     )

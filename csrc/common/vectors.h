@@ -65,9 +65,9 @@ SOLID_INLINE void store(T* to, Vector<T> v) {
 
 template <class T>
 SOLID_INLINE Vector<T> splat(T s) {
-  Vector<T> v;
-  for (int lane = 0; lane < kLanes<T>; ++lane) v[lane] = s;
-  return v;
+  // A loop over lanes becomes an insertion a lane where gcc meets it in a larger loop. s - 0 is s, also of
+  // -0.
+  return s - Vector<T>{};
 }
 
 template <class T>

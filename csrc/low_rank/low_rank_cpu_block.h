@@ -21,6 +21,15 @@ SOLID_INLINE void contract_tile(const T* s, int64_t step, int64_t stride, int64_
   }
 }
 
+// One by one, in registers: gcc clears `acc[N][kRun] = {}` in memory by `rep stos`, which takes dozens of
+// cycles.
+template <int N, class V>
+SOLID_INLINE void clear(V (&acc)[N][kRun]) {
+  for (int n = 0; n < N; ++n) {
+    for (int r = 0; r < kRun; ++r) acc[n][r] = V{};
+  }
+}
+
 template <int N, class T>
 SOLID_INLINE void load_tile(const T* tile, Vector<T> (&acc)[N][kRun]) {
   for (int n = 0; n < N; ++n) {
@@ -50,8 +59,9 @@ SOLID_APART void map_tile(const T* s, int64_t step, int64_t stride, const T* sta
   for_tiles<T>(outputs, lanes, [&](auto run, int64_t o, int64_t lane) {
     constexpr int N = decltype(run)::value;
     Vector<T> acc[N][kRun];
-    for (int n = 0; n < N; ++n) {
-      for (int r = 0; r < kRun; ++r) acc[n][r] = splat(start ? start[o + n] : T(0));
+    clear(acc);
+    for (int n = 0; n < N && start; ++n) {
+      for (int r = 0; r < kRun; ++r) acc[n][r] = splat(start[o + n]);
     }
     contract_tile(s + o * stride, step, stride, inputs, in + lane, acc);
     store_tile(acc, out + o * kPitch + lane);
@@ -64,7 +74,8 @@ SOLID_APART void core_tile(const T* core, int64_t step, int64_t stride, const T*
                            int64_t lanes, const T* in, T* out) {
   for_tiles<T>(rank, lanes, [&](auto run, int64_t o, int64_t lane) {
     constexpr int N = decltype(run)::value;
-    Vector<T> acc[N][kRun] = {};
+    Vector<T> acc[N][kRun];
+    clear(acc);
     if (start) load_tile(start + o * kPitch + lane, acc);
     for (int64_t j = 0; j < rank; ++j) {
       for (int r = 0; r < kRun; ++r) {
@@ -100,7 +111,8 @@ SOLID_APART void generate_cores(const RankCall<T>& call, const RankLayer<T>& lay
         Mask<T> bits[kRun] = {};
         for_runs<kAccumulators / kRun>(begin, least(begin + kBits, rank), [&](auto run, int64_t o) {
           constexpr int N = decltype(run)::value;
-          Vector<T> w[N][kRun] = {};
+          Vector<T> w[N][kRun];
+          clear(w);
           if (layer.item.present) generate_branch(layer.item, i, o, z_item + lane, w);
           if (layer.item.present && layer.item.clipped) {
             for (int n = 0; n < N; ++n) {
@@ -157,6 +169,12 @@ void forward_rank_block(const RankCall<T>& call, int64_t block, T* scratch) {
     Word<T>* const mask = call.kept.mask(l);
     generate_cores(call, call.layer(l), lanes, z_item, z_semantic, core_of(l), mask ? mask + first : mask,
                    call.kept.mask_stride());
+    // What is kept is a result like y: nothing of it is left as it was found, the lanes of no sequence
+    // neither.
+    if (!mlp.kept || lanes == kPitch) continue;
+    for (int64_t at = 0; at < (rank + 1) * rank; ++at) zero(core_of(l) + at * kPitch + lanes, kPitch - lanes);
+    for (int64_t at = 0; at < (rank + 1) * call.kept.words && mask; ++at)
+      zero(mask + at * call.kept.mask_stride() + first + lanes, kPitch - lanes);
   }
   for (int64_t t = 0; t < targets; ++t) {
     const int64_t row = first * targets + t;
@@ -195,7 +213,7 @@ SOLID_APART void codes_of_cores(const Branch<T>& branch, int64_t rank, int64_t l
                                 const Word<T>* mask, int64_t words, int64_t mask_stride, T* masked, T* dz) {
   constexpr int64_t kBits = 8 * sizeof(T);
   // Rows whose sums are taken at a time, before dz is stored: a tile of them stays in the inner cache.
-  const int64_t group = rank < 64 ? 64 / rank : 1;
+  const int64_t group = rank < 32 ? 32 / rank : 1;
   for (int64_t i = 0; i <= rank; i += group) {
     const int64_t rows = least(group, rank + 1 - i);
     const T* tile = products + i * rank * kPitch;

@@ -183,6 +183,35 @@ def throughput(file: str) -> list[list[str]]:
     return rows
 
 
+def updates(file: str) -> list[list[str]]:
+    """A dataset's next period by who was trained until it: means over the periods, and seconds of one of them."""
+    shown = {"never": "trained once", "update": "updated", "scratch": "trained again"}
+    rows = [["", "NDCG@10", "HR@10", "seconds an update", "NDCG@10, period by period"]]
+    for run in json.loads((RESULTS / file).read_text(encoding="utf-8"))["runs"]:
+        periods = run["periods"]
+        rows.append([f"**{run['dataset']}**, {run['users']:,} users", *[""] * 4])
+        for name, words in shown.items():
+            cells = [period["next"][name] for period in periods]
+            seconds = [period["seconds"].get(name) for period in periods]
+            means = [number(mean(cell[metric] for cell in cells), 4) for metric in ("ndcg@10", "hr@10")]
+            taken = "" if None in seconds else f"{mean(seconds):.1f}"
+            rows.append([words, *means, taken, ", ".join(number(cell["ndcg@10"], 4) for cell in cells)])
+    return rows
+
+
+def cold(file: str) -> list[list[str]]:
+    """Test rows that ask for an item which was added without training, and those that ask for another."""
+    rows = [["", "HR@10", "NDCG@10", "HR@10 among the added", "HR@10, other rows"]]
+    for run in json.loads((RESULTS / file).read_text(encoding="utf-8"))["runs"]:
+        first = next(iter(run["found"].values()))
+        words = f"**{run['dataset']}**, {run['hidden_items']} items added, {first['cold_rows']} rows"
+        rows.append([words, *[""] * 4])
+        for name, values in run["found"].items():
+            metrics = ("cold_hr@10", "cold_ndcg@10", "among_cold_hr@10", "warm_hr@10")
+            rows.append([name, *(number(values[metric], 4) if metric in values else "" for metric in metrics)])
+    return rows
+
+
 def registers(*names: str) -> list[list[str]]:
     """The registers that tests allow a CUDA kernel, most over the architectures."""
     limits = json.loads((ROOT / "python_tests" / "cuda_limits.json").read_text(encoding="utf-8"))["registers"]
@@ -198,6 +227,8 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "memory": memory,
     "throughput": throughput,
     "registers": registers,
+    "updates": updates,
+    "cold": cold,
 }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -72,6 +74,38 @@ def test_some_users_are_printed(run: Path, data: Path, capsys: pytest.CaptureFix
     main(asked)
     printed = capsys.readouterr().out
     assert printed.index("u3") < printed.index("u1")
+
+
+def test_every_question_has_its_command(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    solid = SOLID.load(run)
+
+    def answer(*arguments: str) -> Any:
+        main([arguments[0], "--run", str(run), *arguments[1:]])
+        return capsys.readouterr().out
+
+    similar = json.loads(answer("similar", "--items", "i1", "i2", "--k", "3", "--json"))
+    assert similar == [[entry._asdict() for entry in found] for found in solid.similar_items(["i1", "i2"], 3)]
+    assert "like i2" in answer("similar", "--items", "i1", "i2")
+    scored = json.loads(answer("score", "--items", "i1", "i2", "--json", "--", "i3", "i4"))
+    assert [entry["score"] for entry in scored] == solid.score([["i3", "i4"]], ["i1", "i2"])[0].tolist()
+    assert "i2" in answer("score", "--items", "i2", "--history", "i3")
+    told = json.loads(answer("explain", "--item", "i9", "--history", "i3", "i4", "--json"))
+    assert told == json.loads(json.dumps(asdict(solid.explain(["i3", "i4"], "i9"))))
+    assert "neighbours" in answer("explain", "--item", "i9", "--history", "i3", "i4")
+    answer("vectors", "--out", str(tmp_path / "items.parquet"))
+    items = pl.read_parquet(tmp_path / "items.parquet")
+    ids, vectors = solid.item_vectors()
+    assert items["item_id"].to_list() == ids
+    assert (items["vector"].to_numpy() == vectors).all()
+    answer("vectors", "--dataset", str(data), "--out", str(tmp_path / "users.parquet"))
+    users = pl.read_parquet(tmp_path / "users.parquet")
+    assert users["user_id"].n_unique() == 60
+    history = [f"i{(7 + 3 * step) % 40}" for step in range(6)]
+    own = users.filter(pl.col("user_id") == "u1")["vector"].to_numpy()
+    assert own == pytest.approx(solid.user_vectors([history]), abs=1e-5)
+    assert "ends in .parquet, got items.csv" in fails(["vectors", "--run", str(run), "--out", "items.csv"], capsys)
 
 
 @pytest.mark.parametrize(

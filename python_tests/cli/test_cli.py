@@ -17,6 +17,7 @@ from solid_ext import build_info
 from solid_ext.cli import main
 from solid_ext.cli.compare import show_comparison
 from solid_ext.cli.entry import parse
+from solid_ext.cli.sources import separated
 from solid_ext.cli.terminal import harmless
 from solid_ext.config import Config
 
@@ -89,7 +90,8 @@ def test_printed_numbers_are_those_of_the_metrics_file(
     assert "not trained" not in printed
     models = json.loads((out / "metrics.json").read_text())["models"]
     shown = printed.split("one positive against")[1].split("ndcg@10 user by user")[0]
-    tables = dict(zip(("sampled", "full"), shown.split("full ranking"), strict=True))
+    parts = re.split("full ranking|beyond accuracy", shown)
+    tables = dict(zip(("sampled", "full", "beyond"), parts, strict=True))
     for protocol, table in tables.items():
         lines = [line for line in table.splitlines() if re.search(r"\d\.\d{4}", line)]
         found = {re.findall(r"[\w@]+", line)[0]: re.findall(r"\d+\.\d{4}", line) for line in lines}
@@ -266,10 +268,7 @@ def test_mistakes_get_one_sentence(run: Path, data: Path, tmp_path: Path, capsys
     ("arguments", "said"),
     [
         (["prepare", "synthetic", "--out", "OUT"], "(--overwrite replaces one of its kind)"),
-        (
-            ["prepare", "interactions", "--raw", "DATA", "--title", "name", "--out", "new"],
-            "expected no --title name, ",
-        ),
+        (["prepare", "interactions", "--raw", "DATA", "--out", "new"], "expected --raw FILE, got the dataset folder "),
         (["recommend", "--run", "RUN", "--history", "nothing"], "(--unknown ignore reads histories"),
         (
             ["train", "--dataset", "s3://bucket/x", "--out", "new"],
@@ -394,6 +393,15 @@ def test_a_saved_model_serves_like_its_run_and_a_newcomer_is_told(
         assert len(json.loads(printed.out)) == 10
         assert printed.err.count("\n") == 1
         assert "the most popular items of the training part" in printed.err
+
+
+def test_a_list_may_hold_paths_with_commas(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert separated('"a,b.csv", c.csv,') == ["a,b.csv", "c.csv"]
+    odd = tmp_path / "a,b.csv"
+    odd.write_text("user_id,item_id,timestamp\n" + "".join(f"u{n % 30},i{n * n % 23},{n}\n" for n in range(180)))
+    for place, names in enumerate((str(odd), f'"{odd}", synthetic')):
+        main(["compare", "--datasets", names, "--methods", "popularity", "--out", str(tmp_path / f"out{place}")])
+        assert "a,b" in capsys.readouterr().out
 
 
 def test_a_comparison_prints_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -155,7 +155,7 @@ def zipped() -> bytes:
     [
         (zipped(), "a ZIP archive or an Excel workbook"),
         (b"\xd0\xcf\x11\xe0rest", "an old Excel workbook"),
-        (gzip.compress(gzip.compress(b"user_id,item_id\n1,2\n")), "gzipped twice"),
+        (gzip.compress(gzip.compress(b"user_id,item_id\n1,2\n", mtime=0), mtime=0), "gzipped twice"),
         (b"\x28\xb5\x2f\xfdrest", "a Zstandard file (decompress it: zstd -d)"),
         (b"BZh91AY", "a bzip2 file"),
         (b"\x80\x04\x95rest", "a pickle, which is never read"),
@@ -165,7 +165,7 @@ def zipped() -> bytes:
         ("user_id,item_id\n1,2\n".encode("utf-16-le"), "binary data (a zero byte in line 1)"),
         (b"user_id,item_id\n1,\xe9\n", "other bytes in line 2, '1,é' if they are Latin-1 (iconv"),
         (b"u\xe9,item_id\n1,2\n", "other bytes in line 1, 'ué,item_id'"),
-        (gzip.compress(b"user_id,item_id\n" + bytes(range(48, 58)) * 99)[:-9], "is cut short; fetch it again"),
+        (gzip.compress(b"user_id,item_id\n" + bytes(range(48, 58)) * 99, mtime=0)[:-9], "is cut short; fetch it again"),
     ],
 )
 def test_foreign_files_are_named_with_a_remedy(tmp_path: Path, content: bytes, message: str) -> None:

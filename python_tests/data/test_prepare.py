@@ -146,3 +146,12 @@ def test_a_carriage_return_inside_the_header_gets_a_sentence(tmp_path: Path) -> 
     path.write_bytes(b'\n\nuser_id,item_id\r"x",1\r2,3\r')
     with pytest.raises(ValueError, match="expected columns user_id, item_id, got"):
         load_dataset(path)
+
+
+def test_ids_that_share_a_hash_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pl.Series, "hash", lambda ids: ids.str.len_bytes().cast(pl.UInt64))
+    dataset = load_dataset((["b", "aa", "a", "cc", "b"], ["x", "y", "x", "zz", "y"], [1, 2, 3, 4, 5]))
+    assert dataset.user_ids.to_list() == ["a", "aa", "b", "cc"]
+    assert dataset.item_ids.to_list() == ["x", "y", "zz"]
+    assert dataset.offsets.tolist() == [0, 1, 2, 4, 5]
+    assert dataset.items.tolist() == [1, 2, 1, 2, 3]

@@ -251,6 +251,7 @@ def test_similarities_that_point_elsewhere_are_refused_before_they_are_followed(
         ('{"weight": 1, "floor": 0.1, "decay": 1}', "'floor'"),
         ('{"weight": NaN, "decay": 1}', "expected weight >= 0, got nan"),
         ('{"weight": 1, "decay": 1e9}', "expected 0 < decay <= 1"),
+        ('{"weight": 1, "decay": 1, "content": NaN}', "expected content >= 0, got nan"),
         ("[1, 2]", "settings"),
         pytest.param("[" * 100_000, "recursion", id="deep"),
     ],

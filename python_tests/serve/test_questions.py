@@ -12,10 +12,9 @@ import torch
 
 from solid_ext import SOLID, Dataset, load_dataset
 from solid_ext.data import gather_sequences, leave_one_out
-from solid_ext.evaluate import full_ranks, ranks_of_first
+from solid_ext.evaluate import full_ranks
 from solid_ext.evaluate.protocols import sampled_candidates, sampled_scores
-from solid_ext.methods import METHODS
-from solid_ext.scorers import FineTuned, WithNeighbours
+from solid_ext.scorers import WithNeighbours
 from solid_ext.solid import fine_tuned
 
 TINY: dict[str, Any] = {"length": 5, "dim": 16, "heads": 2, "codebook_hidden": 16, "epochs": 1, "eval_negatives": 20}
@@ -65,12 +64,8 @@ def test_scores_are_those_that_evaluation_ranks_by(solid: SOLID, data: Dataset) 
     shared = solid.score(raw_histories(data, range(30)), ids)
     target = data.items[rows.positions]
     own = np.take_along_axis(shared, target[:, None].astype(int) - 1, 1)
-    others = np.delete(shared, 0, 1)  # any column: the rank below counts the target itself
-    ranks = (shared >= own).sum(1)
-    assert np.array_equal(ranks, full_ranks(solid.scorer, data, rows))
     assert shared.shape == (30, 60)
-    assert others.shape == (30, 59)
-    assert ranks_of_first(found).min() >= 1
+    assert np.array_equal((shared >= own).sum(1), full_ranks(solid.scorer, data, rows))
 
 
 def test_the_products_of_vectors_are_the_network_s_logits(solid: SOLID, data: Dataset) -> None:
@@ -137,12 +132,7 @@ def test_a_part_that_a_model_lacks_is_0_and_one_that_it_has_is_not(solid: SOLID,
         assert any(each.parts[name] != 0 for each in found) == expected, name
     for each in found:
         assert bool(each.by_semantic) == config.semantic_trunk
-        assert all(
-            own.item in {part.item for part in each.history}
-            for s in each.by_semantic
-            for own in each.history
-            if own.item in s.items
-        )
+        assert all({*own.items} <= {part.item for part in each.history} for own in each.by_semantic)
 
 
 def test_a_part_is_what_changes_when_its_cause_is_taken_away(solid: SOLID, data: Dataset) -> None:
@@ -188,12 +178,6 @@ def test_a_newcomer_s_score_is_popularity(data: Dataset) -> None:
     assert found.score == found.popularity == expected
     assert found.history == found.by_semantic == ()
     assert solid.explain(["strange"], 9, unknown="ignore") == found
-
-
-def test_fine_tuned_models_are_asked_as_they_score(data: Dataset) -> None:
-    solid = SOLID(**{**TINY, **KINDS["fine-tuned"]}).fit(data)
-    assert isinstance(fine_tuned(solid.model), FineTuned)
-    assert METHODS  # the methods of the comparison are these kinds
 
 
 @pytest.mark.parametrize(
@@ -283,5 +267,5 @@ def test_a_model_is_loaded_for_another_back_end_and_keeps_its_configuration(
     items = data.item_ids.to_list()
     assert plain.score(histories, items) == pytest.approx(solid.score(histories, items), rel=1e-4, abs=1e-4)
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="load: .*cuda"):
+        with pytest.raises(ValueError, match=r"load: device: expected cpu or one of the 0 CUDA devices .*, got cuda"):
             SOLID.load(folder, device="cuda")

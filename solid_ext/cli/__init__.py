@@ -1,4 +1,4 @@
-"""The command line: prepare, train, evaluate, recommend, serve, compare, tune, doctor."""
+"""The command line: prepare, train, update, evaluate, recommend, serve, compare, tune, doctor."""
 
 from solid_ext.cli.entry import COMMANDS, main
 

@@ -22,7 +22,8 @@ class Compare:
     """
 
     datasets: str
-    """Named datasets, dataset folders or interactions files, separated by commas."""
+    """Named datasets, dataset folders or interactions files, separated by commas; a path that has one stands in double
+    quotes beside others."""
     out: Path
     """The folder for the runs, runs.csv, costs.csv, report.md and report.png."""
     backbones: str = "sasrec"
@@ -44,7 +45,8 @@ class Compare:
         seeds = separated(self.seeds)
         if not all(seed.isdecimal() for seed in seeds):
             raise ValueError(f"seeds: expected numbers of 0 or more, got {self.seeds!r}")
-        datasets = [open_dataset(name) for name in separated(self.datasets)]
+        one = Path(self.datasets).exists()  # also a path that has a comma
+        datasets = [open_dataset(name) for name in ([self.datasets] if one else separated(self.datasets))]
         grid = make_grid(
             datasets,
             separated(self.backbones),

@@ -19,19 +19,29 @@ import tyro
 from solid_ext.cli.compare import Compare
 from solid_ext.cli.doctor import Doctor, Version
 from solid_ext.cli.evaluate import Evaluate
+from solid_ext.cli.explain import Explain
 from solid_ext.cli.prepare import Prepare
 from solid_ext.cli.recommend import Recommend, before_dashes
+from solid_ext.cli.score import Score
 from solid_ext.cli.serve import Serve
+from solid_ext.cli.similar import Similar
 from solid_ext.cli.terminal import complain
 from solid_ext.cli.train import Train, as_begun, refuse_old_flags
 from solid_ext.cli.tune import Tune
+from solid_ext.cli.update import Update
+from solid_ext.cli.vectors import Vectors
 from solid_ext.config import PRESETS, Config
 
 COMMANDS: dict[str, type] = {
     "prepare": Prepare,
     "train": Train,
+    "update": Update,
     "evaluate": Evaluate,
     "recommend": Recommend,
+    "similar": Similar,
+    "score": Score,
+    "vectors": Vectors,
+    "explain": Explain,
     "serve": Serve,
     "compare": Compare,
     "tune": Tune,
@@ -76,7 +86,7 @@ def parse(arguments: list[str]) -> Command:
     said = f"The command line: {', '.join(COMMANDS)}."
     union: Any = reduce(or_, commands)
     command = tyro.cli(union, prog="solid-ext", description=said, args=arguments)
-    if isinstance(command, Recommend) and after:
+    if isinstance(command, (Recommend, Score, Explain)) and after:
         return replace(command, history=(*(command.history or ()), *after))
     return command
 
@@ -103,7 +113,7 @@ def kept_of(command: object) -> str:
         return "; what a stage finished is kept, --resume goes on" if begun else " before the first epoch"
     if isinstance(command, (Compare, Tune)):
         return "; what finished is kept, the same command goes on"
-    return "; nothing was written" if isinstance(command, Prepare) else ""
+    return "; nothing was written" if isinstance(command, (Prepare, Update)) else ""
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -15,7 +15,7 @@ from solid_ext.cli.terminal import console, write_json
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a trained model on the test rows of its dataset, by both protocols.
+    """Measure a trained model on the test rows of its dataset, by both protocols and beyond accuracy.
 
     Example: solid-ext evaluate --run runs/first --dataset data/ratings
     """
@@ -38,7 +38,11 @@ class Evaluate:
 
 def show_metrics(models: dict[str, dict[str, dict[str, float]]], rows: int | None) -> None:
     """Print one table a protocol: a line a metric, the models side by side."""
-    titles = {"sampled": "one positive against sampled negatives", "full": "full ranking, ties against the model"}
+    titles = {
+        "sampled": "one positive against sampled negatives",
+        "full": "full ranking, ties against the model",
+        "beyond": "beyond accuracy, the ten best items outside the history",
+    }
     for protocol, title in titles.items():
         table = Table("", *models, title=title + (f", {rows:,} test rows" if rows else ""))
         for metric in next(iter(models.values()))[protocol]:

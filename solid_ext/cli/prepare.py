@@ -70,43 +70,70 @@ class Prepare:
     """interactions: name of the column of categories (a|b|c) in --items; by default "categories"."""
     max_malformed: int = 100
     """How many malformed lines of the raw file are skipped, counted and named before it is refused."""
+    append: bool = False
+    """interactions: put the rows of --raw into the dataset folder --out, read by the columns that it was prepared with;
+    rows that it has are left out and counted."""
     overwrite: bool = False
     """Replace the folder if it exists."""
 
     def run(self) -> None:
         from solid_ext.data import RECIPES, load_dataset, prepare_raw
+        from solid_ext.data.append import COLUMNS, with_rules
+        from solid_ext.data.dataset import METADATA
 
         if self.kind in ("interactions", *RECIPES) and self.raw is None:
             raise ValueError(f"prepare: expected --raw FILE with the {self.kind} data, got none")
         self._check_flags()
+        if self.raw is not None and (self.raw / METADATA).exists():
+            raise ValueError(f"prepare: expected --raw FILE, got the dataset folder {self.raw}")
         if self.kind in RECIPES and self.raw is not None:
             dataset = prepare_raw(self.kind, self.raw, items=self.items, max_malformed=self.max_malformed)
+        elif self.append:
+            dataset = self._appended()
         elif self.kind == "interactions":
-            dataset = load_dataset(
-                self.raw,
-                items=self.items,
-                user=self.user,
-                item=self.item,
-                timestamp=self.timestamp,
-                rating=self.rating,
-                min_rating=self.min_rating,
-                title=self.title,
-                categories=self.categories,
-                max_malformed=self.max_malformed,
-            )
+            rules = {name: getattr(self, name) for name in COLUMNS}
+            dataset = load_dataset(self.raw, items=self.items, max_malformed=self.max_malformed, **rules)
+            dataset = replace(with_rules(dataset, rules), name=self.out.name)
         else:
             dataset = open_dataset(self.kind)
-        if self.kind == "interactions":
-            dataset = replace(dataset, name=self.out.name)
-        dataset.save(self.out, overwrite=self.overwrite)
+        dataset.save(self.out, overwrite=self.overwrite or self.append)
         describe(dataset)
         if self.kind in RECIPES:
             show_table1(dataset)
         console.print(f"wrote {self.out}")
 
+    def _appended(self) -> Interactions:
+        """The dataset in --out with the rows of --raw."""
+        from solid_ext.data import Dataset
+        from solid_ext.data.append import COLUMNS, append_interactions, rules_of, with_rules
+
+        held = Dataset.load(self.out)
+        rules, defaults = rules_of(held), Prepare(self.kind, self.out)
+        asked = {name: getattr(self, name) for name in COLUMNS}
+        if rules is None:  # prepared by an earlier version, or not from a file: what is said now is remembered
+            rules = asked
+            held = with_rules(held, rules)
+        for name, value in asked.items():
+            if value not in (getattr(defaults, name), rules.get(name)):
+                flag = name.replace("_", "-")
+                raise ValueError(
+                    f"append: expected --{flag} {rules.get(name)}, as {self.out} was prepared with, got {value}"
+                )
+        named = ", ".join(f"{name} {value}" for name, value in rules.items() if value is not None)
+        console.print(f"columns as {self.out} was prepared: {named}", markup=False)
+        grown = append_interactions(held, self.raw, items=self.items, max_malformed=self.max_malformed)
+        rows, users, items = (
+            getattr(grown, name) - getattr(held, name) for name in ("num_interactions", "num_users", "num_items")
+        )
+        console.print(f"{rows:,} interactions, {users:,} users and {items:,} items are new")
+        return grown
+
     def _check_flags(self) -> None:
         """Refuse what would be ignored."""
         columns = ("user", "item", "timestamp", "rating", "min_rating", "title", "categories")
+        if self.append and (self.kind != "interactions" or self.overwrite):
+            got = "--overwrite" if self.overwrite else self.kind
+            raise ValueError(f"prepare: expected --append with interactions and without --overwrite, got {got}")
         asked = [] if self.kind == "interactions" else list(columns)
         if self.kind in NAMED_DATASETS:
             asked += ["raw", "items"]

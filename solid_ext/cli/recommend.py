@@ -159,8 +159,9 @@ def show_items(found: Sequence[Any], score: str = "score") -> None:
 
 
 def before_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """What the parser reads of recommend's arguments, and the ids after `--`, which it would take for flags."""
-    if arguments[:1] != ["recommend"] or "--" not in arguments:
+    """What the parser reads of the arguments of a command with a history, and the ids after `--`, which it would take
+    for flags."""
+    if arguments[:1] not in (["recommend"], ["score"], ["explain"]) or "--" not in arguments:
         return arguments, []
     place = arguments.index("--")
     before, after = arguments[:place], arguments[place + 1 :]

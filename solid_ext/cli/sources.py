@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,8 +41,9 @@ def open_dataset(name: str) -> Interactions:
 
 
 def separated(names: str) -> list[str]:
-    """The words of a list with commas."""
-    return [name.strip() for name in names.split(",") if name.strip()]
+    """The words of a list with commas; one in double quotes may hold commas itself."""
+    words = next(csv.reader([names], skipinitialspace=True), [])
+    return [name.strip() for name in words if name.strip()]
 
 
 def read_fields(path: Path | None) -> dict[str, Any]:

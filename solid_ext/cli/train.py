@@ -54,6 +54,9 @@ class Train:
     """Replace the run in --out."""
     baseline: bool = False
     """Also train the static method, to compare with; with --resume also after a run without it has ended."""
+    refit: bool = False
+    """When all has been measured, train again on all interactions for the epochs that were best: the folder model has
+    that one, for use, and measured the one that was measured. With --resume also after a run without it has ended."""
     settings: Settings = field(default_factory=Config)
 
     def run(self) -> None:
@@ -80,6 +83,7 @@ class Train:
                 dataset,
                 method=self.method,
                 baseline=self.baseline,
+                refit=self.refit,
                 source=self.dataset if self.dataset in NAMED_DATASETS else os.path.abspath(self.dataset),
                 resume=self.resume,
                 overwrite=self.overwrite,
@@ -87,7 +91,7 @@ class Train:
                 begun=begun,
             )
         show_semantics(run.metrics["semantics"])
-        show_examples(example_users(run.solid, dataset, count=5, k=5))
+        show_examples(example_users(run.measured, dataset, count=5, k=5))
         show_metrics(run.metrics["models"], run.metrics["split"]["test_rows"])
         if "static" not in run.metrics["models"] and self.method != "static":
             console.print("not trained: the static method, SOLID without dynamic layers (--resume --baseline adds it)")
@@ -96,8 +100,10 @@ class Train:
             console.print(f"  {difference['in_words']}")
         times = ", ".join(f"{stage['stage']} {stage['seconds']:.0f} s" for stage in run.metrics["stages"])
         console.print(f"\ntrained in {run.metrics['seconds']['train']:.0f} s ({times})")
-        for name in ("metrics.json", "report.png", "model"):
+        for name in ("metrics.json", "report.png"):
             console.print(f"  {self.out / name}")
+        for name, words in run.metrics["folders"].items():
+            console.print(f"  {self.out / name}: {words}")
 
 
 def as_begun(out: Path) -> Train:
@@ -110,6 +116,7 @@ def as_begun(out: Path) -> Train:
         tyro.MISSING,
         method=begun.method,
         baseline=begun.baseline,
+        refit=begun.refit,
         settings=begun.config,
     )
 

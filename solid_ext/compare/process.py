@@ -18,6 +18,7 @@ from solid_ext.data import Dataset, make_split
 from solid_ext.evaluate import evaluate_full, evaluate_sampled
 from solid_ext.files import digest, read_json, write_json, written, written_folder
 from solid_ext.run import holds_run, open_run
+from solid_ext.serve import evaluate_beyond
 from solid_ext.solid import SOLID
 from solid_ext.threads import set_threads
 from solid_ext.train import Epoch, load_checkpoint
@@ -73,6 +74,7 @@ def run_planned(
     rows = split.test
     sampled = evaluate_sampled(scorer, dataset, rows, negatives=config.evaluate.eval_negatives, seed=config.train.seed)
     full, new = (evaluate_full(scorer, dataset, rows, exclude_history=exclude) for exclude in (False, True))
+    beyond = evaluate_beyond(scorer, dataset, split)
     evaluated = time.perf_counter()
     table = pl.DataFrame(
         {
@@ -94,7 +96,10 @@ def run_planned(
             "method": planned.method,
             "seed": planned.seed,
             "fingerprint": dataset.fingerprint,
-            "metrics": {metrics.protocol: metrics.to_dict() for metrics in (sampled, full, new)},
+            "metrics": {
+                **{metrics.protocol: metrics.to_dict() for metrics in (sampled, full, new)},
+                "beyond": beyond,
+            },
             "stages": [{"stage": s.name, "epochs": len(s.history), "best_epoch": s.best.epoch} for s in stages],
             "seconds": {
                 "train": sum(epoch.seconds for epoch in epochs) if epochs else trained - start,

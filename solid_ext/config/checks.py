@@ -70,7 +70,6 @@ def check_values(config: Config) -> None:
         if at_least_one[name] > most:
             raise ValueError(f"{name}: expected at most {most:,}, got {at_least_one[name]:,}")
     for name, number in {
-        "revive_after": codebook.revive_after,
         "finetune_steps": model.finetune_steps,
         "threads": train.threads,
         "shared_negatives": train.shared_negatives,

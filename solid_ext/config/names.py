@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 S = TypeVar("S", bound="Section")
 
+CODEBOOK = "gone: no way of learning the codebook did better than its gradient, and the layer Codebook has the others"
 OLD_NAMES = {
     "adaptive_layers": "now dynamic_layers",
     "residual": "now dynamic_residual",
     "generator": "now low_rank, True or False",
-    "gradient": "now codebook_gradient",
-    "update": "now codebook_update",
+    **dict.fromkeys(("gradient", "codebook_gradient", "update", "codebook_update", "revive_after"), CODEBOOK),
     "candidates": "now eval_negatives",
     "monitor": "now a part of validation, as in sampled:user_auc",
     "log_q": "now a loss, sampled_softmax_log_q",

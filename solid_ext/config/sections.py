@@ -46,12 +46,6 @@ class CodebookConfig(Section):
     """Module 4: the item branch reads codebook entries instead of its own embeddings."""
     codebook_hidden: int = 64
     """h, the hidden dimension of the codebook's decoder."""
-    codebook_gradient: Literal["straight_through", "rotation", "none"] = "straight_through"
-    """Gradient through the lookup."""
-    codebook_update: Literal["gradient", "ema", "frozen"] = "gradient"
-    """How the codebook learns in stage 2."""
-    revive_after: int = 0
-    """Steps that an entry may stay unused before it is revived from the batch; 0 for never."""
 
 
 @dataclass(frozen=True)

@@ -337,7 +337,7 @@ def load_dataset(
             ours: None if theirs is None else column_name(ours, theirs)
             for ours, theirs in (("title", title), ("categories", categories))
         }
-        described, notes = _read_items(items, column_name("item", item), named)
+        described, notes = read_items(items, column_name("item", item), named)
         table, counts = align_items(described, indexed.item_ids)
         report = report | counts | notes
     return Dataset(
@@ -380,7 +380,7 @@ def _find(folder: Path, stem: str) -> Path | None:
     return found[0] if found else None
 
 
-def _read_items(source: Any, item: str, named: dict[str, str | None]) -> tuple[pl.DataFrame, dict[str, int | str]]:
+def read_items(source: Any, item: str, named: dict[str, str | None]) -> tuple[pl.DataFrame, dict[str, int | str]]:
     """The table of items with its id column, titles and categories under our names, and what is to be said of it."""
     reading = Reading()
     try:

@@ -185,9 +185,10 @@ def _whole_ids(name: str, series: pl.Series) -> pl.Series:
 
 
 def _ids(column: pl.Series, name: str, reading: Reading) -> pl.Series:
-    if column.dtype == pl.String:
+    ids = normalise_ids(f"{NAME}: column {name}", column, reading)
+    if column.dtype == pl.String and ids.null_count() > column.null_count():
         note_missing(name, column, reading)
-    return normalise_ids(f"{NAME}: column {name}", column, reading)
+    return ids
 
 
 def _rated(column: pl.Series, name: str, least: float, reading: Reading) -> pl.Series:

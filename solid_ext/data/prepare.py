@@ -14,6 +14,7 @@ MAX_ITEMS = np.iinfo(np.int32).max
 SECONDS_PER_DAY = 86_400
 NEGATIVES = 99  # of the sampled protocol
 MILLION = 1_000_000
+PIECE = 1 << 18  # rows whose text is compared at a time
 SPARSE = 8  # whole ids that leave more than this many places a row empty are numbered by hashing
 
 
@@ -158,13 +159,23 @@ def _number(ids: pl.Series) -> tuple[np.ndarray, pl.Series]:
             seen = np.zeros(high - low + 1, dtype=bool)
             seen[codes] = True
             return (np.cumsum(seen, dtype=np.int32) - np.int32(1))[codes], pl.Series(np.flatnonzero(seen) + low)
+    if ids.dtype == pl.String:
+        hashed = ids.hash()  # integers are told apart and joined in a fraction of the time
+        different = ids.gather(hashed.arg_unique()).sort()
+        numbers = _places(hashed, different.hash())
+        # A piece at a time: the text of all rows once more would be what takes the most memory.
+        pieces = range(0, ids.len(), PIECE)
+        if all((different.gather(numbers[at : at + PIECE]) == ids.slice(at, PIECE)).all() for at in pieces):
+            return numbers, different  # no two of these ids share a hash
     different = ids.unique().sort()
-    keys, key = different, ids
-    if ids.dtype == pl.String and (hashed := different.hash()).n_unique() == different.len():
-        keys, key = hashed, ids.hash()  # which no two of these ids share: integers are joined in half the time
-    numbers = keys.alias("id").to_frame().with_row_index("number")
-    found = key.alias("id").to_frame().join(numbers, on="id", how="left", maintain_order="left")["number"]
-    return found.to_numpy().astype(np.int32), different
+    return _places(ids, different), different
+
+
+def _places(keys: pl.Series, of: pl.Series) -> np.ndarray:
+    """Where each key stands among the different ones in `of`: `[N] int32`."""
+    places = of.alias("key").to_frame().with_row_index("place")
+    found = keys.alias("key").to_frame().join(places, on="key", how="left", maintain_order="left")["place"]
+    return found.to_numpy().astype(np.int32)
 
 
 def _sorted(keys: np.ndarray) -> np.ndarray:

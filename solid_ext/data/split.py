@@ -44,6 +44,9 @@ class Rows:
         return Rows(self.users[index], self.positions[index])
 
 
+NO_ROWS = Rows(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """Rows to train, validate and test on.
@@ -148,6 +151,90 @@ def global_time(dataset: Dataset, valid: float = 0.1, test: float = 0.1) -> Spli
     )
 
 
+NEWEST = 0.2  # of the interactions that are new to a model, that an update validates on
+
+
+def newest(dataset: Dataset, after: int | None = None, share: float = NEWEST) -> Split:
+    """Hold out the newest interactions for validation, and nothing for test: how a model that goes on is validated.
+
+    Of the N' interactions later than `after`, in the order of time, users one after the other at equal times, the last
+    `round(N' share)`, but at least one, are held out; the validation rows are those of them that have one before them
+    in the user's history, and the training rows are those of the others that are later than `after` too, for what is
+    older has been learned. Without times, or where they are positions 1, 2, 3 .. within each user, nothing tells what
+    is new: each user's last interaction is held out, and all others are trained on.
+
+    Args:
+        dataset: the interactions, old and new.
+        after: the latest time that the model has been trained on; None for no time.
+        share: in (0, 1).
+
+    Raises:
+        ValueError: nothing later than `after`, or training or validation is left without rows.
+
+    Source: docs/evaluation.md#splits.
+    """
+    _check_dataset("newest", dataset)
+    starts, ends = dataset.offsets[:-1], dataset.offsets[1:]
+    users, position = _user_of_position(dataset), np.arange(dataset.num_interactions)
+    report: dict[str, int | str] = {}
+    new = later_than(dataset, after)
+    if dataset.timestamps is None or _are_positions(dataset, users):
+        held_out = (position == ends[users] - 1) & (ends - starts >= MIN_HELD_OUT - 1)[users]
+    else:
+        found = np.flatnonzero(new)
+        if not found.size:
+            raise ValueError(
+                f"newest: expected interactions later than {after}, the latest that the model was trained on, got none "
+                f"(the latest is {dataset.timestamps.max()})"
+            )
+        found = found[np.argsort(dataset.timestamps[found], kind="stable")]
+        chosen = found[found.size - max(round(found.size * share), 1) :]
+        held_out = np.zeros(position.size, dtype=bool)
+        held_out[chosen] = True
+        report = {"new_interactions": found.size, "valid_from": int(dataset.timestamps[chosen[0]])}
+    train_end = starts + np.bincount(users[~held_out], minlength=dataset.num_users)
+    rows = np.flatnonzero(held_out & (position > starts[users]))
+    return _split(
+        "newest",
+        dataset,
+        train_end,
+        valid=Rows(users[rows], rows),
+        test=NO_ROWS,
+        report=report,
+        among=new,
+        wanted=("training", "validation"),
+    )
+
+
+def later_than(dataset: Dataset, after: int | None) -> np.ndarray:
+    """`[N] bool`, the interactions later than a time; all of them where there are no times that could tell."""
+    times = dataset.timestamps
+    if times is None or after is None or _are_positions(dataset, _user_of_position(dataset)):
+        return np.ones(dataset.num_interactions, dtype=bool)
+    return times > after
+
+
+def latest(dataset: Dataset, train_end: np.ndarray) -> int | None:
+    """The latest time before the users' ends `[U]`, for `newest`; None without times, or where they are positions."""
+    if dataset.timestamps is None or _are_positions(dataset, _user_of_position(dataset)):
+        return None
+    before = np.arange(dataset.num_interactions) < np.repeat(train_end, np.diff(dataset.offsets))
+    return int(dataset.timestamps[before].max()) if before.any() else None
+
+
+def everything(dataset: Dataset, after: int | None = None) -> Split:
+    """Train on all interactions, or on all that are later than a time: none is held out, so that none can measure.
+
+    Raises:
+        ValueError: no user has such an interaction with one before it.
+    """
+    _check_dataset("everything", dataset)
+    ends, among = dataset.offsets[1:].copy(), later_than(dataset, after)
+    return _split(
+        "everything", dataset, ends, valid=NO_ROWS, test=NO_ROWS, report={}, among=among, wanted=("training",)
+    )
+
+
 def _check_dataset(name: str, dataset: Dataset) -> None:
     if not isinstance(dataset, Dataset):
         raise TypeError(f"{name}: expected a Dataset (load_dataset makes one), got {type(dataset).__name__}")
@@ -173,14 +260,16 @@ def _split(
     valid: Rows,
     test: Rows,
     report: dict[str, int | str],
+    among: np.ndarray | bool = True,
+    wanted: tuple[str, ...] = ("training", "validation", "test"),
 ) -> Split:
     users = _user_of_position(dataset)
     position = np.arange(users.size, dtype=np.int64)
     is_train = position < train_end[users]
-    chosen = np.flatnonzero(is_train & (position > dataset.offsets[users]))
+    chosen = np.flatnonzero(is_train & (position > dataset.offsets[users]) & among)
     train = Rows(users[chosen], chosen)
     for part, rows in (("training", train), ("validation", valid), ("test", test)):
-        if len(rows) == 0:
+        if part in wanted and len(rows) == 0:
             longest = int(np.diff(dataset.offsets).max())
             raise ValueError(
                 f"{name}: expected {part} rows, got none from {dataset.num_interactions:,} interactions of "

@@ -138,12 +138,18 @@ def integers(column: pl.Series) -> pl.Series:
     numbers = column.cast(pl.Int64, strict=False)
     if (numbers.cast(pl.String).eq_missing(column)).all():
         return numbers
-    return _whole_numbers(without_markers(column), column)
+    known = without_markers(column)
+    return _whole_numbers(known, _odd(known), column)
 
 
-def _whole_numbers(known: pl.Series, column: pl.Series) -> pl.Series:
-    """The numbers that `known` spells, all of them whole, or else the column."""
-    if not known.str.contains(f"{WHOLE}|{WHOLE_FLOAT}").all():
+def _odd(known: pl.Series) -> pl.Series:
+    """The rows that hold text which is no whole number."""
+    return (~known.str.contains(f"{WHOLE}|{WHOLE_FLOAT}")).fill_null(False)
+
+
+def _whole_numbers(known: pl.Series, odd: pl.Series, column: pl.Series) -> pl.Series:
+    """The numbers that `known` spells where none of it is odd, or else the column."""
+    if odd.any():
         return column
     numbers = known.str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
     return numbers if numbers.null_count() == known.null_count() and "-0" not in known else column
@@ -508,7 +514,8 @@ def _ids(column: str, text: pl.Series, reading: Reading) -> pl.Series:
     known = without_markers(text)
     if known.null_count() > text.null_count():
         note_missing(column, text, reading)
-    found = _whole_numbers(known, text)
+    odd = _odd(known)
+    found = _whole_numbers(known, odd, text)
     if found.dtype == pl.Int64:
         floats = known.filter(known.str.contains(WHOLE_FLOAT).fill_null(False))
         if floats.len():
@@ -524,7 +531,6 @@ def _ids(column: str, text: pl.Series, reading: Reading) -> pl.Series:
             f"{int(powers.sum()):,} ids of {column!r} look like numbers written with an exponent ({known[row]!r} in "
             f"row {row + 1:,}): a spreadsheet may have cut their digits, so that different ids became the same."
         )
-    odd = (~known.str.contains(f"{WHOLE}|{WHOLE_FLOAT}")).fill_null(False)
     if 0 < odd.sum() * 10 < known.count():
         row = int(odd.arg_true()[0])
         reading.notes[f"note_ids_{column}"] = (

@@ -18,8 +18,8 @@ MOVIELENS = b"::"  # the separator of MovieLens' .dat files, which have no heade
 UTF8_BOM = b"\xef\xbb\xbf"
 # UTF-32 first: its mark begins with that of UTF-16.
 ENCODINGS = ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
-# Files are read in blocks of about this many bytes, so that masks and cells stay small beside the file itself.
-BLOCK = 1 << 24
+# Files are read in blocks of about this many bytes, so that masks stay in the cache and small beside the file itself.
+BLOCK = 1 << 22
 INTEGER = re.compile(r"-?\d+")
 
 

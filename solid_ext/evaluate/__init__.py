@@ -1,7 +1,9 @@
-"""Evaluation: what is asked of a model, the metrics, the two protocols, what a difference means."""
+"""Evaluation: what is asked of a model, the metrics, the two protocols, beyond accuracy, what a difference means."""
 
 from __future__ import annotations
 
+from solid_ext.evaluate.beyond import beyond_accuracy
+from solid_ext.evaluate.known import ranks_of_known
 from solid_ext.evaluate.metrics import (
     Metrics,
     areas_of_first,
@@ -38,6 +40,7 @@ __all__ = [
     "areas_of_first",
     "auc",
     "auc_per_user",
+    "beyond_accuracy",
     "both_protocols",
     "evaluate_full",
     "evaluate_sampled",
@@ -55,6 +58,7 @@ __all__ = [
     "paired_differences",
     "ranking_metrics",
     "ranks_of_first",
+    "ranks_of_known",
     "sampled_candidates",
     "sampled_scores",
     "user_auc",

@@ -85,15 +85,7 @@ class ItemBranch(nn.Module):
         self.codebook = None
         entries = config.item.codebook
         if entries.use_codebook:
-            self.codebook = Codebook(
-                num_semantics,
-                dim,
-                gradient=entries.codebook_gradient,
-                update=entries.codebook_update,
-                revive_after=entries.revive_after,
-                with_loss=False,
-                backend=config.backend,
-            )
+            self.codebook = Codebook(num_semantics, dim, update="gradient", with_loss=False, backend=config.backend)
             self.decoder = CodebookDecoder(dim, entries.codebook_hidden, config.backend)
         self.encoder = ConditionEncoder(dim, config.dynamic_layers, config.backend, config.dropout)
 
@@ -102,7 +94,7 @@ class ItemBranch(nn.Module):
         embedded, mask = self.embedding(sequences), valid_mask(sequences)
         if self.codebook is None:
             return Metacode(embedded)
-        entries = self.codebook.weight.detach().clone()  # before the lookup, which may move them
+        entries = self.codebook.weight.detach().clone()  # before the lookup: a codebook that learns by it moves them
         decoded = None
         if self.decoder.decodes_entries(sequences.numel(), self.codebook):
             decoded = self.decoder.decode_entries(entries)

@@ -149,10 +149,7 @@ class DynamicRecommender(nn.Module):
         # Under autocast the generators keep their parameters' precision; it is for the backbone and the targets.
         with torch.autocast(sequences.device.type, enabled=False):
             conditions = self._conditions(sequences)
-        layers: Layers = self.dynamic
-        if conditions.item is not None or conditions.semantic is not None:
-            layers = partial(self.dynamic, z_item=conditions.item, z_semantic=conditions.semantic)
-        vector = self.user_state(sequences, layers)
+        vector = self.user_state(sequences, self._layers(conditions))
         auxiliary_loss = conditions.auxiliary_loss
         if auxiliary_loss is None:
             auxiliary_loss = self.item_embedding.weight.new_zeros(())
@@ -174,18 +171,27 @@ class DynamicRecommender(nn.Module):
         z_item = self.item.encoder(metacode.sequence, mask)
         return Conditions(z_item, z_semantic, auxiliary_loss, metacode.codebook_index)
 
+    def _layers(self, conditions: Conditions) -> Layers:
+        """The last layers of these sequences as they act on the backbone's state."""
+        if conditions.item is None and conditions.semantic is None:
+            return self.gated(self.dynamic)
+        layers = partial(self.dynamic, z_item=conditions.item, z_semantic=conditions.semantic)
+        if isinstance(self.dynamic, LowRankMLP):
+            return partial(layers, gate=self.gate)  # which its one call adds
+        return self.gated(layers)
+
+    def gated(self, layers: Layers) -> Layers:
+        """How layers act on the backbone's state: directly, or added to it with `dynamic_residual`."""
+        gate = self.gate
+        return layers if gate is None else lambda state: state + gate * layers(state)
+
     def user_state(self, sequences: Tensor, layers: Layers) -> Tensor | CandidateState:
-        """The user state of sequences [B, L] with these last layers: u [B, d], or what makes it for a candidate."""
-        layers = self.gated(layers)
+        """The user state of sequences [B, L] with last layers that act so: u [B, d], or what makes it for a
+        candidate."""
         embedded, mask = self.item_embedding(sequences), valid_mask(sequences)
         if self.reads_candidates:
             return CandidateState(embedded, mask, layers)
         return layers(self.backbone(embedded, mask))
-
-    def gated(self, layers: Layers) -> Layers:
-        """How the last layers act on the backbone's state: directly, or added to it with `dynamic_residual`."""
-        gate = self.gate
-        return layers if gate is None else lambda state: state + gate * layers(state)
 
     def encode(self, sequences: Tensor) -> Tensor | CandidateState:
         """The user state of sequences [B, L] int64, which `score` takes.

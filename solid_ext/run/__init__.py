@@ -4,6 +4,7 @@ from solid_ext.run.examples import Example, example_users
 from solid_ext.run.folder import Begun, begun_run, check_out, holds_run, open_run
 from solid_ext.run.picture import draw_report
 from solid_ext.run.training import Run, train_run
+from solid_ext.run.updating import update_run
 
 __all__ = [
     "Begun",
@@ -16,4 +17,5 @@ __all__ = [
     "holds_run",
     "open_run",
     "train_run",
+    "update_run",
 ]

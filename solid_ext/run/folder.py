@@ -13,14 +13,15 @@ from solid_ext._native import build_info
 from solid_ext.config import Config
 from solid_ext.data import Dataset
 from solid_ext.files import LOCK, check_replaceable, checked_path, read_json, write_json, write_text
-from solid_ext.solid import foreign_model
+from solid_ext.solid import REFIT, foreign_model
 from solid_ext.train.stage import check_resumed, check_version
 
 DESCRIPTION = "run.json"
 STAGES, RIVAL = ("stage1", "stage2"), "static"
+MODEL, MEASURED = "model", "measured"  # for use; and, of a refitted run, the one that the metrics are of
 BEGUN = {LOCK, "config.yaml", DESCRIPTION}  # what a run has before its first epoch
-WRITTEN = {*BEGUN, *STAGES, RIVAL, "model", "semantics.safetensors", "metrics.json", "report.png", "tensorboard"}
-FOLDERS = {*STAGES, RIVAL, "model", "tensorboard"}  # the others are files
+FOLDERS = {*STAGES, RIVAL, MODEL, MEASURED, REFIT, "tensorboard"}
+WRITTEN = {*BEGUN, *FOLDERS, "semantics.safetensors", "metrics.json", "report.png"}
 REPLACED = ".replaced"  # the run that is overwritten, until the new one has an epoch
 
 
@@ -30,7 +31,15 @@ class Begun(NamedTuple):
     config: Config
     method: str
     baseline: bool
+    refit: bool
     source: str | None
+
+
+class Also(NamedTuple):
+    """What a run trains besides its model: the static method, and the model for use."""
+
+    baseline: bool
+    refit: bool
 
 
 def begun_run(folder: Path) -> Begun:
@@ -45,7 +54,8 @@ def begun_run(folder: Path) -> Begun:
     config = Config().replace(**saved["config"])
     if path.exists():
         config = Config.from_yaml(path, config)
-    return Begun(config, saved["method"], saved.get("baseline") is True, saved.get("source"))
+    also = Also(saved.get("baseline") is True, saved.get("refit") is True)
+    return Begun(config, saved["method"], *also, saved.get("source"))
 
 
 def holds_run(folder: Path) -> bool:
@@ -66,8 +76,9 @@ def open_run(
     overwrite: bool,
     method: str = "solid",
     baseline: bool = False,
+    refit: bool = False,
     source: str | None = None,
-) -> bool:
+) -> Also:
     """Make the run's folder and write down what it is about to do; a resumed one may have more epochs or patience.
 
     `run.json` says it all, with its checksum; `config.yaml` is its configuration for people and for `--config`. A
@@ -77,7 +88,8 @@ def open_run(
         source: where the dataset is found again, if that is known; a resumed run keeps what it has.
 
     Returns:
-        Whether the static method is trained too: where `baseline` is set, or was when a resumed run was begun.
+        Whether the static method and the model for use are trained too: where `baseline` and `refit` are set, or were
+        when a resumed run was begun.
 
     Raises:
         ValueError: the folder exists and neither `resume` nor `overwrite` is set; nothing to resume; the folder
@@ -90,11 +102,12 @@ def open_run(
         saved = _check_same(folder, described)
         described["source"] = source or saved.get("source")
         baseline |= saved.get("baseline") is True
+        refit |= saved.get("refit") is True
     elif overwrite and folder.exists():
         _set_aside(folder)
-    write_json(folder / DESCRIPTION, {**described, "baseline": baseline})
+    write_json(folder / DESCRIPTION, {**described, "baseline": baseline, "refit": refit})
     write_text(folder / "config.yaml", config.to_yaml())
-    return baseline
+    return Also(baseline, refit)
 
 
 def check_out(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -118,7 +131,8 @@ def check_out(folder: Path, *, resume: bool, overwrite: bool) -> None:
             kind = "a folder" if path.name in FOLDERS else "a file"
             raise ValueError(f"out: expected {kind}, got {path}, which is none of a run's")
     if resume:
-        check_replaceable(folder / "model", "out", overwrite=True, ours=foreign_model)
+        for model in (MODEL, MEASURED):
+            check_replaceable(folder / model, "out", overwrite=True, ours=foreign_model)
     if resume or not found - {LOCK, REPLACED}:  # a run that was killed before it had described itself has no more
         return
     if not overwrite:

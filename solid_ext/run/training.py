@@ -14,23 +14,32 @@ from solid_ext.evaluate import Scorer, both_protocols
 from solid_ext.files import owned, write_json
 from solid_ext.methods import method_config
 from solid_ext.run.differences import differences
-from solid_ext.run.folder import RIVAL, check_out, open_run, under_way
+from solid_ext.run.folder import MEASURED, MODEL, RIVAL, check_out, open_run, under_way
 from solid_ext.run.picture import draw_report
 from solid_ext.scorers import ItemKNN, Popularity
+from solid_ext.serve import evaluate_beyond
 from solid_ext.solid import SOLID
-from solid_ext.train import Epoch, Renamed, Reporter, Silent, Stage, TensorBoard, check_training
+from solid_ext.train import Epoch, Prefixed, Renamed, Reporter, Silent, Stage, TensorBoard, check_training
 from solid_ext.train.algorithm import stage1_config
 from solid_ext.train.progress import check_reporter
 
+MEASURED_WORDS = "the model that these metrics are of, trained on the split's training rows"
 ITEMKNN_ITEMS = 65_536  # items up to which ItemKNN is measured too: its neighbours are counted in seconds
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a finished run holds; `metrics` is what `metrics.json` says."""
+    """What a finished run holds.
+
+    Attributes:
+        solid: the model for use, that of the folder `model`.
+        measured: the model that the metrics are of; the same but for a refitted run.
+        metrics: what `metrics.json` says.
+    """
 
     folder: Path
     solid: SOLID
+    measured: SOLID
     metrics: dict[str, Any]
 
 
@@ -41,6 +50,7 @@ def train_run(
     *,
     method: str = "solid",
     baseline: bool = False,
+    refit: bool = False,
     source: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -53,12 +63,14 @@ def train_run(
         method: what the configuration is, for the names in metrics and picture.
         baseline: also train the static method for the comparison, unless the configuration is that one; a run that
             is resumed has it where it was begun with it, or is asked for it now.
+        refit: also train the model again on all interactions, for use; as with `baseline` for a run that is resumed.
         source: where the dataset is found again, for who resumes the run by its folder alone.
         begun: called once everything has been checked and the folder is there.
 
     Returns:
         The run; its folder holds `config.yaml`, `run.json`, a folder a stage, `static/` with those of the static
-        method if there is one, `model/`, `semantics.safetensors`, `metrics.json`, `report.png`.
+        method if there is one, `model/`, `semantics.safetensors`, `metrics.json`, `report.png`. Of a refitted run
+        `model/` is the one for use, `measured/` the one that was measured, and `refit/` has the stages of the former.
 
     Raises:
         ValueError: what cannot be trained, said before the folder is made or anything in it replaced; a folder in
@@ -72,7 +84,7 @@ def train_run(
     check_out(folder, resume=resume, overwrite=overwrite)
     made = not folder.exists()
     with owned(folder, "out"):
-        baseline = open_run(
+        also = open_run(
             folder,
             config,
             dataset,
@@ -80,6 +92,7 @@ def train_run(
             overwrite=overwrite,
             method=method,
             baseline=baseline,
+            refit=refit,
             source=source,
         )
         with under_way(folder, made=made):
@@ -88,7 +101,7 @@ def train_run(
             start = time.perf_counter()
             solid = SOLID(config).fit(dataset, folder=folder, reporter=reporter)
             rival, plain = None, method_config(config, "static")
-            if baseline and plain != config:
+            if also.baseline and plain != config:
                 rival = SOLID(plain).fit(
                     dataset,
                     semantics=solid.training.semantics,
@@ -96,10 +109,13 @@ def train_run(
                     reporter=None if reporter is None else Renamed(RIVAL, reporter),
                 )
             seconds = {"train": time.perf_counter() - start}
-        return _measured(folder, solid, rival, method, seconds)
+        run = _measured(folder, solid, rival, method, seconds, also.refit)
+        return _refitted(run, reporter) if also.refit else run
 
 
-def _measured(folder: Path, solid: SOLID, rival: SOLID | None, method: str, seconds: dict[str, float]) -> Run:
+def _measured(
+    folder: Path, solid: SOLID, rival: SOLID | None, method: str, seconds: dict[str, float], refit: bool
+) -> Run:
     """The run of models that have been trained in the folder: measured, and written down, the numbers first."""
     config, training, start = solid.config, solid.training, time.perf_counter()
     dataset, split = training.dataset, training.split
@@ -115,6 +131,7 @@ def _measured(folder: Path, solid: SOLID, rival: SOLID | None, method: str, seco
         model: {protocol: metrics.values for protocol, metrics in protocols.items()}
         for model, protocols in found.items()
     }
+    beyond = {model: evaluate_beyond(scorer, dataset, split) for model, scorer in scorers.items()}
     seconds["evaluate"] = time.perf_counter() - start
     usage = solid.code_usage()
     stages = [*([] if rival is None else map(_of_rival, rival.training.stages)), *training.stages]
@@ -132,7 +149,7 @@ def _measured(folder: Path, solid: SOLID, rival: SOLID | None, method: str, seco
             "count": training.semantics.count,
             **training.semantics.report,
         },
-        "models": models,
+        "models": {model: {**metrics, "beyond": beyond[model]} for model, metrics in models.items()},
         "differences": differences(found, name),
         "stages": [
             {
@@ -146,13 +163,28 @@ def _measured(folder: Path, solid: SOLID, rival: SOLID | None, method: str, seco
         ],
         "entries_used": None if usage is None else int((usage > 0).sum()),
         "seconds": seconds,
+        "folders": {MEASURED: MEASURED_WORDS} if refit else {MODEL: f"{MEASURED_WORDS}, and for use"},
     }
     write_json(folder / "metrics.json", metrics)
-    solid.save(folder / "model", overwrite=True)
+    solid.save(folder / (MEASURED if refit else MODEL), overwrite=True)
     training.semantics.save(folder / "semantics.safetensors")
     history = [epoch.row() for stage in stages for epoch in stage.history]
     draw_report(folder / "report.png", history, usage, models, validation=_validation_axis(config))
-    return Run(folder, solid, metrics)
+    return Run(folder, solid, solid, metrics)
+
+
+def _refitted(run: Run, reporter: Reporter | None) -> Run:
+    """The run with a model for use beside the one that was measured."""
+    start = time.perf_counter()
+    stages = None if reporter is None else Prefixed("refit ", reporter)
+    used = run.measured.refit(folder=run.folder, reporter=stages)
+    epochs = {stage.name: len(stage.history) for stage in used.training.stages}
+    used.save(run.folder / MODEL, overwrite=True)
+    seconds = {**run.metrics["seconds"], "refit": time.perf_counter() - start}
+    folders = {MODEL: "trained on all interactions, for use: these metrics are not its own", **run.metrics["folders"]}
+    metrics = {**run.metrics, "seconds": seconds, "folders": folders, "refit_epochs": epochs}
+    write_json(run.folder / "metrics.json", metrics)
+    return replace(run, solid=used, metrics=metrics)
 
 
 def _of_rival(stage: Stage) -> Stage:

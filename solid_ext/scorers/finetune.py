@@ -76,7 +76,7 @@ class FineTuned:
         layers: Layers = model.dynamic
         if pairs is not None:
             layers = tuned_layers(model.dynamic, pairs, steps=self.steps, rate=self.rate, acting=model.gated)
-        return model.user_state(sequences, layers)
+        return model.user_state(sequences, model.gated(layers))
 
     def score(self, state: Tensor | CandidateState, candidates: Tensor) -> Tensor:
         """The logits [B, T] of candidates [B, T] or [T] int64."""

@@ -42,19 +42,22 @@ class WithNeighbours:
         knn: the similarities, counted in the training part.
         weight: w, 0 or more.
         decay: r in (0, 1], by which an item counts less than the one after it; 1 counts all of the history alike.
+        content: the multiple of `content_similarity` that `knn` has in it, for who adds items to it.
 
     Raises:
-        ValueError: a weight or a decay out of range.
+        ValueError: a weight, decay or content out of range.
 
     Source: a product of experts, as in Hinton, Training products of experts by minimizing contrastive divergence, 2002.
     """
 
-    def __init__(self, model: Any, knn: ItemKNN, weight: float, decay: float = 1.0) -> None:
+    def __init__(self, model: Any, knn: ItemKNN, weight: float, decay: float = 1.0, content: float = 0.0) -> None:
         if not weight >= 0:
             raise ValueError(f"WithNeighbours: expected weight >= 0, got {weight}")
         if not 0 < decay <= 1:
             raise ValueError(f"WithNeighbours: expected 0 < decay <= 1, got {decay}")
-        self.model, self.knn, self.weight, self.decay = model, knn, weight, decay
+        if not 0 <= content < float("inf"):
+            raise ValueError(f"WithNeighbours: expected content >= 0, got {content}")
+        self.model, self.knn, self.weight, self.decay, self.content = model, knn, weight, decay, content
         self.length = model.length
 
     @property
@@ -89,10 +92,12 @@ class WithNeighbours:
         On Amazon Scientific this changes none of the 8,442 ranks.
         """
         similarity = self.knn.similarity.astype(np.float32)
-        return WithNeighbours(self.model, ItemKNN.of(similarity, self.knn.length), self.weight, self.decay)
+        return WithNeighbours(
+            self.model, ItemKNN.of(similarity, self.knn.length), self.weight, self.decay, self.content
+        )
 
     def save(self, path: Path) -> None:
-        """Write similarities, weight and decay, but not the model, as one safetensors file.
+        """Write similarities, weight, decay and content, but not the model, as one safetensors file.
 
         Indices are as narrow as V allows, similarities as they are held. A weight of 0 needs no similarities.
 
@@ -107,7 +112,7 @@ class WithNeighbours:
             "indptr": matrix.indptr.astype(np.int32 if matrix.nnz < 2**31 else np.int64),
             "shape": np.array(matrix.shape),
         }
-        described = json.dumps({"weight": self.weight, "decay": self.decay})
+        described = json.dumps({"weight": self.weight, "decay": self.decay, "content": self.content})
         with written(path) as partial:
             save_file(arrays, partial, metadata={"neighbours": described})
 
@@ -121,12 +126,13 @@ class WithNeighbours:
         try:
             with safe_open(path, framework="np") as file:
                 described = json.loads((file.metadata() or {})["neighbours"])
-                if not isinstance(described, dict) or set(described) != {"weight", "decay"}:
+                if not isinstance(described, dict) or {*described, "content"} != {"weight", "decay", "content"}:
                     raise ValueError(f"settings {described!r:.80}")
                 weight, decay = float(described["weight"]), float(described["decay"])
+                content = float(described.get("content", 0.0))  # which models of earlier versions do not tell
                 data, indices, indptr, shape = (file.get_tensor(name) for name in ARRAYS)
             matrix = _checked_matrix(data, indices, indptr, shape, model.num_items + 1)
-            return WithNeighbours(model, ItemKNN.of(matrix, model.length), weight, decay)
+            return WithNeighbours(model, ItemKNN.of(matrix, model.length), weight, decay, content)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"load: expected neighbours in {path}, got {error}") from error
 
@@ -223,4 +229,4 @@ def choose_neighbours(
             measured.update(zip(new, validate(scorers), strict=True))
             chosen = max(settings, key=measured.__getitem__)
     weight, decay, share = chosen
-    return WithNeighbours(model, mixed(share), weight, decay)
+    return WithNeighbours(model, mixed(share), weight, decay, share)

@@ -2,6 +2,7 @@
 
 from solid_ext.serve.explain import Explanation, HistoryPart, SemanticPart, explain
 from solid_ext.serve.item_table import ItemTable
+from solid_ext.serve.lists import evaluate_beyond, recommended_lists
 from solid_ext.serve.recommend import Recommendation, recommend
 from solid_ext.serve.scores import score
 from solid_ext.serve.session import Session
@@ -18,9 +19,11 @@ __all__ = [
     "SemanticPart",
     "Session",
     "UserQuery",
+    "evaluate_beyond",
     "explain",
     "item_vectors",
     "recommend",
+    "recommended_lists",
     "score",
     "similar_items",
     "top_items",

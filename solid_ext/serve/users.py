@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from polars.io.plugins import register_io_source
 from torch import Tensor
 
-from solid_ext.data import Catalogue, Dataset
+from solid_ext.data import Catalogue, Dataset, load_dataset
 from solid_ext.data.catalogue import listed
 from solid_ext.data.tables import shown
 from solid_ext.evaluate import Scorer
@@ -103,7 +104,7 @@ class UserQuery:
 def user_query(
     scorer: Scorer,
     catalogue: Catalogue,
-    dataset: Dataset,
+    data: Any,
     users: Sequence[Any] | None,
     k: int,
     *,
@@ -114,18 +115,31 @@ def user_query(
     table: ItemTable | None = None,
     stacklevel: int = 2,
 ) -> UserQuery:
-    """Check what is asked for users of a dataset; see `SOLID.recommend_users`.
+    """Check what is asked of a model for users of a dataset, by their histories in it.
+
+    A user's history is all of the user's interactions in the data's own order, of which the scorer reads the last
+    `length`; the answer is that of `recommend` for it. Nothing of the data is kept but in the query.
+
+    Args:
+        data: a `Dataset`, or whatever `load_dataset` takes; not necessarily that which the model was fitted on.
+        users: raw ids of users, in any order; None for all.
+        exclude: as of `recommend`; a list of lists has one for each user.
+        include: the same.
+        unknown: "error" refuses items in a history that the model does not know; "ignore" reads it without them.
+        table: as of `recommend`.
+        stacklevel: of the warning about newcomers.
 
     Raises:
         ValueError: a user that the dataset lacks, with unknown "error" an item in a history that the model lacks, and
-            as `recommend`.
-        TypeError: users that are no list of ids, and as `recommend`.
+            as `recommend` and `load_dataset`.
+        TypeError: users that are no list of ids, and as `recommend` and `load_dataset`.
     """
     check_not_forked(NAME)
     check_scorer(NAME, scorer)
     k = min(checked_count(NAME, k), catalogue.num_items)
     exclude_history = checked_flag(NAME, "exclude_history", exclude_history)
     check_unknown(NAME, unknown)
+    dataset = data if isinstance(data, Dataset) else load_dataset(data)
     rows = _rows_of(dataset, users)
     rules = checked_rules(NAME, catalogue, len(rows), exclude, include, unknown)
     numbers = np.concatenate(([0], catalogue.item_index(dataset.item_ids)))
@@ -164,15 +178,28 @@ def _rows_of(dataset: Dataset, users: Any) -> np.ndarray:
     return rows
 
 
-def checked_out(path: Any, *, overwrite: bool = False) -> Path:
-    """Where recommendations may be written.
+def user_histories(dataset: Dataset) -> list[list[Any]]:
+    """The histories of all users of a dataset in raw ids, oldest first."""
+    ids, offsets = dataset.item_ids.to_list(), dataset.offsets.tolist()
+    return [[ids[item - 1] for item in dataset.items[start:end].tolist()] for start, end in pairwise(offsets)]
+
+
+def write_vectors(path: Path, name: str, ids: list[Any], vectors: np.ndarray) -> None:
+    """Write ids, in a column of that name, and their vectors [N, d], in a column `vector`, as Parquet."""
+    columns = {name: ids, "vector": pl.Series(vectors, dtype=pl.Array(pl.Float32, vectors.shape[1]))}
+    with written(path) as partial:
+        pl.DataFrame(columns).write_parquet(partial)
+
+
+def checked_out(path: Any, *, overwrite: bool = False, endings: Sequence[str] = ENDINGS) -> Path:
+    """Where recommendations or vectors may be written.
 
     Raises:
-        ValueError: another ending than .parquet or .csv, a folder, or a file that is there already.
+        ValueError: another ending, a folder, or a file that is there already.
     """
     path = checked_path(path, "out")
-    if path.suffix.lower() not in ENDINGS:
-        raise ValueError(f"out: expected a file that ends in {' or '.join(ENDINGS)}, got {path}")
+    if path.suffix.lower() not in endings:
+        raise ValueError(f"out: expected a file that ends in {' or '.join(endings)}, got {path}")
     if path.is_dir() or (path.exists() and not overwrite):
         kind = "a folder" if path.is_dir() else "which exists (overwrite=True replaces it)"
         raise ValueError(f"out: expected a file that does not exist yet, got {path}, {kind}")

@@ -111,5 +111,5 @@ def similar_items(
     known = known_items("similar_items", "items", catalogue, [asked], "refuse")[0]
     with torch.inference_mode():
         unit = F.normalize(item_vectors(model, table), dim=1)
-    scores, found = top_items(_Cosine(unit), catalogue.num_items, list(known.split(1)), k, True)
+    scores, found = top_items(_Cosine(unit), catalogue.num_items, list(known.unsqueeze(1)), k, True)
     return entries(catalogue, scores, found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -151,10 +151,11 @@ def train_solid(
     dataset: Dataset,
     split: Split,
     semantics: np.ndarray,
-    validate: Validate,
+    validate: Validate | None,
     *,
     features: Tensor | None = None,
     validate_stage1: Validate | None = None,
+    epochs: Mapping[str, int] | None = None,
     folder: Path | None = None,
     reporter: Reporter | None = None,
 ) -> tuple[DynamicRecommender, list[Stage]]:
@@ -167,19 +168,23 @@ def train_solid(
     Args:
         semantics: [V + 1] int64 from Module 1.
         features: [V + 1, F] float32, for `item_features`.
+        validate: the monitored metric; None trains each stage for so many `epochs` and leaves it at the last one.
         validate_stage1: the metric of stage 1, where it is another.
+        epochs: at most so many of each stage, by its name, in place of the configuration's.
         folder: holds a sub-folder a stage; what is there is resumed.
 
     Source: paper, Algorithm 1.
     """
 
-    def train(name: str, network: Trainable, of: Config, by: Validate = validate, *later: str) -> Stage:
+    def train(name: str, network: Trainable, of: Config, by: Validate | None = validate, *later: str) -> Stage:
+        if epochs is not None:
+            of = replace(of, train=replace(of.train, epochs=epochs[name]))
         return train_stage(
             name,
             network,
             dataset,
             split,
-            config.train,
+            replace(config.train, epochs=of.train.epochs),
             by,
             fields=of.flat(),
             folder=None if folder is None else folder / name,

@@ -22,7 +22,7 @@ class Epoch:
     epoch: int  # from 1
     loss: float  # mean training loss, with the alignment term
     alignment: float  # mean L_align, unweighted
-    valid: float  # the monitored validation metric
+    valid: float | None  # the monitored validation metric; None where nothing is validated
     seconds: float
 
     def row(self) -> dict[str, Any]:
@@ -80,6 +80,26 @@ class Renamed:
         self.after.end(self.name, replace(best, stage=self.name))
 
 
+class Prefixed:
+    """Passes everything on to another reporter, with words before each stage's name."""
+
+    def __init__(self, words: str, after: Reporter) -> None:
+        self.words, self.after = words, after
+
+    def begin(self, stage: str, steps: int, epochs: int) -> None:
+        self.after.begin(self.words + stage, steps, epochs)
+
+    def step(self) -> None:
+        self.after.step()
+
+    def epoch(self, epoch: Epoch, best: Epoch) -> None:
+        epoch, best = (replace(one, stage=self.words + one.stage) for one in (epoch, best))
+        self.after.epoch(epoch, best)
+
+    def end(self, stage: str, best: Epoch) -> None:
+        self.after.end(self.words + stage, replace(best, stage=self.words + best.stage))
+
+
 class ProgressBar:
     """A rich progress bar, one line a stage; a context manager."""
 
@@ -114,21 +134,20 @@ class ProgressBar:
 
     def epoch(self, epoch: Epoch, best: Epoch) -> None:
         if self.task is not None:
-            self.bar.update(
-                self.task,
-                completed=0,
-                status=f"epoch {epoch.epoch + 1}  loss {epoch.loss:.4f}  {self.metric} {epoch.valid:.4f} "
-                f"(best {best.valid:.4f} at {best.epoch})",
-            )
+            status = f"epoch {epoch.epoch + 1}  loss {epoch.loss:.4f}"
+            if epoch.valid is not None:
+                status += f"  {self.metric} {epoch.valid:.4f} (best {best.valid:.4f} at {best.epoch})"
+            self.bar.update(self.task, completed=0, status=status)
 
     def end(self, stage: str, best: Epoch) -> None:
         if self.task is not None:
             task, seconds = self.bar.tasks[self.task], time.perf_counter() - self.start
-            self.bar.update(
-                self.task,
-                completed=task.total,
-                status=f"best {self.metric} {best.valid:.4f} at epoch {best.epoch}, {seconds:.0f} s",
+            status = (
+                f"{best.epoch} epochs"
+                if best.valid is None
+                else (f"best {self.metric} {best.valid:.4f} at epoch {best.epoch}")
             )
+            self.bar.update(self.task, completed=task.total, status=f"{status}, {seconds:.0f} s")
 
 
 class TensorBoard:
@@ -156,7 +175,7 @@ class TensorBoard:
         self.after.step()
 
     def epoch(self, epoch: Epoch, best: Epoch) -> None:
-        for name in ("loss", "alignment", "valid"):
+        for name in ("loss", "alignment", "valid") if epoch.valid is not None else ("loss", "alignment"):
             self.writer.add_scalar(f"{epoch.stage}/{name}", getattr(epoch, name), epoch.epoch)
         self.after.epoch(epoch, best)
 
@@ -168,5 +187,6 @@ class TensorBoard:
 def write_log(path: Path, history: list[Epoch]) -> None:
     """The training log as CSV, one line an epoch."""
     names = list(Epoch.__dataclass_fields__)
-    lines = [",".join(names)] + [",".join(str(getattr(epoch, name)) for name in names) for epoch in history]
+    cells = [["" if (value := getattr(epoch, name)) is None else str(value) for name in names] for epoch in history]
+    lines = [",".join(row) for row in (names, *cells)]
     write_text(path, "\n".join(lines) + "\n")

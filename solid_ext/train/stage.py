@@ -54,7 +54,9 @@ class Stage:
 
     @property
     def best(self) -> Epoch:
-        return max(self.history, key=lambda epoch: (epoch.valid, -epoch.epoch))
+        """The epoch of the best validation, the first of equal ones; the last epoch where nothing is validated."""
+        validated = [(epoch.valid, -epoch.epoch, epoch) for epoch in self.history if epoch.valid is not None]
+        return max(validated)[2] if validated else self.history[-1]
 
     def converged(self, config: TrainConfig) -> bool:
         """No better epoch for `patience` epochs, or `epochs` reached."""
@@ -71,7 +73,7 @@ def train_stage(
     dataset: Dataset,
     split: Split,
     config: TrainConfig,
-    validate: Validate,
+    validate: Validate | None,
     *,
     fields: Mapping[str, Any] | None = None,
     folder: Path | None = None,
@@ -85,7 +87,8 @@ def train_stage(
     never stopped. Stages of several threads follow one another, for they share torch's generators.
 
     Args:
-        validate: the monitored metric of a model, larger is better.
+        validate: the monitored metric of a model, larger is better; None trains for `config.epochs` epochs and leaves
+            the model at the last one.
         fields: of the configuration, by name: all that the stage depends on; those of `config` where none are given.
         folder: where `best.safetensors`, `last.safetensors` and `log.csv` go; a folder that holds them is resumed.
         followed_by: folders of stages that start from this one's best epoch, deleted when there is a better one.
@@ -122,7 +125,7 @@ def train_stage(
         optimizer.flush()
         _check_progress(name, number, loss, alignment, model, config)
         loss += config.stage2.alignment * alignment
-        valid = validate(model)
+        valid = None if validate is None else validate(model)
         stage.history.append(Epoch(name, number, loss, alignment, valid, time.perf_counter() - start))
         improved = stage.best.epoch == number
         if improved:

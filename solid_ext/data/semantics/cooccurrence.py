@@ -6,6 +6,7 @@ import numpy as np
 from scipy import sparse
 
 from solid_ext.data.dataset import Dataset
+from solid_ext.data.semantics.clusters import normalised
 
 WINDOW = 10  # positions; bounds the pairs of a user by ten times his items, however long his history is
 SMOOTHING = 0.75  # of the context frequencies, so that rare neighbours do not count for more than they tell
@@ -39,6 +40,34 @@ def cooccurrence_features(dataset: Dataset, train_end: np.ndarray, *, dim: int =
     from sklearn.utils.extmath import randomized_svd
 
     size = dataset.num_items + 1
+    matrix, count = _information(dataset, train_end)
+    rank = min(dim, dataset.num_items)
+    left, scale, _ = randomized_svd(matrix, rank, random_state=seed % 2**32)
+    features = np.zeros((size, dim), dtype=np.float32)
+    features[:, :rank] = left * np.sqrt(scale)
+    features[count == 0] = 0
+    return features
+
+
+def folded_in(dataset: Dataset, train_end: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Features of items by those that they stand near: `f_i = sum_j (M + M')_ij / 2 f_j`, M as above, L2-normalised.
+
+    Args:
+        dataset, train_end: where the pairs are counted.
+        features: `[V + 1, F]`, zero in the rows of items without features.
+
+    Returns:
+        `[V + 1, F] float32`, of every item; zero where an item stands near none that has features.
+
+    Source: Sarwar et al., Incremental singular value decomposition algorithms for recommender systems, 2002.
+    """
+    matrix, _ = _information(dataset, train_end)
+    return normalised(matrix @ features.astype(np.float64))
+
+
+def _information(dataset: Dataset, train_end: np.ndarray) -> tuple[sparse.csr_array, np.ndarray]:
+    """`(M + M') / 2` [V + 1, V + 1], sparse, and n_i [V + 1]."""
+    size = dataset.num_items + 1
     pairs = _pairs(dataset, train_end, size)
     row, column = pairs.coords
     if not len(row):
@@ -47,12 +76,7 @@ def cooccurrence_features(dataset: Dataset, train_end: np.ndarray, *, dim: int =
     context = count**SMOOTHING / (count**SMOOTHING).sum()
     information = np.log(pairs.data / (count[row] * context[column]))
     matrix = sparse.csr_array((np.maximum(information, 0), (row, column)), shape=(size, size))
-    rank = min(dim, dataset.num_items)
-    left, scale, _ = randomized_svd((matrix + matrix.T) / 2, rank, random_state=seed % 2**32)
-    features = np.zeros((size, dim), dtype=np.float32)
-    features[:, :rank] = left * np.sqrt(scale)
-    features[count == 0] = 0
-    return features
+    return (matrix + matrix.T) / 2, count
 
 
 def _pairs(dataset: Dataset, train_end: np.ndarray, size: int) -> sparse.coo_array:

@@ -73,29 +73,29 @@ def check_semantics(config: SemanticsConfig, dataset: Dataset) -> None:
         return
     _check_count(config, dataset)
     for kind in sorted(source.split("+"), reverse=True):
-        file = _file(kind, config)
+        file = feature_file(kind, config)
         if file:
             read_features(file, dataset, name=f"{kind}_features")
         elif kind == "image":
-            _image_folder(config)
+            image_folder(config)
         elif kind == "text" and not item_text(dataset).count():
             raise ValueError("text_features: expected items with a title or categories, got none")
 
 
-def _file(kind: str, config: SemanticsConfig) -> str:
+def feature_file(kind: str, config: SemanticsConfig) -> str:
     return {"id": config.id_features, "text": config.text_features, "image": config.image_features}[kind]
 
 
 def _features(kind: str, config: SemanticsConfig, dataset: Dataset, seed: int, train_end: np.ndarray) -> np.ndarray:
     """One kind's features `[V + 1, F]`: from its file if one is named, else made."""
-    file = _file(kind, config)
+    file = feature_file(kind, config)
     if file:
         return read_features(file, dataset, name=f"{kind}_features")
     if kind == "text":
         return text_features(dataset, encoder=config.text_encoder, seed=seed)
     if kind == "id":
         return cooccurrence_features(dataset, train_end, seed=seed)
-    return image_features(dataset, _image_folder(config), encoder=config.image_encoder)
+    return image_features(dataset, image_folder(config), encoder=config.image_encoder)
 
 
 def _check_count(config: SemanticsConfig, dataset: Dataset) -> None:
@@ -105,7 +105,7 @@ def _check_count(config: SemanticsConfig, dataset: Dataset) -> None:
         )
 
 
-def _image_folder(config: SemanticsConfig) -> str:
+def image_folder(config: SemanticsConfig) -> str:
     if not config.image_folder:
         raise ValueError(
             "semantics: expected image_features FILE or image_folder FOLDER for a source with images, got neither"

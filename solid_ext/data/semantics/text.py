@@ -25,7 +25,9 @@ def item_text(dataset: Dataset, columns: tuple[str, ...] = TEXT_COLUMNS) -> pl.S
     return dataset.item_table.select(text=pl.when(text.str.contains(r"\w")).then(text)).to_series()
 
 
-def text_features(dataset: Dataset, *, encoder: str = "tfidf", dim: int = 64, seed: int) -> np.ndarray:
+def text_features(
+    dataset: Dataset, *, encoder: str = "tfidf", dim: int = 64, seed: int, first: int | None = None
+) -> np.ndarray:
     """Return features of title and categories.
 
     Args:
@@ -35,9 +37,11 @@ def text_features(dataset: Dataset, *, encoder: str = "tfidf", dim: int = 64, se
             model with safetensors weights.
         dim: number of columns of tfidf; where the texts have fewer words or items than that, the last ones are zero.
         seed: of the randomised SVD, which reads 32 bits of it.
+        first: how many of the items tfidf is made of; those after them are placed in the space of these, by their words
+            and projection, and change nothing about it. None for all.
 
     Returns:
-        `[V + 1, F] float32`; row 0 and the rows of items without words are zero.
+        `[V + 1, F] float32`; row 0 and the rows of items without words (that the first items know) are zero.
 
     Raises:
         ValueError: no item has a word; an encoder that is not installed or cannot be read.
@@ -48,24 +52,33 @@ def text_features(dataset: Dataset, *, encoder: str = "tfidf", dim: int = 64, se
         raise ValueError(f"text_features: expected dim >= 1, got {dim}")
     text = item_text(dataset)
     known = text.is_not_null().to_numpy()
-    if not known.any():
+    of_first = int(known[:first].sum())
+    if not of_first:
         raise ValueError("text_features: expected items with a title or categories, got none")
     sentences = text.drop_nulls().to_list()
-    rows = _tfidf(sentences, dim, seed) if encoder == "tfidf" else _sentence_vectors(sentences, encoder)
+    if encoder == "tfidf":
+        rows = _tfidf(sentences[:of_first], sentences[of_first:], dim, seed)
+    else:
+        rows = _sentence_vectors(sentences, encoder)
     features = np.zeros((dataset.num_items + 1, rows.shape[1]), dtype=np.float32)
     features[1 + np.flatnonzero(known)] = rows
     return features
 
 
-def _tfidf(sentences: list[str], dim: int, seed: int) -> np.ndarray:
+def _tfidf(sentences: list[str], more: list[str], dim: int, seed: int) -> np.ndarray:
+    """Rows of the sentences that the words and the projection are of, and of more that are only projected."""
     # Imported here because it takes a second, which only who clusters should wait for.
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.utils.extmath import randomized_svd
 
-    weights = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b", sublinear_tf=True).fit_transform(sentences)
+    words = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b", sublinear_tf=True)
+    weights = words.fit_transform(sentences)
     rank = min(dim, *weights.shape)
-    left, scale, _ = randomized_svd(weights, rank, random_state=seed % 2**32)
-    return np.pad(left * scale, ((0, 0), (0, dim - rank)))
+    left, scale, right = randomized_svd(weights, rank, random_state=seed % 2**32)
+    rows = left * scale
+    if more:
+        rows = np.concatenate([rows, words.transform(more) @ right.T])
+    return np.pad(rows, ((0, 0), (0, dim - rank)))
 
 
 def _sentence_vectors(sentences: list[str], encoder: str) -> np.ndarray:

@@ -1,0 +1,46 @@
+"""solid-ext vectors: a file of the item vectors, for an index of one's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from solid_ext.cli.sources import Dataset, load_run, open_dataset
+from solid_ext.cli.terminal import console
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Write the vectors of all items, or of a dataset's users, as a Parquet file of ids and vectors.
+
+    Example: solid-ext vectors --run runs/first --out items.parquet
+    Example: solid-ext vectors --run runs/first --dataset data/ratings --out users.parquet
+
+    The product of a user's and an item's vector is the network's logit. Neighbours are in no vector.
+    """
+
+    run_folder: Annotated[Path, tyro.conf.arg(name="run")]
+    """The folder of a run, or of a model that was saved."""
+    out: Path
+    """The file to write, .parquet."""
+    dataset: Dataset | None = None
+    """Write the vectors of this dataset's users instead, by their histories."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+
+    def run(self) -> None:
+        from solid_ext.serve.users import checked_out, user_histories, write_vectors
+
+        out = checked_out(self.out, overwrite=self.overwrite, endings=(".parquet",))
+        solid = load_run(self.run_folder)
+        if self.dataset is None:
+            name, (ids, vectors) = "item_id", solid.item_vectors()
+        else:
+            dataset = open_dataset(self.dataset)
+            name, ids = "user_id", dataset.user_ids.to_list()
+            vectors = solid.user_vectors(user_histories(dataset))
+        write_vectors(out, name, ids, vectors)
+        console.print(f"{len(vectors):,} vectors of {vectors.shape[1]} numbers in {out}")
