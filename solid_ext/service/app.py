@@ -227,7 +227,9 @@ def create_app(
             404: f"expected one of {known}, got {request.url.path[:80]!r}",
             405: f"expected another method for {request.url.path[:80]!r}, got {request.method[:20]!r}",
         }
-        return problem_response(error.status_code, sentences.get(error.status_code, str(error.detail)), error.headers)
+        return problem_response(
+            error.status_code, sentences.get(error.status_code, str(error.detail)), dict(error.headers or {})
+        )
 
     paths = {*app.openapi()["paths"], *PAGE, "/openapi.json"}
     return Guard(app, limits, metrics, paths, {*PAGE, "/openapi.json", "/health"}, token, hosts)
