@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from solid_ext import SOLID, Dataset, load_dataset
 from solid_ext.data import gather_sequences, leave_one_out
@@ -16,6 +17,7 @@ from solid_ext.evaluate import full_ranks
 from solid_ext.evaluate.protocols import sampled_candidates, sampled_scores
 from solid_ext.scorers import WithNeighbours
 from solid_ext.scorers.finetune import fine_tuned
+from solid_ext.serve import Explanation
 
 TINY: dict[str, Any] = {"length": 5, "dim": 16, "heads": 2, "codebook_hidden": 16, "epochs": 1, "eval_negatives": 20}
 KINDS = {
@@ -115,6 +117,81 @@ def test_the_parts_of_an_explanation_add_up_to_the_score(solid: SOLID, data: Dat
                 assert own.effect == (None if less is None else pytest.approx(less, abs=1e-5))
 
 
+def numbers(found: Explanation) -> list[float]:
+    """All that an explanation tells in numbers, the semantics in an order that no rounding changes."""
+    by_semantic = sorted(found.by_semantic, key=lambda own: own.semantic)
+    history = [value for own in found.history for value in (own.neighbours, own.effect or 0.0)]
+    return [found.score, *found.parts.values(), *history, *(own.effect for own in by_semantic)]
+
+
+def test_items_explained_together_get_what_each_gets_alone(solid: SOLID, data: Dataset) -> None:
+    asked = [0, 11, 50, 11, 3]
+    for history in [*raw_histories(data, range(4)), [3, 7, 3, 3, 9, 7], [5]]:
+        together = solid.explain_items(history, asked)
+        assert [found.item for found in together] == asked
+        for found in together:
+            alone = solid.explain(history, found.item)
+            assert (found.item, found.title) == (alone.item, alone.title)
+            assert numbers(found) == pytest.approx(numbers(alone), abs=2e-6)
+            assert [own.item for own in found.history] == [own.item for own in alone.history]
+            assert [own.effect is None for own in found.history] == [own.effect is None for own in alone.history]
+            assert {own.semantic: own.items for own in found.by_semantic} == {
+                own.semantic: own.items for own in alone.by_semantic
+            }
+    assert solid.explain_items([3, 7], []) == []
+
+
+def test_the_network_s_parts_are_its_logits_with_the_conditions_switched_to_0(solid: SOLID, data: Dataset) -> None:
+    """By hooks that put 0, or the condition of fewer semantics, in the place of what the encoders give."""
+    history, item = raw_histories(data, range(1))[0][-5:], 50
+    network: Any = fine_tuned(solid.model)
+    model: Any = solid.model
+    config, found = solid.config.model, solid.explain(history, item)
+    sequence = torch.from_numpy(data.item_index(history)).long().unsqueeze(0)
+
+    def logit(semantics: Tensor | None) -> float:
+        """Without the branch of items and the candidate's features, by these semantics; None for 0."""
+
+        def in_place(module: Any, given: Any, encoded: Tensor) -> Tensor:
+            if semantics is None or not semantics.numel():
+                return torch.zeros_like(encoded)
+            return module.forward(model.semantic_embedding(semantics), semantics > 0)
+
+        hooks = []
+        if config.semantic_trunk:
+            hooks.append(model.semantic_encoder.register_forward_hook(in_place))
+        if config.item.item_branch:
+            hooks.append(model.item.encoder.register_forward_hook(lambda _, given, encoded: encoded * 0))
+        with torch.inference_mode():
+            state = network.encode(sequence)
+            kept = model.item_embedding.features[item + 1].clone()
+            model.item_embedding.features[item + 1] = 0
+            value = float(network.score(state, torch.tensor([item + 1]))[0, 0])
+            model.item_embedding.features[item + 1] = kept
+        for hook in hooks:
+            hook.remove()
+        return value
+
+    assert item not in history
+    semantics = model.semantics[sequence]
+    base, trunk = logit(None), logit(semantics)
+    assert found.sequence == pytest.approx(base, abs=2e-5)
+    assert found.semantics == pytest.approx(trunk - base, abs=2e-5)
+    for own in found.by_semantic:
+        assert own.effect == pytest.approx(trunk - logit(semantics[semantics != own.semantic].unsqueeze(0)), abs=2e-5)
+
+
+def test_a_gate_that_is_shut_leaves_nothing_to_the_generated_layers(data: Dataset) -> None:
+    solid = SOLID(**TINY).fit(data)
+    assert solid.model is not None
+    assert solid.model.gate is not None
+    with torch.no_grad():
+        solid.model.gate.zero_()
+    found = solid.explain([3, 7, 9], 11)
+    assert [found.semantics, found.items] == pytest.approx([0, 0], abs=1e-9)
+    assert [own.effect for own in found.by_semantic] == pytest.approx([0] * len(found.by_semantic), abs=1e-9)
+
+
 def test_a_part_that_a_model_lacks_is_0_and_one_that_it_has_is_not(solid: SOLID, data: Dataset) -> None:
     found = [solid.explain(history, 11) for history in raw_histories(data, range(8))]
     config = solid.config.model
@@ -178,6 +255,7 @@ def test_a_newcomer_s_score_is_popularity(data: Dataset) -> None:
     assert found.score == found.popularity == expected
     assert found.history == found.by_semantic == ()
     assert solid.explain(["strange"], 9, unknown="ignore") == found
+    assert [own.score for own in solid.explain_items([], [9, 4])] == [found.score, solid.explain([], 4).score]
 
 
 @pytest.mark.parametrize(
@@ -204,6 +282,12 @@ def test_a_newcomer_s_score_is_popularity(data: Dataset) -> None:
         (lambda s: s.explain(["x"], 2), "explain: expected items of the catalogue in history, got 'x'"),
         (lambda s: s.explain([1], "x"), "explain: expected items of the catalogue in item, got 'x', .* not in it$"),
         (lambda s: s.explain([1], [2]), r"explain: expected item as a list of item ids, got \[\[2\]\]"),
+        (lambda s: s.explain_items([1], 2), "explain_items: expected items as a list of item ids, got 2"),
+        (
+            lambda s: s.explain_items([1], ["x"]),
+            "explain_items: expected items of the catalogue in items, got 'x', .*it$",
+        ),
+        (lambda s: s.explain_items(["x"], []), "explain_items: expected items of the catalogue in history, got 'x'"),
         (lambda s: s.explain([1], 2, unknown="x"), "explain: expected unknown 'error' or 'ignore', got 'x'"),
         (lambda s: SOLID.load("m", device="gpu"), "load: device: expected cpu, cuda or cuda:N, got 'gpu'"),
         (lambda s: SOLID.load("m", device=3), "load: device: expected str, got 3"),
@@ -219,6 +303,7 @@ def test_nothing_is_asked_of_a_model_before_it_is_there() -> None:
     for asked in (
         lambda s: s.score([[1]], [1]),
         lambda s: s.explain([1], 1),
+        lambda s: s.explain_items([1], [1]),
         lambda s: s.similar_items([1]),
         lambda s: s.item_vectors(),
         lambda s: s.user_vectors([[1]]),
@@ -244,6 +329,7 @@ def test_eight_threads_get_the_bits_that_one_gets(skewed: tuple[Dataset, SOLID],
             model.item_vectors()[1].tobytes(),
             model.user_vectors(histories).tobytes(),
             [model.explain(histories[place], ids[3]) for place in range(5)],
+            model.explain_items(histories[6], ids[:4]),
         )
 
     expected = everything(fitted)

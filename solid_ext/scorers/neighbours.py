@@ -76,10 +76,10 @@ class WithNeighbours:
         counted = self.decay ** ages(valid_mask(history)).double() * last_occurrences(history)
         return self.weight * counted / counted.sum(1, keepdim=True).clamp(min=1).sqrt()
 
-    def contributions(self, history: Tensor, item: int) -> Tensor:
-        """What each position of sequences [B, L] adds to the item's logit, [B, L] float64."""
-        similar = self.knn.similarity[:, [item]].toarray()[:, 0]
-        return self._weights(history) * torch.from_numpy(similar.astype(np.float64))[history]
+    def contributions(self, history: Tensor, items: Tensor) -> Tensor:
+        """What each position of one sequence [1, L] adds to the logits of items [T] int64, [T, L] float64."""
+        similar = self.knn.similarity[history[0].numpy()][:, items.numpy()].toarray()  # rows first: they are few
+        return torch.from_numpy(similar.T.astype(np.float64)) * self._weights(history)
 
     def score(self, state: _State, candidates: Tensor) -> Tensor:
         """Logits of candidates [B, T] or [T] int64; [B, T]."""

@@ -1,6 +1,6 @@
 """Serving: what a trained model is asked."""
 
-from solid_ext.serve.explain import Explanation, HistoryPart, SemanticPart, explain
+from solid_ext.serve.explain import Explanation, HistoryPart, SemanticPart, explain, explain_items
 from solid_ext.serve.item_table import ItemTable
 from solid_ext.serve.lists import evaluate_beyond, recommended_lists
 from solid_ext.serve.recommend import Recommendation, recommend
@@ -21,6 +21,7 @@ __all__ = [
     "UserQuery",
     "evaluate_beyond",
     "explain",
+    "explain_items",
     "item_vectors",
     "recommend",
     "recommended_lists",

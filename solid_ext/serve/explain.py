@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from solid_ext.data import Catalogue
 from solid_ext.evaluate import Scorer
 from solid_ext.evaluate.scorer import inference, scorer_device
 from solid_ext.models import DynamicRecommender
+from solid_ext.models.recommender import PAIRS, Conditions
 from solid_ext.models.state import CandidateState
 from solid_ext.nn.padding import valid_mask
 from solid_ext.scorers import FineTuned, WithNeighbours, WithNewcomers
@@ -118,88 +118,139 @@ def explain(
         ValueError: an unknown item.
         TypeError: a history that is no list of ids, ids that are neither numbers nor text nor times.
     """
-    check_unknown("explain", unknown)
-    known = known_items("explain", "history", catalogue, [checked_list("explain", "history", history)], unknown)[0]
-    number = known_items("explain", "item", catalogue, [checked_list("explain", "item", [item])], "refuse")[0]
+    return _asked("explain", "item", scorer, catalogue, history, [item], unknown)[0]
+
+
+def explain_items(
+    scorer: Scorer, catalogue: Catalogue, history: Sequence[Any], items: Sequence[Any], *, unknown: str = "error"
+) -> list[Explanation]:
+    """`explain` for several items and one history, whose states are computed once for all of them.
+
+    Args:
+        items: raw ids, any number of them.
+        scorer, history, unknown: as in `explain`.
+
+    Returns:
+        An explanation for each item, in their order: what `explain` says of it, up to rounding.
+
+    Raises: as `explain`.
+    """
+    return _asked("explain_items", "items", scorer, catalogue, history, items, unknown)
+
+
+def _asked(
+    name: str, what: str, scorer: Scorer, catalogue: Catalogue, history: Any, items: Any, unknown: Any
+) -> list[Explanation]:
+    """The explanations of the items, which errors call `what`."""
+    check_unknown(name, unknown)
+    known = known_items(name, "history", catalogue, [checked_list(name, "history", history)], unknown)[0]
+    numbers = known_items(name, what, catalogue, [checked_list(name, what, items)], "refuse")[0]
+    if not len(numbers):
+        return []
     with inference(scorer) as asked:
-        return _explained(asked, catalogue, known, number)
+        return _explained(asked, catalogue, known, numbers)
 
 
-def _explained(scorer: Any, catalogue: Catalogue, known: Tensor, number: Tensor) -> Explanation:
-    """`explain` in item numbers: known [n] and number [1], the scorer in eval mode."""
-    device, raw = scorer_device(scorer), catalogue.raw_items(number.numpy())[0]
-    title = catalogue.titles(number.numpy())[0]
-    window = known[-scorer.length :]
-    different = list(dict.fromkeys(reversed(window.tolist())))[::-1]  # each at its last place
+def _explained(scorer: Any, catalogue: Catalogue, known: Tensor, numbers: Tensor) -> list[Explanation]:
+    """`explain_items` in item numbers: known [n] and numbers [T], T of at least 1, the scorer in eval mode."""
+    device = scorer_device(scorer)
+    raws, titles = catalogue.raw_items(numbers.numpy()), catalogue.titles(numbers.numpy())
+    window = known[-scorer.length :].tolist()
+    different = list(dict.fromkeys(reversed(window)))[::-1]  # each at its last place
     _, _, sequences = flattened([known, *(known[known != own] for own in different)], scorer.length)
     sequences = sequences.to(device)
-    scores = scorer.score(scorer.encode(sequences), number.to(device)).double()[:, 0].tolist()
-    if not len(known):
-        return Explanation(raw, title, scores[0], 0.0, 0.0, 0.0, 0.0, 0.0, scores[0], (), ())
+    scores = scorer.score(scorer.encode(sequences), numbers.to(device)).double().cpu()  # [1 + different, T]
+    totals = scores[0].tolist()
+    if not different:
+        return [
+            Explanation(raw, title, score, 0.0, 0.0, 0.0, 0.0, 0.0, score, (), ())
+            for raw, title, score in zip(raws, titles, totals, strict=True)
+        ]
     if isinstance(scorer, WithNewcomers):
         scorer = scorer.model
-    added = torch.zeros(scorer.length, dtype=torch.float64, device="cpu")
+    added = torch.zeros(len(numbers), scorer.length, dtype=torch.float64, device="cpu")
     if isinstance(scorer, WithNeighbours):
-        added, scorer = scorer.contributions(sequences[:1].cpu(), int(number))[0], scorer.model
-    parts = _Network(scorer, sequences[:1], number.to(device))
+        added, scorer = scorer.contributions(sequences[:1].cpu(), numbers), scorer.model
+    last = {own: place for place, own in enumerate(window)}
+    neighbours = added[:, [last[own] for own in different]].tolist()
+    effects = (scores[:1] - scores[1:]).T.tolist()
     left = [bool((known != own).any()) for own in different]
-    effects = [scores[0] - other if there else None for other, there in zip(scores[1:], left, strict=True)]
-    of_position = dict(zip(window.tolist(), added.tolist(), strict=False))  # of equal items the last one counts
-    model, raws, titles = parts.model, catalogue.raw_items(different), catalogue.titles(different)
+    model: DynamicRecommender = scorer.model if isinstance(scorer, FineTuned) else scorer
     semantics = model.semantics[torch.tensor(different, device=device)].tolist()
-    history = tuple(
-        HistoryPart(*own)
-        for own in zip(raws, titles, semantics, map(of_position.__getitem__, different), effects, strict=True)
-    )
-    by_semantic = tuple(
-        SemanticPart(
-            semantic, tuple(own.item for own in history if own.semantic == semantic), parts.effect_of(semantic)
-        )
+    described = list(zip(catalogue.raw_items(different), catalogue.titles(different), semantics, strict=True))
+    members = {
+        semantic: tuple(raw for raw, _, own in described if own == semantic)
         for semantic in (dict.fromkeys(semantics) if model.config.semantic_trunk else ())
-    )
-    ordered = tuple(sorted(by_semantic, key=lambda own: -abs(own.effect)))
-    return Explanation(raw, title, scores[0], *parts.told(), float(added.sum()), 0.0, history, ordered)
+    }
+    parts, lost = _network_parts(scorer, model, sequences[:1], numbers.to(device), list(members))
+    found = []
+    for place, own_parts in enumerate(parts):
+        history = tuple(
+            HistoryPart(*own, near, effect if there else None)
+            for own, near, effect, there in zip(described, neighbours[place], effects[place], left, strict=True)
+        )
+        by_semantic = [SemanticPart(*own, effect) for own, effect in zip(members.items(), lost[place], strict=True)]
+        ordered = tuple(sorted(by_semantic, key=lambda part: -abs(part.effect)))
+        near = float(added[place].sum())
+        found.append(Explanation(raws[place], titles[place], totals[place], *own_parts, near, 0.0, history, ordered))
+    return found
 
 
-class _Network:
-    """The parts of one logit of the network: sequence [1, L], item [1]."""
+def _network_parts(
+    network: Any, model: DynamicRecommender, sequence: Tensor, items: Tensor, semantics: list[int]
+) -> tuple[list[tuple[float, float, float, float]], list[list[float]]]:
+    """What the network gave to the logits of items [T] for one sequence [1, L].
 
-    def __init__(self, network: Any, sequence: Tensor, item: Tensor) -> None:
-        self.model: DynamicRecommender = network.model if isinstance(network, FineTuned) else network
-        self.sequence, self.generated = sequence, not isinstance(self.model.dynamic, nn.Sequential)
-        self.whole, self.own = self.model.item_embedding(item), self.model.item_embedding.weight[item]
-        self.full = self.base = self.trunk = network.encode(sequence)
-        if self.generated:
-            conditions = self.model._conditions(sequence)
-            self.z_item = None if conditions.item is None else torch.zeros_like(conditions.item)
-            self.z_semantic = None if conditions.semantic is None else torch.zeros_like(conditions.semantic)
-            self.base, self.trunk = self._state(self.z_semantic), self._state(conditions.semantic)
+    Args:
+        network: the model, or the fine-tuned one around it.
+        semantics: S of the sequence's; none without a trunk.
 
-    def _state(self, z_semantic: Tensor | None) -> Tensor | CandidateState:
-        """The user state by these semantics and no items."""
-        layers = partial(self.model.dynamic, z_item=self.z_item, z_semantic=z_semantic)
-        return self.model.user_state(self.sequence, layers)
+    Returns:
+        Sequence, semantics, items and features of each item, and the effects [T][S] of each semantic: the semantics'
+        part less what it is where the positions of this one are left out of the sequence of semantics.
+    """
+    own, whole = model.item_embedding.weight[items], model.item_embedding(items)
+    if isinstance(model.dynamic, nn.Sequential):
+        state = network.encode(sequence)
+        base = trunk = full = _logits(model, state, own)[0]
+        others, last = base.new_zeros(0, len(items)), _logits(model, state, whole)[0]
+    else:
+        # One pass over the layers, a row each: (0, 0), (0, z_c), (z_v, z_c), and (0, z_c without a semantic).
+        given, rows = model._conditions(sequence), 3 + len(semantics)
+        z_item = z_semantic = None
+        if given.item is not None:
+            z_item = given.item.new_zeros(rows, given.item.shape[1])
+            z_item[2] = given.item[0]
+        if given.semantic is not None:
+            z_semantic = torch.cat([torch.zeros_like(given.semantic), given.semantic, given.semantic])
+            z_semantic = torch.cat([z_semantic, _without_each(model, sequence, semantics)])
+        layers = model._layers(Conditions(z_item, z_semantic, None, None))
+        state = model.user_state(sequence, lambda read: layers(read.expand(rows, *read.shape[1:])))
+        base, trunk, full, *rest = _logits(model, state, own)
+        others, last = torch.stack(rest) if rest else base.new_zeros(0, len(items)), _logits(model, state, whole)[2]
+        # What the model lacks gives 0, and not the rounding of one row against another.
+        trunk = base if given.semantic is None else trunk
+        full = trunk if given.item is None else full
+    parts = [step.tolist() for step in (base, trunk - base, full - trunk, last - full)]
+    return list(zip(*parts, strict=True)), (trunk - others).T.tolist()
 
-    def _logit(self, state: Tensor | CandidateState, embedded: Tensor) -> float:
-        """`<u, t(e)>` of an embedding e [1, d]."""
-        if isinstance(state, CandidateState):
-            embedded = embedded.unsqueeze(1)
-            state = state.layers(self.model.backbone(state.embedded, state.mask, embedded))
-        return float((state * self.model.target(embedded)).double().sum())
 
-    def told(self) -> tuple[float, float, float, float]:
-        """What sequence, semantics, items and features gave."""
-        steps = [self._logit(state, self.own) for state in (self.base, self.trunk, self.full)]
-        steps.append(self._logit(self.full, self.whole))
-        return steps[0], steps[1] - steps[0], steps[2] - steps[1], steps[3] - steps[2]
+def _without_each(model: DynamicRecommender, sequence: Tensor, semantics: list[int]) -> Tensor:
+    """z_c [S, d] of the sequence [1, L] without the positions of each semantic; 0 where that leaves none."""
+    present = model.semantics[sequence[0]].cpu()
+    left = [present[(present > 0) & (present != semantic)] for semantic in semantics]
+    others = flattened(left, sequence.shape[1])[2].to(sequence.device)
+    mask = valid_mask(others)
+    encoded = model.semantic_encoder(model.semantic_embedding(others), mask)
+    return torch.where(mask.any(1, keepdim=True), encoded, torch.zeros_like(encoded))
 
-    def effect_of(self, semantic: int) -> float:
-        """The trunk's part less what it is where the positions of this semantic are left out of its sequence."""
-        present = self.model.semantics[self.sequence[0]]
-        kept = present[(present > 0) & (present != semantic)]
-        z_semantic = self.z_semantic
-        if len(kept):
-            others = torch.zeros_like(self.sequence)
-            others[0, : len(kept)] = kept
-            z_semantic = self.model.semantic_encoder(self.model.semantic_embedding(others), valid_mask(others))
-        return self._logit(self.trunk, self.own) - self._logit(self._state(z_semantic), self.own)
+
+def _logits(model: DynamicRecommender, state: Tensor | CandidateState, embedded: Tensor) -> Tensor:
+    """`<u, t(e)>` [N, T] in float64 of embeddings e [T, d], by the state of N layers and one sequence."""
+    if not isinstance(state, CandidateState):
+        return state.double() @ model.target(embedded).double().T
+    logits = []
+    for part in embedded.unsqueeze(0).split(max(PAIRS // state.mask.shape[1], 1), dim=1):
+        vector = state.layers(model.backbone(state.embedded, state.mask, part))
+        logits.append((vector * model.target(part)).double().sum(2))
+    return torch.cat(logits, dim=1)

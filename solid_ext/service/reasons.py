@@ -12,24 +12,25 @@ NAMED = 2  # items of the history that a sentence names
 
 
 def recommended(served: Served, history: Sequence[int], found: Sequence[Recommendation]) -> list[dict[str, Any]]:
-    """The recommended items with a reason each: what `SOLID.explain` says, as the page shows it.
+    """The recommended items with a reason each: what `SOLID.explain_items` says, as the page shows it.
 
     Args:
         history: items 1 .. V, oldest first.
     """
-    raw = served.catalogue.raw_items(list(history))
-    numbers = served.catalogue.item_index([entry.item for entry in found]).tolist()
+    asked = [entry.item for entry in found]
+    numbers = served.catalogue.item_index(asked).tolist()
+    explained = served.solid.explain_items(served.catalogue.raw_items(list(history)), asked)
     return [
         {
             "item": plain(entry.item),
             "title": entry.title,
             "score": entry.score,
             "reason": {
-                **_reason(served.solid.explain(raw, entry.item)),
+                **_reason(own),
                 "semantic": served.semantic_of(number),
             },
         }
-        for number, entry in zip(numbers, found, strict=True)
+        for number, entry, own in zip(numbers, found, explained, strict=True)
     ]
 
 
