@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import io
+import itertools
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
+from python_tests.untrained import untrained
 from solid_ext import SOLID, Config, Dataset, load_dataset
 from solid_ext.data import Rows, Semantics, SyntheticTruth, synthetic_dataset
 from solid_ext.evaluate import Scorer
@@ -203,6 +208,62 @@ def test_a_flipped_bit_anywhere_is_refused(
                 SOLID.load(folder)
         path.write_bytes(whole)
     assert SOLID.load(folder).recommend([history], 3) == fitted.recommend([history], 3)
+
+
+READS = ("verify_folder", "Config.from_yaml", "load_checkpoint", "Catalogue.load", "restore_model")
+
+
+@pytest.mark.parametrize("read", [*READS, "WithNeighbours.load"])
+def test_a_folder_replaced_between_two_reads_is_loaded_as_one_model(
+    read: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both models have the same sizes, so that a mixture of them would pass for a model."""
+    old, new = (untrained(60, [f"{name} {item}" for item in range(60)], seed) for seed, name in enumerate("ab"))
+    folder, times = old.save(tmp_path / "model"), []
+    at_each_call(monkeypatch, read, lambda: times.append(read) or len(times) > 1 or new.save(folder, overwrite=True))
+    loaded = SOLID.load(folder)
+    assert loaded.version == hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    assert loaded.recommend([[10, 20, 30]], 9) == new.recommend([[10, 20, 30]], 9)
+    for name, tensor in new.model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], tensor), name
+    assert abs(loaded.neighbours.knn.similarity - new.neighbours.knn.similarity).max() == 0
+    assert len(times) == 2
+
+
+@pytest.mark.parametrize("read", READS)
+def test_a_folder_replaced_again_and_again_is_refused_in_a_sentence(
+    read: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [untrained(60, seed=seed) for seed in (1, 2)]
+    folder, turn = models[0].save(tmp_path / "model"), itertools.cycle(models[::-1])
+    at_each_call(monkeypatch, read, lambda: next(turn).save(folder, overwrite=True))
+    with pytest.raises(ValueError, match=r"^load: expected a folder that stays while it is read, got .*, replaced 5 t"):
+        SOLID.load(folder)
+
+
+def at_each_call(monkeypatch: pytest.MonkeyPatch, name: str, happens: Callable[[], Any]) -> None:
+    """Let something happen before each call of a function, or of a class's, that `model_folder` reads by."""
+    owner, _, function = f"solid_ext.model_folder.{name}".rpartition(".")
+    original = pkgutil.resolve_name(f"{owner}.{function}")
+
+    def called(*arguments: Any, **named: Any) -> Any:
+        happens()
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(
+        f"{owner}.{function}", staticmethod(called) if inspect.isclass(pkgutil.resolve_name(owner)) else called
+    )
+
+
+def test_the_version_is_that_of_the_folder_a_model_was_loaded_from(
+    fitted: SOLID, world: tuple[Dataset, SyntheticTruth], tmp_path: Path
+) -> None:
+    folder = fitted.save(tmp_path / "model")
+    loaded = SOLID.load(folder)
+    assert fitted.version is None
+    assert loaded.version == hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    assert loaded.add_items({"item_id": ["one more"]}).version is None
+    assert loaded.fit(world[0]).version is None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 from filelock import FileLock, Timeout
@@ -21,6 +21,8 @@ from safetensors import SafetensorError
 
 LOCK = ".solid_ext.lock"
 MANIFEST = "manifest.json"
+ATTEMPTS = 5  # at a folder that is replaced again while it is read
+T = TypeVar("T")
 _PARTIAL = ".partial"
 _CHUNK = 1 << 22
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash: a `Path` keeps no two
@@ -247,6 +249,38 @@ def verify_folder(folder: Path, name: str, what: str) -> dict[str, Any]:
     return manifest
 
 
+def read_whole(what: str, manifest: Callable[[], Path], read: Callable[[], T]) -> tuple[T, str]:
+    """What `read` makes of a folder that may be replaced meanwhile, all of it of one and the same.
+
+    The manifest holds the checksum of every file. Where it is another one after reading than before, what was read may
+    be of both folders, and is read again.
+
+    Args:
+        what: begins the error's sentence.
+        manifest: where the folder's manifest is now.
+        read: reads the folder, and refuses with ValueError or OSError what cannot be read.
+
+    Returns:
+        What `read` gave, and the sha256 of the manifest's bytes.
+
+    Raises:
+        ValueError: as `read` of a folder that stays; a folder that is replaced faster than it can be read.
+    """
+    for _ in range(ATTEMPTS):
+        before = _digest_now(manifest())
+        try:
+            found = read()
+        except (ValueError, OSError):
+            if before == _digest_now(manifest()):
+                raise
+            continue
+        if before is not None and before == _digest_now(manifest()):
+            return found, before
+    raise ValueError(
+        f"{what}: expected a folder that stays while it is read, got {manifest().parent}, replaced {ATTEMPTS} times"
+    )
+
+
 def foreign_to(folder: Path, name: str, form: str) -> str | None:
     """What keeps a folder from being replaced: it has no manifest of this format, or a file that this does not list."""
     try:
@@ -320,6 +354,14 @@ def digest(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             found.update(chunk)
     return found.hexdigest()
+
+
+def _digest_now(path: Path) -> str | None:
+    """The digest of a file that may go away meanwhile; None where it is not there."""
+    try:
+        return digest(path)
+    except OSError:
+        return None
 
 
 def _json_digest(value: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from solid_ext.files import (
     describe_folder,
     elsewhere,
     foreign_to,
+    read_whole,
     verify_folder,
     write_text,
     written_folder,
@@ -47,7 +48,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class SavedModel:
-    """What `SOLID.save` writes and `SOLID.load` reads."""
+    """What `SOLID.save` writes and `SOLID.load` reads.
+
+    Attributes:
+        version: the sha256 of the manifest that it was read with; None for what has not been read.
+    """
 
     config: Config
     model: DynamicRecommender
@@ -55,6 +60,7 @@ class SavedModel:
     neighbours: WithNeighbours | None
     fingerprint: str | None
     trained: Trained
+    version: str | None = None
 
 
 def write_model(folder: Path, saved: SavedModel, *, overwrite: bool) -> Path:
@@ -72,16 +78,27 @@ def write_model(folder: Path, saved: SavedModel, *, overwrite: bool) -> Path:
 
 
 def read_model(folder: str | Path, device: str, backend: str | None) -> SavedModel:
-    """Read a model's folder, or the model of a run's; see `SOLID.load`."""
+    """Read a model's folder, or the model of a run's, all of it of one model; see `SOLID.load`."""
     asked = {"device": device, "tf32": False} | ({} if backend is None else {"backend": backend})
     try:
         Config().replace(**asked)
         check_device(device)
     except (ValueError, TypeError) as error:
         raise type(error)(f"load: {error}") from error
-    folder = checked_path(folder, "load")
+    path = checked_path(folder, "load")
+    saved, version = read_whole("load", lambda: manifest_of(path), lambda: _read(manifest_of(path).parent, asked))
+    return replace(saved, version=version)
+
+
+def manifest_of(folder: Path) -> Path:
+    """Where the manifest of a model's folder, or of a run's model, is."""
     if not (folder / MANIFEST).exists() and (folder / "model").is_dir():
         folder = folder / "model"
+    return folder / MANIFEST
+
+
+def _read(folder: Path, asked: dict[str, Any]) -> SavedModel:
+    """`read_model` of a folder that nobody replaces."""
     if not (folder / WEIGHTS).is_file():
         raise ValueError(f"load: expected a folder with {WEIGHTS}, got {folder}{elsewhere(folder)}")
     if not (folder / MANIFEST).is_file():

@@ -108,6 +108,10 @@ class SOLID:
     Raises:
         ValueError, TypeError: an unknown field, a value outside its range, or a configuration that is none.
 
+    Attributes:
+        version: tells one saved model from another: the sha256 of the manifest that this one was loaded with; None for
+            a model that was fitted here.
+
     Source: paper, Algorithm 1; docs/method.md#algorithm-1.
     """
 
@@ -124,6 +128,7 @@ class SOLID:
         self.catalogue: Catalogue | None = None
         self.fingerprint: str | None = None
         self.trained = Trained()
+        self.version: str | None = None
         self._training: Training | None = None
         self._table = ItemTable()
 
@@ -224,6 +229,7 @@ class SOLID:
         # All of it at the end: a fit that is stopped leaves the model that was fitted before, whole.
         self.model, self.neighbours, self.catalogue = model, neighbours, catalogue
         self.fingerprint, self.trained, self._training = dataset.fingerprint, trained, training
+        self.version = None
         self._table.forget()
 
     def refit(self, *, folder: str | Path | None = None, reporter: Reporter | None = None) -> SOLID:
@@ -516,7 +522,8 @@ class SOLID:
     def load(folder: str | Path, *, device: str = "cpu", backend: str | None = None) -> SOLID:
         """Read what `save` wrote, or the model of a run's folder.
 
-        Every file is checked against the manifest before anything of it is used.
+        Every file is checked against the manifest before anything of it is used. A folder that is replaced meanwhile is
+        read again, so that all of the model is of one and the same; `version` tells which.
 
         Args:
             device: where the model computes: cpu, cuda or cuda:N. The configuration stays that of the training.
@@ -525,14 +532,14 @@ class SOLID:
         Raises:
             ValueError: another device or backend, a device that is not there; no such folder; a file that is missing,
                 torn or changed; another format version; tensors that do not fit the configuration or the catalogue, NaN
-                weights.
+                weights; a folder that is replaced faster than it can be read.
             TypeError: a device or backend that is no text.
         """
         check_not_forked("load")
         saved = read_model(folder, device, backend)
         solid = SOLID(saved.config)
         solid.model, solid.catalogue, solid.neighbours = saved.model, saved.catalogue, saved.neighbours
-        solid.fingerprint, solid.trained = saved.fingerprint, saved.trained
+        solid.fingerprint, solid.trained, solid.version = saved.fingerprint, saved.trained, saved.version
         return solid
 
     @property

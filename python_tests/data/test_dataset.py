@@ -489,6 +489,24 @@ def test_an_overwrite_that_fails_at_the_last_step_gives_the_old_folder_back(
     assert Dataset.load(folder).fingerprint == dataset.fingerprint
 
 
+def test_a_folder_replaced_between_two_tables_is_read_as_one_dataset(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = load_dataset(([2, 2, 1], ["b", "a", "a"], [7, 8, 9]), name="other")
+    folder, read, paths = dataset.save(tmp_path / "data"), pl.read_parquet, []
+
+    def replaced_meanwhile(path: Path, **options: bool) -> pl.DataFrame:
+        paths.append(path)
+        if len(paths) == 2:
+            other.save(folder, overwrite=True)
+        return read(path, **options)
+
+    monkeypatch.setattr(pl, "read_parquet", replaced_meanwhile)
+    loaded = Dataset.load(folder)
+    assert (loaded.name, loaded.fingerprint) == ("other", other.fingerprint)
+    assert len(paths) == 6
+
+
 def test_damaged_folders(dataset: Dataset, tmp_path: Path) -> None:
     def damaged(name: str, **changes: object) -> Path:
         folder = dataset.save(tmp_path / name)

@@ -7,14 +7,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from starlette.testclient import TestClient
 
 from python_tests.service.conftest import ITEMS, TITLES
 from python_tests.untrained import untrained
 from solid_ext import SOLID
 from solid_ext.service import Follower, Limits, create_app
-from solid_ext.service.model import load_whole
 
 OLD, NEW = (untrained(ITEMS, TITLES, seed) for seed in (1, 2))
 HISTORY = [10, 20, 30]
@@ -83,35 +81,3 @@ def test_a_folder_that_is_gone_is_served_from_memory(tmp_path: Path) -> None:
         assert client.post("/recommend", json={"history": HISTORY}).status_code == 200
         (tmp_path / "elsewhere").rename(folder)
         eventually(lambda: not client.get("/health").json()["reload_failed"])
-
-
-def test_a_folder_replaced_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = OLD.save(tmp_path / "model")
-    load, loads = SOLID.load, []
-
-    def replaced_meanwhile(path: Path) -> SOLID:
-        found = load(path)
-        loads.append(path)
-        if len(loads) == 1:
-            NEW.save(path, overwrite=True)
-        return found
-
-    monkeypatch.setattr(SOLID, "load", staticmethod(replaced_meanwhile))
-    assert best(load_whole(folder).solid) == best(NEW)
-    assert len(loads) == 2
-
-
-def test_a_folder_replaced_again_and_again_is_refused_in_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = OLD.save(tmp_path / "model")
-    load, turn = SOLID.load, iter([NEW, OLD] * 9)
-
-    def replaced_meanwhile(path: Path) -> SOLID:
-        found = load(path)
-        next(turn).save(path, overwrite=True)
-        return found
-
-    monkeypatch.setattr(SOLID, "load", staticmethod(replaced_meanwhile))
-    with pytest.raises(ValueError, match="load: expected a folder that stays while it is read, got "):
-        load_whole(folder)

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from solid_ext.files import describe_folder, elsewhere, foreign_to, verify_folder, written_folder
+from solid_ext.files import describe_folder, elsewhere, foreign_to, read_whole, verify_folder, written_folder
 
 METADATA = "metadata.json"
 FORMAT = "solid_ext dataset"
@@ -34,11 +34,17 @@ def write_folder(
 
 
 def read_folder(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, pl.DataFrame], dict[str, Any]]:
-    """Read the tables and the description of a folder that `write_folder` wrote.
+    """Read the tables and the description of a folder that `write_folder` wrote, all of them of one dataset.
 
     Raises:
-        ValueError: a missing, unreadable or changed file, another format or another format version.
+        ValueError: a missing, unreadable or changed file, another format or another format version; a folder that is
+            replaced faster than it can be read.
     """
+    return read_whole("Dataset.load", lambda: folder / METADATA, lambda: _read(folder, names))[0]
+
+
+def _read(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, pl.DataFrame], dict[str, Any]]:
+    """`read_folder` of a folder that nobody replaces."""
     if not folder.is_dir():
         raise ValueError(
             f"Dataset.load: expected a dataset folder, got {str(folder)!r}, which is not a folder{elsewhere(folder)}"

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
 
-from solid_ext.files import MANIFEST
+from solid_ext.model_folder import manifest_of
 from solid_ext.service.served import Served
 from solid_ext.solid import SOLID
 
-ATTEMPTS = 5  # at a folder that is replaced again while it is read
 PATIENCE = 30  # polls between two attempts at a folder that cannot be loaded and does not change
 
 log = logging.getLogger("solid_ext.service")
@@ -28,46 +26,19 @@ class _Seen(NamedTuple):
     size: int
 
 
-def load_whole(folder: Path) -> Served:
-    """The model of a folder that may be replaced meanwhile: all of it is of one and the same.
-
-    The manifest has the checksum of every file. Where it is another one after loading than before, what was read may be
-    of both, and is read again.
-
-    Raises:
-        ValueError: as `SOLID.load`; a folder that is replaced faster than it can be read.
-    """
-    for _ in range(ATTEMPTS):
-        before = _digest(folder)
-        try:
-            solid = SOLID.load(folder)
-        except ValueError:
-            if before == _digest(folder):
-                raise
-            continue
-        if before is not None and before == _digest(folder):
-            return Served(solid, before[:12])
-    raise ValueError(f"load: expected a folder that stays while it is read, got {folder}, replaced {ATTEMPTS} times")
-
-
-def _manifest(folder: Path) -> Path:
-    """Where `SOLID.load` finds the manifest: in a model's folder, or in that of a run's model."""
-    return folder / MANIFEST if (folder / MANIFEST).exists() else folder / "model" / MANIFEST
-
-
-def _digest(folder: Path) -> str | None:
-    try:
-        return hashlib.sha256(_manifest(folder).read_bytes()).hexdigest()
-    except OSError:
-        return None
-
-
 def _seen(folder: Path) -> _Seen | None:
     try:
-        found = _manifest(folder).stat()
+        found = manifest_of(folder).stat()
     except OSError:
         return None
     return _Seen(found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def _load(folder: Path) -> Served:
+    """The model of a folder, named by its version."""
+    solid = SOLID.load(folder)
+    assert solid.version is not None  # a model that was loaded has one
+    return Served(solid, solid.version[:12])
 
 
 class Follower:
@@ -88,7 +59,7 @@ class Follower:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._seen = _seen(folder)
-        self.current = load_whole(folder)
+        self.current = _load(folder)
         self.current.prepare()
         self.failed: str | None = None
         self._polls = 0
@@ -117,7 +88,7 @@ class Follower:
                 on_load("loaded")
 
     def _load(self) -> Served:
-        served = load_whole(self.folder)
+        served = _load(self.folder)
         if served.name != self.current.name:
             served.prepare()
         return served
