@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,14 @@ def world() -> tuple[Dataset, SyntheticTruth]:
     from solid_ext.data import synthetic_dataset
 
     return synthetic_dataset(400, 60, 6, predictability=1.0, drift=0.0, seed=3)
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """Whatever number of threads a test sets, the next one has the number that all start with."""
+    yield
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].partition(",")[0]))
 
 
 @pytest.fixture

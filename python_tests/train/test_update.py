@@ -280,7 +280,6 @@ def test_interactions_of_one_day_are_validated_by_users_where_the_whole_day_is_n
         {"semantics": "id+text"},
         {"item_features": False},
         {"neighbours": False},
-        {"codebook_update": "ema", "revive_after": 3},
         {**PAPER, "length": 5, "dim": 16},
     ],
     ids=lambda fields: ",".join(f"{name}={value}" for name, value in list(fields.items())[:2]),

@@ -55,6 +55,8 @@ class Stage:
     @property
     def best(self) -> Epoch:
         """The epoch of the best validation, the first of equal ones; the last epoch where nothing is validated."""
+        if not self.history:
+            raise ValueError(f"{self.name}: expected an epoch, got none")
         validated = [(epoch.valid, -epoch.epoch, epoch) for epoch in self.history if epoch.valid is not None]
         return max(validated)[2] if validated else self.history[-1]
 
