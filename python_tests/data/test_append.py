@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ def test_without_times_what_comes_later_is_later() -> None:
     first, then = FIRST.drop("timestamp"), THEN.drop("timestamp")
     grown = append_interactions(load_dataset(first), then)
     assert grown.fingerprint == load_dataset(pl.concat([first, then])).fingerprint
+    silent = replace(load_dataset(first), report={})
+    assert append_interactions(silent, then).fingerprint == grown.fingerprint
 
 
 def test_the_columns_are_those_of_the_first_time(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from solid_ext.data.prepare import (
     AS_THEY_ARE,
     MILLION,
     MILLIONTHS,
+    NO_TIMES,
     OF_THE_WHOLE,
     Indexed,
     align_items,
@@ -121,7 +122,8 @@ def _with_integer_times(rows: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
     Raises:
         ValueError: times of another unit than the dataset's, or only one of both has any.
     """
-    held, found = dataset.report.get("timestamp_unit", AS_THEY_ARE), "none: order of the source"
+    found = NO_TIMES
+    held = dataset.report.get("timestamp_unit", NO_TIMES if dataset.timestamps is None else AS_THEY_ARE)
     known = rows["timestamp"].is_not_null().to_numpy() if "timestamp" in rows.columns else np.zeros(0, dtype=bool)
     times = np.zeros(rows.height, dtype=np.int64)
     if known.any():

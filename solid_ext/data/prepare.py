@@ -14,6 +14,7 @@ MAX_ITEMS = np.iinfo(np.int32).max
 SECONDS_PER_DAY = 86_400
 NEGATIVES = 99  # of the sampled protocol
 MILLION = 1_000_000
+NO_TIMES = "none: order of the source"
 AS_THEY_ARE, MILLIONTHS = "as in the source", "millionths of the source's unit"  # units of times that were numbers
 PIECE = 1 << 18  # rows whose text is compared at a time
 # What a report says only where it is so: of the whole, whatever it said of a part.
@@ -73,7 +74,7 @@ def index_interactions(frame: pl.DataFrame, *, drop_duplicates: bool = True) -> 
     times = known["timestamp"] if "timestamp" in known.columns else None
     rows = known.height
     del known  # the raw ids take more memory than all that follows
-    timestamps, unit = None, "none: order of the source"
+    timestamps, unit = None, NO_TIMES
     if times is not None and times.null_count() < rows:
         order, times = _in_time_order(users, items, times, user_ids.len(), report, drop_duplicates)
         users, items = users[order], items[order]
