@@ -304,3 +304,18 @@ def test_a_process_whose_folder_was_deleted_writes_elsewhere(tmp_path: Path, mon
         written_folder(Path("made"), "save", overwrite=False, ours=lambda folder: None),
     ):
         pass
+
+
+def test_what_came_to_a_folders_place_meanwhile_is_not_replaced_without_overwrite(tmp_path: Path) -> None:
+    folder = tmp_path / "f"
+
+    def late() -> None:
+        with written_folder(folder, "test", overwrite=False, ours=lambda _: None) as fresh:
+            (fresh / "mine").touch()
+            folder.mkdir()
+            (folder / "theirs").touch()
+
+    with pytest.raises(ValueError, match="test: expected a folder that does not exist yet"):
+        late()
+    assert os.listdir(tmp_path) == ["f"]
+    assert os.listdir(folder) == ["theirs"]

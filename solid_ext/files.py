@@ -155,6 +155,7 @@ def written_folder(folder: Path, what: str, *, overwrite: bool, ours: Callable[[
         yield fresh
         for path in (*fresh.iterdir(), fresh):
             _to_disk(path)
+        check_replaceable(folder, what, overwrite=overwrite, ours=ours)  # another may have written there meanwhile
         if folder.exists() and _exchanged(fresh, folder):
             fresh, old = old, fresh
         elif folder.exists():
@@ -304,10 +305,36 @@ def owned(folder: Path, what: str) -> Iterator[None]:
     Raises:
         ValueError: another process or thread works in it, or it cannot be made.
     """
+    with _locked(folder, folder, LOCK, what) as first:
+        if first:
+            for left in folder.rglob(f".*{_PARTIAL}"):  # by a process that was killed: nobody else writes here
+                left.unlink(missing_ok=True)
+        yield
+
+
+@contextmanager
+def owned_place(folder: Path, what: str) -> Iterator[None]:
+    """The place of a folder that is read and then replaced, as this thread's alone, whether there is one or not.
+
+    `owned` claims a folder by a file in it, which would go away with it; this one lies beside it, `.NAME.lock`, and
+    stays. It keeps away who claims the place too, and no reader.
+
+    Raises:
+        ValueError: another process or thread has it, or nothing can be written beside it.
+    """
+    folder = checked_path(folder, what)
+    place = Path(os.path.abspath(folder))
+    with _locked(folder, place.parent, f".{_short(place)}.lock", what):
+        yield
+
+
+@contextmanager
+def _locked(folder: Path, beside: Path, name: str, what: str) -> Iterator[bool]:
+    """Hold the lock file of that name, which claims `folder`; whether it is this thread's first claim of it."""
     checked_path(folder, what)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.resolve() / LOCK, timeout=0, is_singleton=True, mode=0o666)
+        beside.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(beside.resolve() / name, timeout=0, is_singleton=True, mode=0o666)
         lock.acquire()
     except Timeout as error:
         raise ValueError(
@@ -316,10 +343,7 @@ def owned(folder: Path, what: str) -> Iterator[None]:
     except OSError as error:
         raise ValueError(f"{what}: expected a folder that can be written, got {folder} ({_reason(error)})") from error
     try:
-        if lock.lock_counter == 1:
-            for left in folder.rglob(f".*{_PARTIAL}"):  # by a process that was killed: nobody else writes here
-                left.unlink(missing_ok=True)
-        yield
+        yield lock.lock_counter == 1
     finally:
         lock.release()
 

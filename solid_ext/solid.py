@@ -28,6 +28,8 @@ from solid_ext.data import (
     make_split,
     newest,
 )
+from solid_ext.data.growth import expect_ids_like
+from solid_ext.data.split import later_than
 from solid_ext.data.tables import shown
 from solid_ext.evaluate import Scorer, Validation, both_protocols
 from solid_ext.evaluate.scorer import inference
@@ -284,11 +286,14 @@ class SOLID:
             reporter: as in `refit`.
 
         Returns:
-            A new model, in eval mode, whose `evaluate` refuses; its `training` has the split and both logs.
+            A new model, in eval mode, whose `evaluate` refuses; its `training` has the split and both logs. The split's
+            report counts, as `older_not_trained_on`, the interactions that this model had not and the new one is not
+            trained on either, as they are no later than the latest that this one was trained on.
 
         Raises:
             ValueError: fewer interactions with the model's items than it was trained on, as where only the new ones are
-                given; none that is new; data that cannot be read or split.
+                given; none that is new, or too few of them; the id of a new item of another kind than those of the
+                model; data that cannot be read or split.
             FloatingPointError: a training that diverges.
 
         Source: docs/keeping_up.md#updates.
@@ -301,6 +306,7 @@ class SOLID:
         assert catalogue is not None
         first = trained.first_items or catalogue.num_items
         given = data if isinstance(data, Dataset) else load_dataset(data)
+        expect_ids_like("update", catalogue.table["item_id"], _new_ids(catalogue, given))
         dataset = in_order_of(catalogue, given)
         config = self.config.resolved(dataset.num_users, dataset.num_items)
         check_device(config.train.device)
@@ -318,7 +324,7 @@ class SOLID:
         made._training = Training(dataset, split, semantics, found.stages, measured=found.validated)
         return made
 
-    def add_items(self, items: Any) -> SOLID:
+    def add_items(self, items: Any, *, title: str | None = None, categories: str | None = None) -> SOLID:
         """A model that can recommend items which nobody has had, by their titles and categories, without training.
 
         Each starts from the mean of its semantic's items and its own features, and resembles others by its features
@@ -327,12 +333,15 @@ class SOLID:
         Args:
             items: a path, frame or mapping with a column `item_id`, and `title` and `categories` ("a|b|c") where there
                 are any; items that the model has are left as they are.
+            title: name of the column of titles; by default "title".
+            categories: name of the column of categories; by default "categories".
 
         Returns:
-            A new model, in eval mode.
+            A new model, in eval mode, whose `evaluate` refuses: added items would be among the negatives.
 
         Raises:
-            ValueError: no such column, or no item that is new.
+            ValueError: no such column, no item that is new, or an id of another kind than those of the model.
+            TypeError: True or False as an id.
 
         Source: docs/keeping_up.md#updates.
         """
@@ -341,7 +350,8 @@ class SOLID:
         assert catalogue is not None
         first = self.trained.first_items or catalogue.num_items
         with isolated():
-            made = self._other(*add_items(self.config, model, self.neighbours, catalogue, items, first))
+            named = {"title": title, "categories": categories}
+            made = self._other(*add_items(self.config, model, self.neighbours, catalogue, items, first, named))
         made.trained = replace(self.trained, first_items=first)
         return made
 
@@ -567,8 +577,19 @@ class SOLID:
                 f"got {dataset.name} ({dataset.fingerprint[:12]})"
             )
         assert self.catalogue is not None
+        added = self.catalogue.num_items - dataset.num_items
+        if added:  # negatives would be drawn among them, and every rank counts them: other metrics than the dataset's
+            raise ValueError(
+                f"evaluate: expected a model of the dataset's {dataset.num_items:,} items, got one with {added:,} more "
+                "(the model before add_items() can be measured)"
+            )
         dataset = in_order_of(self.catalogue, dataset)
         return dataset, make_split(self.config.evaluate.split, dataset)
+
+
+def _new_ids(catalogue: Catalogue, dataset: Dataset) -> pl.Series:
+    """The ids of the dataset's items that the catalogue has not."""
+    return dataset.item_ids.filter(pl.Series(catalogue.item_index(dataset.item_ids) == 0))
 
 
 def _newest_of(dataset: Dataset, catalogue: Catalogue, trained: Trained) -> Split:
@@ -582,7 +603,10 @@ def _newest_of(dataset: Dataset, catalogue: Catalogue, trained: Trained) -> Spli
         )
     if trained.until is not None and dataset.timestamps is None:
         raise ValueError("update: expected a dataset with timestamps, as that of the model had, got one without")
-    return newest(dataset, trained.until)
+    split = newest(dataset, trained.until)
+    # Of the others, which are no later, those that came late, share the latest time, or were held out in a fit.
+    left_out = max(dataset.num_interactions - int(later_than(dataset, trained.until).sum()) - had, 0)
+    return replace(split, report={**split.report, "older_not_trained_on": left_out})
 
 
 def _counted(dataset: Dataset, train_end: np.ndarray) -> Catalogue:

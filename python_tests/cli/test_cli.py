@@ -500,3 +500,33 @@ def test_memory_that_is_not_there_gets_a_sentence(
     monkeypatch.setattr("solid_ext.cli.train.open_dataset", fail)
     sentence = fails(["train", "--dataset", str(data), "--out", str(tmp_path / "out"), "--threads", "1"], capsys)
     assert sentence == f"solid-ext: memory: expected enough of it, got too little ({error})\n"
+
+
+def test_an_append_that_runs_beside_another_is_refused_and_loses_no_rows(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from solid_ext import Dataset
+    from solid_ext.data import append
+
+    columns = ["--user", "who", "--item", "what", "--timestamp", "when"]
+    out, more = tmp_path / "data", tmp_path / "more.csv"
+    main(["prepare", "interactions", "--raw", str(raw), "--out", str(out), *columns])
+    more.write_text("who,what,when\nu1,i1,90\n", encoding="utf-8")
+    beside = "import sys; from solid_ext.cli import main; main(sys.argv[1:])"
+    others = [
+        ["prepare", "interactions", "--raw", str(more), "--out", str(out), flag, *columns]
+        for flag in ("--append", "--overwrite")
+    ]
+    found, grown = [], append.append_interactions
+
+    def while_others_run(*given: object, **named: object) -> object:
+        found.extend(
+            subprocess.run([sys.executable, "-c", beside, *other], capture_output=True, text=True) for other in others
+        )
+        return grown(*given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(append, "append_interactions", while_others_run)
+    main(["prepare", "interactions", "--raw", str(more), "--out", str(out), "--append"])
+    assert [other.returncode for other in found] == [2, 2]
+    assert all("prepare: expected a folder that nobody works in" in other.stderr.replace("\n", " ") for other in found)
+    assert Dataset.load(out).num_interactions == 361

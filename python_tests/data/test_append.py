@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ def test_without_times_what_comes_later_is_later() -> None:
     first, then = FIRST.drop("timestamp"), THEN.drop("timestamp")
     grown = append_interactions(load_dataset(first), then)
     assert grown.fingerprint == load_dataset(pl.concat([first, then])).fingerprint
+    silent = replace(load_dataset(first), report={})
+    assert append_interactions(silent, then).fingerprint == grown.fingerprint
 
 
 def test_the_columns_are_those_of_the_first_time(tmp_path: Path) -> None:
@@ -108,3 +111,66 @@ def test_numbers_and_text_of_one_id_are_one_item_in_a_models_order() -> None:
     own = in_order_of(catalogue, load_dataset(rows((1, 2, 1), (1, 3, 2))))
     assert own.item_ids.to_list() == ["3", "x", "2"]
     assert own.items.tolist() == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("held", "found", "words"),
+    [
+        ([880_000_000 + n for n in range(4)], [1_600_000_000_000], "what looks like seconds .* like milliseconds"),
+        ([1_600_000_000_000 + n for n in range(4)], [1_600_000_000, 1_600_000_001], "like milliseconds .* seconds"),
+        ([0, 880_000_000, 880_000_001, 880_000_002], [12.0, 13.0], "like seconds .* numbers of no known unit"),
+        ([5, 6, 7, 8], [880_000_000], "numbers of no known unit .* like seconds"),
+        ([880_000_000.5 + n for n in range(4)], [1_600_000_000_000.5], "like seconds .* like milliseconds"),
+    ],
+)
+def test_times_that_look_like_another_unit_than_the_datasets_are_refused(
+    held: list[float], found: list[float], words: str
+) -> None:
+    first = pl.DataFrame({"user_id": ["u", "u", "v", "v"], "item_id": ["b", "c", "b", "c"], "timestamp": held})
+    then = pl.DataFrame({"user_id": ["u"] * len(found), "item_id": ["d"] * len(found), "timestamp": found})
+    with pytest.raises(ValueError, match=f"append: expected new times of the unit that the dataset's have, .*{words}"):
+        append_interactions(load_dataset(first), then)
+
+
+def test_counters_that_go_on_and_old_dates_are_no_other_unit() -> None:
+    counted = FIRST.with_columns(timestamp=pl.Series([3000, 3001, 3002, 3003]))
+    assert append_interactions(load_dataset(counted), rows(("u", "d", 4000), ("u", "e", 0))).num_interactions == 6
+    dates = FIRST.with_columns(timestamp=pl.lit("2020-01-01"))
+    assert append_interactions(load_dataset(dates), rows(("u", "d", "1970-01-02"))).num_interactions == 5
+
+
+MISSING = rows(("w", "a", 50), ("u", "d", None), ("w", "c", None), ("x", "a", None), ("u", "e", 70), ("u", "e", None))
+
+
+def test_a_row_without_a_time_takes_its_own_users_as_in_one_source() -> None:
+    grown, at_once = append_interactions(load_dataset(FIRST), MISSING), load_dataset(pl.concat([FIRST, MISSING]))
+    assert as_rows(grown).equals(as_rows(at_once))
+    assert ("u", "d", 2) in as_rows(grown).rows()
+    names = ("missing_timestamps", "users_without_timestamps", "note_missing_times", "exact_duplicates", "rows_read")
+    assert {name: grown.report[name] for name in names} == {name: at_once.report[name] for name in names}
+    later = append_interactions(grown, rows(("u", "a", None), ("u", "a", 99)))
+    assert "5 rows have no time" in str(later.report["note_missing_times"])
+
+
+def test_the_report_of_a_dataset_that_grew_is_that_of_the_whole() -> None:
+    many = pl.DataFrame({"user_id": "z", "item_id": [f"i{n}" for n in range(120)], "timestamp": range(120)})
+    first = pl.concat([FIRST, many])
+    described = pl.DataFrame({"item_id": ["b", "i1", "never"], "title": ["B", "One", "x"]})
+    grown = append_interactions(load_dataset(first, items=described), THEN, items=described)
+    at_once = load_dataset(pl.concat([first, THEN]), items=described)
+    own = {"appended_rows", "appended_duplicates", "exact_duplicates", "note_undescribed"}
+    assert {name: value for name, value in grown.report.items() if name not in own} == {
+        name: value for name, value in at_once.report.items() if name not in own
+    }
+    assert grown.report["users_with_few_unseen_items"] == 1
+    few = load_dataset(FIRST)
+    assert "note_unseen" in few.report
+    assert "note_unseen" not in append_interactions(few, many.with_columns(user_id=pl.col("item_id"))).report
+
+
+def test_sentences_on_the_new_rows_alone_say_so() -> None:
+    zero = FIRST.with_columns(timestamp=pl.Series([0, 880_000_000, 880_000_000, 880_000_001]))
+    then = rows(*[("u", "d", 880_000_000 + n) for n in range(9)], ("w", "d", 0), ("w", "b", -1))
+    grown = append_interactions(load_dataset(zero), then)
+    assert str(grown.report["note_zero"]).startswith("1 times are 0")
+    assert str(grown.report["note_appended_zero"]).startswith("Of the rows appended last: 2 times are 0")

@@ -162,6 +162,11 @@ def test_a_night_on_the_command_line(
     main(["update", "--run", first, "--dataset", data, "--out", second, "--epochs", "1"])
     said = capsys.readouterr().out
     assert "39 known, 1 new" in said
+    older = read_json(tmp_path / "second" / "metrics.json", "test")["split"]["older_not_trained_on"]
+    assert dataset.timestamps is not None
+    assert old.timestamps is not None
+    assert older == int(np.sum(dataset.timestamps <= old.timestamps.max())) - old.num_interactions
+    assert f"note: {older:,} interactions that the old model had not are not trained on" in said.replace("\n", " ")
     main(["recommend", "--run", second, "--history", "item-01", "item-02"])
     with pytest.raises(SystemExit):
         main(["evaluate", "--run", second, "--dataset", data])

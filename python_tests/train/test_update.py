@@ -398,3 +398,109 @@ def test_a_model_of_an_earlier_version_says_nothing_of_its_training_and_goes_on(
 def test_items_without_interactions_make_a_dataset_of_nothing() -> None:
     dataset = of_items(pl.read_csv(io.StringIO("item_id,title\na,A\nb,B\n")))
     assert (dataset.num_items, dataset.num_interactions) == (2, 0)
+
+
+@pytest.fixture(scope="module")
+def numbered() -> tuple[SOLID, pl.DataFrame]:
+    """A model whose items are numbers, and the rows it was fitted on."""
+    dataset = synthetic_dataset(60, 30, 3, seed=0)[0]
+    rows = as_rows(dataset).with_columns(item_id=pl.Series(dataset.items.astype(np.int64)))
+    return SOLID(TINY.replace(epochs=1)).fit(load_dataset(rows), reporter=Silent()), rows
+
+
+@pytest.mark.parametrize(
+    ("ids", "named"),
+    [(["901", "x9"], "'x9'"), ([901.0, 5000.5], "'5000.5'"), ([2**70], str(2**70)), (["007"], "'007'")],
+)
+def test_ids_stay_numbers_and_an_id_that_is_none_is_refused(
+    numbered: tuple[SOLID, pl.DataFrame], ids: list[Any], named: str
+) -> None:
+    model, rows = numbered
+    with pytest.raises(
+        ValueError, match=rf"add_items: expected new items with ids that are whole numbers.*got '?{named}"
+    ):
+        model.add_items({"item_id": ids})
+    late = pl.DataFrame({"user_id": [rows["user_id"][0]] * len(ids), "item_id": [str(value) for value in ids]})
+    late = late.with_columns(timestamp=pl.lit(int(rows["timestamp"].to_numpy().max()) + 1, dtype=pl.Int64))
+    both = pl.concat([rows.with_columns(pl.col("item_id").cast(pl.String)), late])
+    with pytest.raises(ValueError, match=f"update: expected new items with ids that are whole numbers.*got '?{named}"):
+        model.update(both)
+
+
+def test_ids_that_spell_numbers_are_numbers_beside_numbers(numbered: tuple[SOLID, pl.DataFrame]) -> None:
+    model, rows = numbered
+    added = model.add_items({"item_id": ["901", "902"]})
+    assert added.catalogue is not None
+    assert added.catalogue.table["item_id"].tail(2).to_list() == [901, 902]
+    new = rows.tail(40).with_columns(pl.col("timestamp") + 10_000_000, item_id=pl.lit(77))
+    text = pl.concat([rows, new.cast(rows.schema)]).with_columns(pl.col("item_id").cast(pl.String))
+    updated = model.update(text, epochs=1)
+    assert updated.catalogue is not None
+    assert updated.catalogue.table["item_id"].dtype == pl.Int64
+    assert 77 in updated.catalogue.table["item_id"]
+
+
+@pytest.mark.parametrize("ids", [[True], [901, True], pl.Series([False]), np.array([True])])
+def test_truths_are_no_ids(fitted: SOLID, ids: Any) -> None:
+    with pytest.raises(TypeError, match="add_items: expected item ids as numbers, text or times, got True or False"):
+        fitted.add_items({"item_id": ids})
+
+
+def test_a_column_that_looks_like_titles_is_named_and_can_be_read(fitted: SOLID) -> None:
+    items = {"item_id": ["new"], "titel": ["Semantic-3 No. 61"]}
+    with pytest.warns(
+        UserWarning, match="add_items: The items have no column 'title', and 'titel' is not read"
+    ) as said:
+        added = fitted.add_items(items)
+    assert said[0].filename == __file__
+    read = fitted.add_items(items, title="titel")
+    assert added.catalogue is not None
+    assert read.catalogue is not None
+    assert added.catalogue.titles([55]) == ["new"]
+    assert read.catalogue.titles([55]) == ["Semantic-3 No. 61"]
+
+
+def test_a_model_with_added_items_refuses_to_be_measured_as_its_negatives_would_be_others(
+    fitted: SOLID, planted: tuple[Dataset, SyntheticTruth], old: Dataset
+) -> None:
+    with pytest.raises(ValueError, match="evaluate: expected a model of the dataset's 54 items, got one with 6 more"):
+        fitted.add_items(planted[0].item_table).evaluate(old)
+
+
+def test_an_update_counts_the_interactions_that_come_too_late_to_be_trained_on(
+    refitted: SOLID, fitted: SOLID, old: Dataset
+) -> None:
+    until = refitted.trained.until
+    assert until is not None
+    rows = as_rows(old)
+    tied = rows.head(70).with_columns(timestamp=pl.lit(until, dtype=pl.Int64), item_id=pl.lit("item-03"))
+    late = rows.head(30).with_columns(pl.col("timestamp") - 1)
+    new = rows.head(100).with_columns(timestamp=pl.lit(until + 1, dtype=pl.Int64), item_id=pl.lit("item-04"))
+    both = load_dataset(pl.concat([rows, tied, late, new]), items=old.item_table, drop_duplicates=False)
+    report = refitted.update(both, epochs=1).training.split.report
+    assert (report["new_interactions"], report["older_not_trained_on"]) == (100, 100)
+    assert fitted.catalogue is not None
+    assert fitted.catalogue.counts is not None
+    report = fitted.update(both, epochs=1).training.split.report
+    assert both.timestamps is not None
+    assert fitted.trained.until is not None
+    later = int(np.sum(both.timestamps > fitted.trained.until))
+    assert report["older_not_trained_on"] == both.num_interactions - later - int(fitted.catalogue.counts.sum())
+
+
+@pytest.mark.parametrize(
+    ("users", "got"),
+    [([-1], r"got 0 and 0 of 1 new ones"), ([None], "got 1 and 0 of 1 new ones"), ([-1, -2, -3], "of 3 new ones")],
+)
+def test_too_few_new_interactions_are_refused_in_words_of_what_is_new(
+    refitted: SOLID, old: Dataset, users: list[Any], got: str
+) -> None:
+    rows, until = as_rows(old), refitted.trained.until
+    assert until is not None
+    known = int(rows["user_id"][0])
+    new = pl.DataFrame({"user_id": [user or known for user in users], "item_id": ["item-01"] * len(users)})
+    new = new.with_columns(timestamp=pl.lit(until + 5, dtype=pl.Int64)).cast(rows.schema)
+    with pytest.raises(
+        ValueError, match=f"update: expected at least two new interactions that follow.*{got}; wait for"
+    ):
+        refitted.update(pl.concat([rows, new]))

@@ -77,15 +77,23 @@ class Prepare:
     """Replace the folder if it exists."""
 
     def run(self) -> None:
-        from solid_ext.data import RECIPES, load_dataset, prepare_raw
-        from solid_ext.data.append import COLUMNS, with_rules
+        from solid_ext.data import RECIPES
         from solid_ext.data.dataset import METADATA
+        from solid_ext.files import owned_place
 
         if self.kind in ("interactions", *RECIPES) and self.raw is None:
             raise ValueError(f"prepare: expected --raw FILE with the {self.kind} data, got none")
         self._check_flags()
         if self.raw is not None and (self.raw / METADATA).exists():
             raise ValueError(f"prepare: expected --raw FILE, got the dataset folder {self.raw}")
+        with owned_place(self.out, "prepare"):  # from reading to writing: of two appends none loses the other's rows
+            self._prepare()
+        console.print(f"wrote {self.out}")
+
+    def _prepare(self) -> None:
+        from solid_ext.data import RECIPES, load_dataset, prepare_raw
+        from solid_ext.data.append import COLUMNS, with_rules
+
         if self.kind in RECIPES and self.raw is not None:
             dataset = prepare_raw(self.kind, self.raw, items=self.items, max_malformed=self.max_malformed)
         elif self.append:
@@ -100,7 +108,6 @@ class Prepare:
         describe(dataset)
         if self.kind in RECIPES:
             show_table1(dataset)
-        console.print(f"wrote {self.out}")
 
     def _appended(self) -> Interactions:
         """The dataset in --out with the rows of --raw."""

@@ -47,6 +47,11 @@ class Update:
         metrics = run.metrics
         items, rows = metrics["items"], metrics["split"]["valid_rows"]
         console.print(f"items: {items['known']:,} known, {items['new']:,} new; {metrics['epochs']} epochs were best")
+        if older := metrics["split"]["older_not_trained_on"]:
+            console.print(
+                f"note: {older:,} interactions that the old model had not are not trained on: they are no later than "
+                "the latest that it was trained on, and count as histories and for neighbours alone"
+            )
         table = Table("", *metrics["models"], title=f"the newest {rows:,} interactions, full ranking")
         for metric in metrics["models"]["before"]["full"]:
             table.add_row(metric, *(f"{values['full'][metric]:.4f}" for values in metrics["models"].values()))

@@ -9,13 +9,26 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from solid_ext.data.dataset import Dataset, load_dataset
+from solid_ext.data.dataset import NOTE, Dataset, Source, read_source
 from solid_ext.data.growth import joined_items
-from solid_ext.data.prepare import Indexed, align_items, index_interactions
+from solid_ext.data.prepare import (
+    AS_THEY_ARE,
+    MILLION,
+    MILLIONTHS,
+    NO_TIMES,
+    OF_THE_WHOLE,
+    Indexed,
+    align_items,
+    index_interactions,
+    integer_times,
+    missing_times_note,
+)
+from solid_ext.data.times import expect_one_unit
 
 RULES = "read_as"
 """The entry of a dataset's report that holds, as JSON, how its columns were read."""
-SUMMED = ("rows_read", "rows_without_ids", "exact_duplicates", "missing_timestamps", "malformed_lines")
+APPENDED = f"{NOTE}appended_"
+"""How the entries begin that say of the rows which were appended last what the dataset's own do not."""
 COLUMNS = ("user", "item", "timestamp", "rating", "min_rating", "title", "categories")
 
 
@@ -37,8 +50,9 @@ def append_interactions(dataset: Dataset, source: Any, *, items: Any = None, max
     """The dataset with the interactions of another source after its own, as if one source had held both.
 
     Raw ids are kept; numbers may move, as those of every dataset follow its sorted ids. A row that the dataset has,
-    the same user, item and time, is a duplicate and left out (`appended_duplicates`). Items that have a description
-    keep it; `items` describes the others.
+    the same user, item and time, is a duplicate and left out (`appended_duplicates`); nothing tells it of a row without
+    a time, which takes that of its user's row before it, a new one or the dataset's last. Items that have a description
+    keep it; `items` describes the others. The report is that of the whole.
 
     Args:
         dataset: read by rules that `rules_of` knows, or by the usual names of columns.
@@ -53,27 +67,25 @@ def append_interactions(dataset: Dataset, source: Any, *, items: Any = None, max
     rules = dict(rules_of(dataset) or {})
     if items is None:
         rules = {name: value for name, value in rules.items() if name not in ("title", "categories")}
-    new = load_dataset(source, items=items, name=dataset.name, max_malformed=max_malformed, **rules)
-    _expect_same_times(dataset, new)
-    old_rows, new_rows = as_rows(dataset), as_rows(new)
+    new = read_source(source, items=items, max_malformed=max_malformed, **rules)
+    found = _with_integer_times(new.rows.drop_nulls(["user_id", "item_id"]), dataset)
+    if not found.height:
+        raise ValueError(f"append: expected rows with a user and an item, got {new.rows.height:,} rows without")
+    old_rows, new_rows = as_rows(dataset), _without_duplicates(found)
+    read = new_rows.height
     ids = [name for name in ("user_id", "item_id") if old_rows[name].dtype != new_rows[name].dtype]
     as_text = [pl.col(name).cast(pl.String) for name in ids]
     old_rows, new_rows = old_rows.with_columns(as_text), new_rows.with_columns(as_text)
-    read = new_rows.height
     if dataset.timestamps is not None:
         new_rows = new_rows.join(old_rows.unique(), on=old_rows.columns, how="anti", maintain_order="left")
     if not new_rows.height:
         raise ValueError(f"append: expected interactions that the dataset has not, got {read:,} that it has")
     indexed = index_interactions(pl.concat([old_rows, new_rows]), drop_duplicates=False)
-    table, undescribed = _described(dataset, new, indexed)
-    counts = {
-        "appended_rows": int(dataset.report.get("appended_rows", 0)) + new_rows.height,
-        "appended_duplicates": int(dataset.report.get("appended_duplicates", 0)) + read - new_rows.height,
-    }
-    report = {**dataset.report, **new.report, **indexed.report, **counts, **_summed(dataset, new)}
-    report["timestamp_unit"] = dataset.report.get("timestamp_unit", indexed.report["timestamp_unit"])
-    if RULES in dataset.report:
-        report[RULES] = dataset.report[RULES]
+    table, counts, undescribed = _described(dataset, new, indexed)
+    report = _of_the_whole(dataset, new, indexed) | counts
+    report["exact_duplicates"] = _count(dataset, "exact_duplicates") + found.height - read
+    report["appended_rows"] = _count(dataset, "appended_rows") + new_rows.height
+    report["appended_duplicates"] = _count(dataset, "appended_duplicates") + read - new_rows.height
     if ids:
         report["note_text_ids"] = f"{' and '.join(ids)} of both are text now, as those of one of them were."
     if undescribed:
@@ -104,34 +116,93 @@ def as_rows(dataset: Dataset) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-def _expect_same_times(dataset: Dataset, new: Dataset) -> None:
-    held, found = (data.report.get("timestamp_unit", "as in the source") for data in (dataset, new))
-    if held != found:
+def _with_integer_times(rows: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
+    """Rows of a source, their times as the dataset has them: int64, null where one is missing, or no such column.
+
+    Raises:
+        ValueError: times of another unit than the dataset's, or only one of both has any.
+    """
+    found = NO_TIMES
+    held = dataset.report.get("timestamp_unit", NO_TIMES if dataset.timestamps is None else AS_THEY_ARE)
+    known = rows["timestamp"].is_not_null().to_numpy() if "timestamp" in rows.columns else np.zeros(0, dtype=bool)
+    times = np.zeros(rows.height, dtype=np.int64)
+    if known.any():
+        times[known], found = integer_times(rows["timestamp"].drop_nulls())
+    if held != found and rows.height:
         raise ValueError(f"append: expected times of the unit that the dataset has, {held}, got {found}")
+    if dataset.timestamps is None:
+        return rows.drop("timestamp", strict=False)
+    if found == AS_THEY_ARE:
+        expect_one_unit("append", dataset.timestamps, times[known])
+    elif found == MILLIONTHS:
+        expect_one_unit("append", dataset.timestamps / MILLION, times[known] / MILLION)
+    return rows.with_columns(timestamp=pl.Series(times).set(pl.Series(~known), None))
 
 
-def _described(dataset: Dataset, new: Dataset, indexed: Indexed) -> tuple[pl.DataFrame, int]:
-    """The table of all items, and how many of those that are new it says nothing of, where others are described."""
-    both = joined_items(_with_words(dataset.item_table), _with_words(new.item_table))
+def _without_duplicates(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows but those that repeat an earlier one in user, item and time; nothing tells it of one without a time."""
+    if "timestamp" not in rows.columns:
+        return rows
+    return rows.filter(pl.struct(pl.all()).is_first_distinct() | pl.col("timestamp").is_null())
+
+
+def _of_the_whole(dataset: Dataset, new: Source, indexed: Indexed) -> dict[str, int | str]:
+    """The report of both: what is counted in all rows anew, what was left out summed, and sentences on the new rows
+    alone, such as how their cells are spelt, beside those on the others."""
+    report = {
+        name: value
+        for name, value in dataset.report.items()
+        if name not in OF_THE_WHOLE and not name.startswith(APPENDED)
+    }
+    for name, value in {**new.notes, **new.notes_of_items}.items():
+        if isinstance(value, int):
+            report[name] = _count(dataset, name) + value
+        elif not name.startswith(NOTE):
+            report[name] = value
+        elif value != report.get(name):
+            report[APPENDED + name.removeprefix(NOTE)] = f"Of the rows appended last: {value}"
+    report |= indexed.report
+    report["rows_read"] = int(dataset.report.get("rows_read", dataset.num_interactions)) + new.rows.height
+    report["rows_without_ids"] = (
+        _count(dataset, "rows_without_ids") + new.rows.height - new.rows.drop_nulls(["user_id", "item_id"]).height
+    )
+    if dataset.timestamps is not None:
+        for name in ("missing_timestamps", "users_without_timestamps"):
+            report[name] = _count(dataset, name) + int(indexed.report[name])
+        if report["missing_timestamps"]:
+            report["note_missing_times"] = missing_times_note(int(report["missing_timestamps"]))
+        report["timestamp_unit"] = dataset.report.get("timestamp_unit", AS_THEY_ARE)
+    return report
+
+
+def _count(dataset: Dataset, name: str) -> int:
+    return int(dataset.report.get(name, 0))
+
+
+def _described(dataset: Dataset, new: Source, indexed: Indexed) -> tuple[pl.DataFrame, dict[str, int | str], int]:
+    """The table of all items, the counts of that, and how many of the new ones it says nothing of, where it says
+    anything of others."""
+    held = _with_words(dataset.item_table)
+    both, counts = held, {}
+    if new.described is not None:
+        both = joined_items(held, _with_words(new.described))
+        counts = align_items(new.described, indexed.item_ids)[1]
     if both["item_id"].dtype != indexed.item_ids.dtype:
         both = both.with_columns(pl.col("item_id").cast(indexed.item_ids.dtype))
-    table, counts = align_items(both, indexed.item_ids)
-    before = dataset.num_items - _with_words(dataset.item_table).height
-    without = int(counts["items_without_metadata"]) - before
-    return table, max(without, 0) if len(table.columns) > 1 else 0
+    table, found = align_items(both, indexed.item_ids)
+    if len(table.columns) == 1:
+        return table, {}, 0
+    without = int(found["items_without_metadata"])
+    if "items_without_metadata" in dataset.report or counts:
+        counts = {name: value for name, value in counts.items() if name != "note_items"} | {
+            "items_without_metadata": without
+        }
+    if "note_items" in found:
+        counts["note_items"] = found["note_items"]
+    return table, counts, max(without - (dataset.num_items - held.height), 0)
 
 
 def _with_words(table: pl.DataFrame) -> pl.DataFrame:
     """The items that the table says anything of."""
     others = [pl.col(name).is_not_null() for name in table.columns if name != "item_id"]
     return table.filter(pl.any_horizontal(others)) if others else table.head(0)
-
-
-def _summed(dataset: Dataset, new: Dataset) -> dict[str, int]:
-    """Counts of what both sources had."""
-    found = {}
-    for name in SUMMED:
-        values = [data.report[name] for data in (dataset, new) if isinstance(data.report.get(name), int)]
-        if values:
-            found[name] = sum(int(value) for value in values)
-    return found

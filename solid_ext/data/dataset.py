@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -285,63 +285,46 @@ def load_dataset(
     if isinstance(source, (str, os.PathLike)):
         expect_local(source, "load_dataset")
         path = Path(os.path.expanduser(source))
-        if not os.path.exists(path):  # of a name too long for the system too
-            raise ValueError(
-                f"load_dataset: expected an existing file or folder, got {str(path)!r}{nearest_file(path)}"
-            )
-        if path.is_dir():
-            if (path / METADATA).exists():
-                if items is not None:
-                    raise ValueError(
-                        f"load_dataset: expected no items beside the dataset folder {str(path)!r}, got some"
-                    )
-                given = {"rating": rating, "min_rating": min_rating, "title": title, "categories": categories}
-                unused = [f"{key}={value!r}" for key, value in given.items() if value is not None]
-                others = {
-                    "user": (user, "user_id"),
-                    "item": (item, "item_id"),
-                    "timestamp": (timestamp, "timestamp"),
-                    "drop_duplicates": (drop_duplicates, True),
-                    "max_malformed": (max_malformed, 0),
-                }
-                unused += [f"{key}={value!r}" for key, (value, usual) in others.items() if value != usual]
-                if unused:
-                    raise ValueError(
-                        f"load_dataset: expected no {', '.join(unused)} beside the dataset folder {str(path)!r}, which "
-                        "is prepared already (prepare it again from its source)"
-                    )
-                loaded = Dataset.load(path)
-                return loaded if name is None else replace(loaded, name=name)
-            source = _find(path, "interactions")
-            if source is None:
-                found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
+        if os.path.exists(path / METADATA):
+            if items is not None:
+                raise ValueError(f"load_dataset: expected no items beside the dataset folder {str(path)!r}, got some")
+            given = {"rating": rating, "min_rating": min_rating, "title": title, "categories": categories}
+            unused = [f"{key}={value!r}" for key, value in given.items() if value is not None]
+            others = {
+                "user": (user, "user_id"),
+                "item": (item, "item_id"),
+                "timestamp": (timestamp, "timestamp"),
+                "drop_duplicates": (drop_duplicates, True),
+                "max_malformed": (max_malformed, 0),
+            }
+            unused += [f"{key}={value!r}" for key, (value, usual) in others.items() if value != usual]
+            if unused:
                 raise ValueError(
-                    f"load_dataset: expected {METADATA} or interactions.tsv.gz in {str(path)!r}, got {found}; "
-                    "if one of the files is meant, name it"
+                    f"load_dataset: expected no {', '.join(unused)} beside the dataset folder {str(path)!r}, which "
+                    "is prepared already (prepare it again from its source)"
                 )
-            items = _find(path, "items") if items is None else items
-        name = name or _stem(path)
-    if items is None and (title is not None or categories is not None):
-        raise ValueError(
-            "load_dataset: expected items beside title= and categories=, which name columns of it, got none"
-        )
-    reading = Reading(max_malformed)
-    interactions = read_interactions(
-        source, user=user, item=item, timestamp=timestamp, rating=rating, min_rating=min_rating, reading=reading
+            loaded = Dataset.load(path)
+            return loaded if name is None else replace(loaded, name=name)
+    found = read_source(
+        source,
+        items=items,
+        user=user,
+        item=item,
+        timestamp=timestamp,
+        rating=rating,
+        min_rating=min_rating,
+        title=title,
+        categories=categories,
+        max_malformed=max_malformed,
     )
-    indexed = index_interactions(interactions, drop_duplicates=drop_duplicates)
-    report = (reading.report("malformed_lines") if reading.count else {}) | reading.notes | indexed.report
+    indexed = index_interactions(found.rows, drop_duplicates=drop_duplicates)
+    report = found.notes | indexed.report
     table = indexed.item_ids.to_frame()
-    if items is not None:
-        named = {
-            ours: None if theirs is None else column_name(ours, theirs)
-            for ours, theirs in (("title", title), ("categories", categories))
-        }
-        described, notes = read_items(items, column_name("item", item), named)
-        table, counts = align_items(described, indexed.item_ids)
-        report = report | counts | notes
+    if found.described is not None:
+        table, counts = align_items(found.described, indexed.item_ids)
+        report = report | counts | found.notes_of_items
     return Dataset(
-        name=name or "interactions",
+        name=name or found.name or "interactions",
         offsets=indexed.offsets,
         items=indexed.items,
         timestamps=indexed.timestamps,
@@ -350,6 +333,76 @@ def load_dataset(
         item_table=table,
         report=report,
     )
+
+
+class Source(NamedTuple):
+    """What a source of interactions holds, read and not numbered yet.
+
+    Attributes:
+        rows: as `read_interactions` returns them.
+        notes: what is to be said of them, for a report.
+        described: the table of items as `read_items` returns it; None where there is none.
+        notes_of_items: what is to be said of that.
+        name: of the folder or file; None for neither.
+    """
+
+    rows: pl.DataFrame
+    notes: dict[str, int | str]
+    described: pl.DataFrame | None
+    notes_of_items: dict[str, int | str]
+    name: str | None
+
+
+def read_source(
+    source: Any,
+    *,
+    items: Any = None,
+    user: str = "user_id",
+    item: str = "item_id",
+    timestamp: str | None = "timestamp",
+    rating: str | None = None,
+    min_rating: float | None = None,
+    title: str | None = None,
+    categories: str | None = None,
+    max_malformed: int = 0,
+) -> Source:
+    """Read what `load_dataset` makes a dataset of, with its arguments; no prepared folder."""
+    name = None
+    if isinstance(source, (str, os.PathLike)):
+        expect_local(source, "load_dataset")
+        path = Path(os.path.expanduser(source))
+        if not os.path.exists(path):  # of a name too long for the system too
+            raise ValueError(
+                f"load_dataset: expected an existing file or folder, got {str(path)!r}{nearest_file(path)}"
+            )
+        if path.is_dir():
+            source = _find(path, "interactions")
+            if source is None:
+                found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
+                raise ValueError(
+                    f"load_dataset: expected {METADATA} or interactions.tsv.gz in {str(path)!r}, got {found}; "
+                    "if one of the files is meant, name it"
+                )
+            items = _find(path, "items") if items is None else items
+        name = _stem(path)
+    if items is None and (title is not None or categories is not None):
+        raise ValueError(
+            "load_dataset: expected items beside title= and categories=, which name columns of it, got none"
+        )
+    reading = Reading(max_malformed)
+    rows = read_interactions(
+        source, user=user, item=item, timestamp=timestamp, rating=rating, min_rating=min_rating, reading=reading
+    )
+    notes = (reading.report("malformed_lines") if reading.count else {}) | reading.notes
+    described: pl.DataFrame | None = None
+    notes_of_items: dict[str, int | str] = {}
+    if items is not None:
+        named = {
+            ours: None if theirs is None else column_name(ours, theirs)
+            for ours, theirs in (("title", title), ("categories", categories))
+        }
+        described, notes_of_items = read_items(items, column_name("item", item), named)
+    return Source(rows, notes, described, notes_of_items, name)
 
 
 def _check_array(name: str, array: Any, dtype: type[np.generic]) -> None:

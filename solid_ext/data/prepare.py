@@ -14,7 +14,11 @@ MAX_ITEMS = np.iinfo(np.int32).max
 SECONDS_PER_DAY = 86_400
 NEGATIVES = 99  # of the sampled protocol
 MILLION = 1_000_000
+NO_TIMES = "none: order of the source"
+AS_THEY_ARE, MILLIONTHS = "as in the source", "millionths of the source's unit"  # units of times that were numbers
 PIECE = 1 << 18  # rows whose text is compared at a time
+# What a report says only where it is so: of the whole, whatever it said of a part.
+OF_THE_WHOLE = ("users_with_few_unseen_items", "users_with_all_items", "note_unseen", "note_ties", "note_missing_times")
 SPARSE = 8  # whole ids that leave more than this many places a row empty are numbered by hashing
 
 
@@ -70,11 +74,11 @@ def index_interactions(frame: pl.DataFrame, *, drop_duplicates: bool = True) -> 
     times = known["timestamp"] if "timestamp" in known.columns else None
     rows = known.height
     del known  # the raw ids take more memory than all that follows
-    timestamps, unit = None, "none: order of the source"
+    timestamps, unit = None, NO_TIMES
     if times is not None and times.null_count() < rows:
         order, times = _in_time_order(users, items, times, user_ids.len(), report, drop_duplicates)
         users, items = users[order], items[order]
-        timestamps, unit = _integer_times(times)
+        timestamps, unit = integer_times(times)
         report |= _ties(users, timestamps, user_ids)
     else:
         order = sorted_rows(users)
@@ -212,9 +216,7 @@ def _in_time_order(
             rows = np.delete(rows, known[order[repeats]])
         report |= {"exact_duplicates": users.size - rows.size, "missing_timestamps": missing}
         report["users_without_timestamps"] = 0
-        report["note_missing_times"] = (
-            f"{missing:,} rows have no time; each takes that of the row before it of the same user."
-        )
+        report["note_missing_times"] = missing_times_note(missing)
         filled = pl.DataFrame({"user": users[rows], "time": times.gather(rows)})
         filled = filled.with_columns(pl.col("time").forward_fill().over("user"))
         filled = filled.with_columns(pl.col("time").backward_fill().over("user"))
@@ -226,6 +228,11 @@ def _in_time_order(
     report |= {"exact_duplicates": int(repeats.sum()), "missing_timestamps": 0, "users_without_timestamps": 0}
     order = order[~repeats] if repeats.any() else order
     return order, times.gather(order)
+
+
+def missing_times_note(missing: int) -> str:
+    """What a report says of that many rows without a time."""
+    return f"{missing:,} rows have no time; each takes that of the row before it of the same user."
 
 
 def _by_user_and_time(
@@ -290,7 +297,7 @@ def _sample(ids: pl.Series) -> str:
     return ", ".join(repr(value) for value in ids.head(2).to_list()) or "none"
 
 
-def _integer_times(times: pl.Series) -> tuple[np.ndarray, str]:
+def integer_times(times: pl.Series) -> tuple[np.ndarray, str]:
     """Return times as int64 and what one unit of them is."""
     if times.dtype == pl.Date:
         return times.cast(pl.Int64).to_numpy() * SECONDS_PER_DAY, "seconds"
@@ -303,8 +310,8 @@ def _integer_times(times: pl.Series) -> tuple[np.ndarray, str]:
         fine = np.round(times.to_numpy() * MILLION)
         if np.abs(fine).max() >= 2.0**63:
             raise ValueError(f"interactions: expected timestamps below 2^63 millionths, got {np.abs(fine).max():g}")
-        return fine.astype(np.int64), "millionths of the source's unit"
-    return times.to_numpy().copy(), "as in the source"
+        return fine.astype(np.int64), MILLIONTHS
+    return times.to_numpy().copy(), AS_THEY_ARE
 
 
 def description_text(name: str, column: pl.Series) -> tuple[pl.Series, int]:

@@ -184,7 +184,7 @@ def newest(dataset: Dataset, after: int | None = None, share: float = NEWEST) ->
         found = np.flatnonzero(new)
         if not found.size:
             raise ValueError(
-                f"newest: expected interactions later than {after}, the latest that the model was trained on, got none "
+                f"update: expected interactions later than {after}, the latest that the model was trained on, got none "
                 f"(the latest is {dataset.timestamps.max()})"
             )
         found = found[np.argsort(dataset.timestamps[found], kind="stable")]
@@ -193,7 +193,15 @@ def newest(dataset: Dataset, after: int | None = None, share: float = NEWEST) ->
         held_out[chosen] = True
         report = {"new_interactions": found.size, "valid_from": int(dataset.timestamps[chosen[0]])}
     train_end = starts + np.bincount(users[~held_out], minlength=dataset.num_users)
-    rows = np.flatnonzero(held_out & (position > starts[users]))
+    follow = new & (position > starts[users])
+    rows = np.flatnonzero(held_out & follow)
+    trained_on = int((follow & ~held_out).sum())
+    if not rows.size or not trained_on:
+        raise ValueError(
+            "update: expected at least two new interactions that follow another one of their user, one of them among "
+            f"the newest {share:.0%} and one before, got {rows.size:,} and {trained_on:,} of {int(new.sum()):,} new "
+            "ones; wait for more"
+        )
     return _split(
         "newest",
         dataset,
@@ -202,7 +210,7 @@ def newest(dataset: Dataset, after: int | None = None, share: float = NEWEST) ->
         test=NO_ROWS,
         report=report,
         among=new,
-        wanted=("training", "validation"),
+        wanted=(),
     )
 
 

@@ -32,6 +32,7 @@ BANDS = (
     ("microseconds", 100_000_000_000_000, 5_000_000_000_000_000),
     ("nanoseconds", 100_000_000_000_000_000, 5_000_000_000_000_000_000),
 )
+FAR = 100  # times as large or as small: no series of counters goes on so, another unit does
 # Counters that are no dates may lie anywhere; then more of them than this share lie between the bands.
 OUTSIDE = 0.01
 
@@ -225,15 +226,10 @@ def _check_units(name: str, numbers: pl.Series, notes: dict[str, int | str]) -> 
     times = numbers.drop_nulls().to_numpy()
     if times.size == 0:
         return
-    low, high = times.min(), times.max()
-    inside = [(low <= top and high >= bottom) for _, bottom, top in BANDS]
-    counts = [
-        int(((times >= bottom) & (times <= top)).sum()) if hit else 0
-        for hit, (_, bottom, top) in zip(inside, BANDS, strict=True)
-    ]
-    placeholders = int(((times == 0) | (times == -1)).sum())
+    high, counts = times.max(), _in_bands(times)
+    placeholders = int(_is_placeholder(times).sum())
     hit = [index for index, count in enumerate(counts) if count]
-    if len(hit) > 1 and times.size - sum(counts) - placeholders <= OUTSIDE * times.size:
+    if _are_two_units(times, counts):
         parts = []
         for index in sorted(hit, key=lambda index: -counts[index])[:2]:
             unit, bottom, top = BANDS[index]
@@ -263,6 +259,59 @@ def _check_units(name: str, numbers: pl.Series, notes: dict[str, int | str]) -> 
             f"{placeholders:,} times are 0 or -1 (1970) beside times of this century: those rows come first in their "
             "users' histories. Leave the cells empty if the times are not known."
         )
+
+
+def expect_one_unit(name: str, held: np.ndarray, found: np.ndarray) -> None:
+    """Refuse new times of another unit than those that are held, by the rule for one column.
+
+    That rule lets pass what is in no unit's range, counters that are no dates; here such numbers are refused beside
+    times of one unit that are all `FAR` times as large.
+
+    Args:
+        name: begins the error's sentence.
+        held: `[N]` int64, in one unit.
+        found: `[M]` int64, in one unit.
+
+    Raises:
+        ValueError: two units.
+    """
+    both = np.concatenate([held, found])
+    sides = [times[~_is_placeholder(times)] for times in (held, found)]
+    if any(side.size == 0 for side in sides):
+        return
+    small, large = sorted(sides, key=lambda side: float(np.median(side)))
+    if _are_two_units(both, _in_bands(both)) or (
+        large.min() >= BANDS[2][1] and float(large.min()) > FAR * float(np.abs(small.astype(np.float64)).max())
+    ):
+        said = [f"{_looks_like(times)} (such as {times[-1]})" for times in sides]
+        raise ValueError(
+            f"{name}: expected new times of the unit that the dataset's have, {said[0]}, got {said[1]}; bring them to "
+            "one unit"
+        )
+
+
+def _looks_like(times: np.ndarray) -> str:
+    counts = _in_bands(times)
+    most = int(np.argmax(counts))
+    return f"what looks like {BANDS[most][0]}" if 2 * counts[most] > times.size else "numbers of no known unit"
+
+
+def _in_bands(times: np.ndarray) -> list[int]:
+    """How many times lie in each of `BANDS`."""
+    low, high = times.min(), times.max()
+    return [
+        int(((times >= bottom) & (times <= top)).sum()) if low <= top and high >= bottom else 0
+        for _, bottom, top in BANDS
+    ]
+
+
+def _are_two_units(times: np.ndarray, counts: list[int]) -> bool:
+    outside = times.size - sum(counts) - int(_is_placeholder(times).sum())
+    return sum(count > 0 for count in counts) > 1 and outside <= OUTSIDE * times.size
+
+
+def _is_placeholder(times: np.ndarray) -> np.ndarray:
+    return (times == 0) | (times == -1)
 
 
 def _sorts_as_dates(times: np.ndarray, *, day_first: bool) -> bool:

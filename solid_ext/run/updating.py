@@ -37,6 +37,8 @@ def update_run(
     assert before.catalogue is not None
     assert after.catalogue is not None
     assert training.measured is not None
+    older = int(training.split.report["older_not_trained_on"])
+    but = f" but {older:,} that are no later than what the old model was trained on" if older else ""
     models = {
         "before": _metrics(before.scorer, before.catalogue, training),
         "update": _metrics(training.measured, after.catalogue, training),
@@ -59,7 +61,7 @@ def update_run(
         "models": models,
         "epochs": training.stages[0].best.epoch,
         "seconds": {"update": seconds},
-        "folders": {MODEL: "trained on all interactions, for use: these metrics are not its own"},
+        "folders": {MODEL: f"trained on all that is new{but}, for use: these metrics are not its own"},
     }
     described = {"run": str(run), "dataset": dataset.name, "fingerprint": dataset.fingerprint, "build": build_info()}
     with written_folder(out, "out", overwrite=False, ours=lambda folder: None) as fresh:

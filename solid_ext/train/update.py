@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,8 +12,9 @@ import torch
 
 from solid_ext.config import Config
 from solid_ext.data import Catalogue, Dataset, Semantics, Split, everything
-from solid_ext.data.dataset import read_items
-from solid_ext.data.growth import joined_items
+from solid_ext.data.catalogue import listed
+from solid_ext.data.dataset import NOTE, read_items
+from solid_ext.data.growth import expect_ids_like, joined_items
 from solid_ext.data.prepare import align_items
 from solid_ext.data.semantics import Added, more_semantics
 from solid_ext.evaluate import Validation
@@ -107,15 +109,25 @@ def add_items(
     catalogue: Catalogue,
     items: Any,
     first: int,
+    named: dict[str, str | None],
 ) -> tuple[DynamicRecommender, WithNeighbours | None, Catalogue]:
-    """The model, its neighbours and its catalogue with items that nobody has had; see `SOLID.add_items`."""
-    described, _ = read_items(items, "item_id", {"title": None, "categories": None})
+    """The model, its neighbours and its catalogue with items that nobody has had; see `SOLID.add_items`.
+
+    Args:
+        named: as of `read_items`.
+    """
+    _expect_no_truths(items)
+    described, notes = read_items(items, "item_id", named)
     ids = described["item_id"].drop_nulls().unique(maintain_order=True)
     ids = ids.filter(pl.Series(catalogue.item_index(ids) == 0))
+    expect_ids_like("add_items", catalogue.table["item_id"], ids)
     if not ids.len():
         raise ValueError(
             f"add_items: expected items that the model has not yet, got none among {len(described):,} rows"
         )
+    for name, note in notes.items():
+        if name.startswith(NOTE):
+            warnings.warn(f"add_items: {note}", stacklevel=3)
     table = joined_items(catalogue.table, align_items(described, ids)[0])
     counts = None if catalogue.counts is None else np.append(catalogue.counts, np.zeros(ids.len(), dtype=np.int64))
     grown = Catalogue(table, counts)
@@ -126,6 +138,16 @@ def add_items(
     here = config.replace(device=str(model.device), tf32=False) if model.device.type == "cpu" else config
     network = grow_model(model, here, semantics.table, features, fresh)
     return network, grown_neighbours(neighbours, network, semantics.features), grown
+
+
+def _expect_no_truths(items: Any) -> None:
+    """Refuse True and False as ids, which would be read as the text "true" and "false", by which nobody asks."""
+    try:
+        ids = listed(items["item_id"])
+    except (KeyError, TypeError, IndexError, pl.exceptions.PolarsError):  # a path, or no such column
+        return
+    if any(isinstance(value, (bool, np.bool_)) for value in ids or ()):
+        raise TypeError("add_items: expected item ids as numbers, text or times, got True or False")
 
 
 def _known(model: DynamicRecommender) -> Semantics:
