@@ -398,3 +398,33 @@ def test_a_model_of_an_earlier_version_says_nothing_of_its_training_and_goes_on(
 def test_items_without_interactions_make_a_dataset_of_nothing() -> None:
     dataset = of_items(pl.read_csv(io.StringIO("item_id,title\na,A\nb,B\n")))
     assert (dataset.num_items, dataset.num_interactions) == (2, 0)
+
+
+def test_what_an_updated_model_cannot_do_is_said_in_a_sentence(
+    fitted: SOLID, refitted: SOLID, updated: SOLID, tmp_path: Path
+) -> None:
+    loaded = SOLID.load(updated.save(tmp_path / "model"))
+    for model in (updated, loaded):
+        with pytest.raises(
+            ValueError, match=r"^refit: expected a model that fit\(\) trained, got one that update\(\) made$"
+        ):
+            model.refit()
+        with pytest.raises(ValueError, match=r"\(what update\(\) gained is measured on the newest interactions"):
+            model.evaluate()
+    for asked in (updated.code_usage, lambda: updated.evaluate_scorer(updated.scorer)):
+        with pytest.raises(ValueError, match=r"^evaluate: expected test rows in .*, got none in the split "):
+            asked()
+    assert refitted.code_usage() is not None
+    assert fitted.evaluate_scorer(fitted.scorer)["full"] == fitted.evaluate()["full"]
+
+
+def test_a_model_without_a_training_says_what_it_is(fitted: SOLID, old: Dataset, tmp_path: Path) -> None:
+    added = fitted.add_items({"item_id": ["brand new"]})
+    for model in (added, SOLID.load(fitted.save(tmp_path / "model"))):
+        for asked in (model.refit, lambda model=model: model.training):
+            with pytest.raises(ValueError, match=r"trained here, got one that load\(\) or add_items\(\) made$"):
+                asked()
+        with pytest.raises(ValueError, match=r"\(a model that load\(\) or add_items\(\) made does not hold it\)"):
+            model.code_usage()
+    with pytest.raises(ValueError, match=r"trained here, got one before fit\(\)$"):
+        SOLID(TINY).refit()

@@ -80,12 +80,15 @@ class Prepare:
         from solid_ext.data import RECIPES, load_dataset, prepare_raw
         from solid_ext.data.append import COLUMNS, with_rules
         from solid_ext.data.dataset import METADATA
+        from solid_ext.data.storage import check_folder
 
         if self.kind in ("interactions", *RECIPES) and self.raw is None:
             raise ValueError(f"prepare: expected --raw FILE with the {self.kind} data, got none")
         self._check_flags()
         if self.raw is not None and (self.raw / METADATA).exists():
             raise ValueError(f"prepare: expected --raw FILE, got the dataset folder {self.raw}")
+        if not self.append:
+            check_folder(self.out, overwrite=self.overwrite)
         if self.kind in RECIPES and self.raw is not None:
             dataset = prepare_raw(self.kind, self.raw, items=self.items, max_malformed=self.max_malformed)
         elif self.append:
