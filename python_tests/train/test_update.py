@@ -19,7 +19,9 @@ from solid_ext.data import SyntheticTruth, in_order_of, make_split, newest, synt
 from solid_ext.data.append import as_rows
 from solid_ext.data.growth import of_items
 from solid_ext.evaluate import evaluate_full, ranks_of_known
-from solid_ext.train import Silent, Stage, build_model, train_stage
+from solid_ext.files import MANIFEST, describe_folder, read_json
+from solid_ext.model_folder import WEIGHTS
+from solid_ext.train import Silent, Stage, build_model, load_checkpoint, save_checkpoint, train_stage
 from solid_ext.train.grow import ITEM_ROWS, grow_model
 
 TINY = Config().replace(
@@ -428,3 +430,17 @@ def test_a_model_without_a_training_says_what_it_is(fitted: SOLID, old: Dataset,
             model.code_usage()
     with pytest.raises(ValueError, match=r"trained here, got one before fit\(\)$"):
         SOLID(TINY).refit()
+
+
+def test_a_model_that_does_not_say_whether_it_was_updated_is_read_as_one_that_was_not(
+    updated: SOLID, tmp_path: Path
+) -> None:
+    folder = updated.save(tmp_path / "model")
+    assert SOLID.load(folder).trained.updated
+    tensors, state = load_checkpoint(folder / WEIGHTS)
+    del state["trained"]["updated"]
+    save_checkpoint(folder / WEIGHTS, tensors, state)
+    manifest = read_json(folder / MANIFEST, "test")
+    (folder / MANIFEST).unlink()
+    describe_folder(folder, MANIFEST, {name: value for name, value in manifest.items() if name != "files"})
+    assert SOLID.load(folder).trained == replace(updated.trained, updated=False)
