@@ -15,6 +15,8 @@ import pytest
 
 from solid_ext.files import (
     LOCK,
+    check_place,
+    check_replaceable,
     checked_path,
     describe_folder,
     elsewhere,
@@ -129,7 +131,7 @@ def test_a_folder_is_replaced_if_it_is_one_and_holds_nothing_else(
         patch.chdir(folder)
         with pytest.raises(ValueError, match=r"got .*f, in which this process works"):
             make(Path("."), "x", overwrite=True)
-    with pytest.raises(ValueError, match="test: expected a folder that can be written"):
+    with pytest.raises(ValueError, match="test: expected a path of shorter names"):
         make(tmp_path / ("x" * 300), "x")
     assert sorted(os.listdir(tmp_path)) == ["empty", "f", "file", "link", "other", "other.partial"]
     assert (folder / "a.txt").read_text() == "new"
@@ -319,3 +321,23 @@ def test_what_came_to_a_folders_place_meanwhile_is_not_replaced_without_overwrit
         late()
     assert os.listdir(tmp_path) == ["f"]
     assert os.listdir(folder) == ["theirs"]
+
+
+def test_a_place_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+    check_place(tmp_path / "new" / "er" / "x", "out", "folder")
+    (tmp_path / "file").touch()
+    for place, reason in (
+        ("file/x", "Not a directory"),
+        ("x" * 300, "File name too long"),
+        ("n/m/" + "x" * 300, "too"),
+    ):
+        with pytest.raises(ValueError, match=f"^out: expected a file that can be written, got .*{reason}"):
+            check_place(tmp_path / place, "out", "file")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_hint_at_overwriting_is_for_who_can_overwrite_alone(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\(overwrite=True replaces one of its kind\)"):
+        check_replaceable(tmp_path, "out", overwrite=False, ours=str)
+    with pytest.raises(ValueError, match=r"expected a folder that does not exist yet, got [^()]*$"):
+        check_replaceable(tmp_path, "out")

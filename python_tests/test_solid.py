@@ -124,7 +124,7 @@ def test_saved_and_loaded_it_recommends_and_measures_the_same(
         fitted.save(tmp_path / "model")
     with pytest.raises(ValueError, match=r"expected the dataset that the model was fitted on, as in evaluate\(data\)"):
         loaded.evaluate()
-    with pytest.raises(ValueError, match="SOLID: expected a model fitted here"):
+    with pytest.raises(ValueError, match=r"SOLID: expected a model that fit\(\) trained here, got one that load"):
         _ = loaded.training
 
 

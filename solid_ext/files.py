@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import glob
 import hashlib
 import json
@@ -37,7 +38,8 @@ def checked_path(path: Any, what: str) -> Path:
 
     Raises:
         TypeError: neither text nor a path.
-        ValueError: with a null character, or a name that is not UTF-8 on the way from the root.
+        ValueError: with a null character, a name that is not UTF-8 on the way from the root, or a longer one than the
+            system takes.
     """
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
         raise TypeError(f"{what}: expected a path, got {path!r:.80}")
@@ -51,6 +53,11 @@ def checked_path(path: Any, what: str) -> Path:
         raise ValueError(f"{what}: expected a path of names in UTF-8, got {os.path.abspath(text)!r}") from error
     except OSError as error:
         raise ValueError(f"{what}: expected a path from a folder that exists, got {text} ({_reason(error)})") from error
+    try:
+        os.lstat(text)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # which `Path.exists` and the like would raise as it is
+            raise ValueError(f"{what}: expected a path of shorter names, got {text} ({_reason(error)})") from error
     return Path(text)
 
 
@@ -132,7 +139,9 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 @contextmanager
-def written_folder(folder: Path, what: str, *, overwrite: bool, ours: Callable[[Path], str | None]) -> Iterator[Path]:
+def written_folder(
+    folder: Path, what: str, *, overwrite: bool = False, ours: Callable[[Path], str | None] | None = None
+) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `folder` when the body ends.
 
     Where the system can exchange two folders, a reader or a kill finds the old one or the new one at any time;
@@ -141,7 +150,8 @@ def written_folder(folder: Path, what: str, *, overwrite: bool, ours: Callable[[
     Args:
         what: begins the errors' sentences.
         overwrite: replace what is there, if it is such a folder; an empty folder too.
-        ours: None for a folder that may be replaced, else what it holds that nobody asked to delete.
+        ours: gives None for a folder that may be replaced, else what it holds that nobody asked to delete; None where
+            the caller replaces none.
 
     Raises:
         ValueError: there is something that may not be replaced, or the folder cannot be written. Nothing has changed.
@@ -173,7 +183,9 @@ def written_folder(folder: Path, what: str, *, overwrite: bool, ours: Callable[[
             shutil.rmtree(rest, ignore_errors=True)
 
 
-def check_replaceable(folder: Path, what: str, *, overwrite: bool, ours: Callable[[Path], str | None]) -> None:
+def check_replaceable(
+    folder: Path, what: str, *, overwrite: bool = False, ours: Callable[[Path], str | None] | None = None
+) -> None:
     """Refuse a place where `written_folder` may not make a folder; nothing is made or changed.
 
     Raises:
@@ -184,11 +196,9 @@ def check_replaceable(folder: Path, what: str, *, overwrite: bool, ours: Callabl
         folder = Path(os.path.abspath(folder))
         if not os.path.lexists(folder):
             return
-        if not overwrite:
-            raise ValueError(
-                f"{what}: expected a folder that does not exist yet, got {folder} (overwrite=True replaces one of its "
-                "kind)"
-            )
+        if not overwrite or ours is None:
+            hint = "" if ours is None else " (overwrite=True replaces one of its kind)"
+            raise ValueError(f"{what}: expected a folder that does not exist yet, got {folder}{hint}")
         if folder.is_symlink() or not folder.is_dir():
             raise ValueError(f"{what}: expected a folder to overwrite, got {folder}, a file or a link")
         if _works_in(folder):
@@ -198,6 +208,32 @@ def check_replaceable(folder: Path, what: str, *, overwrite: bool, ours: Callabl
         raise ValueError(f"{what}: expected a folder that can be written, got {folder} ({_reason(error)})") from error
     if foreign is not None:
         raise ValueError(f"{what}: expected a folder of its own to overwrite, got {folder}, {foreign}")
+
+
+def check_place(path: Path, what: str, kind: str) -> None:
+    """Refuse a place where no file or folder can be made, before the work whose outcome it is for.
+
+    What is made to find out is removed again.
+
+    Args:
+        kind: "file" or "folder", for the error's sentence.
+
+    Raises:
+        ValueError: a path through a file, a folder that cannot be written, a name that the system does not take.
+    """
+    place = Path(os.path.abspath(path))
+    probe = place.with_name(f".{uuid.uuid4().hex}{_PARTIAL}")
+    missing = [folder for folder in place.parents if not os.path.lexists(folder)]
+    try:
+        probe.mkdir(parents=True)
+        with suppress(FileNotFoundError):
+            place.lstat()
+    except OSError as error:
+        raise ValueError(f"{what}: expected a {kind} that can be written, got {path} ({_reason(error)})") from error
+    finally:
+        for made in (probe, *missing):
+            with suppress(OSError):
+                made.rmdir()
 
 
 def _works_in(folder: Path) -> bool:

@@ -39,11 +39,13 @@ class Trained:
         first_items: of its items, how many it was first trained with; None for all of them.
         until: the latest time of an interaction that it was trained on; None where there are no times.
         everything: it was trained on all interactions, so that none can measure it.
+        updated: `update` made it, and not both stages of a training.
     """
 
     first_items: int | None = None
     until: int | None = None
     everything: bool = False
+    updated: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,15 @@ def _trained(saved: Any, num_items: int, path: Path) -> Trained:
     """What a model's weights say that they were trained on; those of earlier versions say nothing."""
     if saved is None:
         return Trained()
+    if isinstance(saved, dict):
+        saved = {"updated": False, **saved}  # which models of before do not say
     number = (int, type(None))
-    kinds: dict[str, tuple[type, ...]] = {"first_items": number, "until": number, "everything": (bool,)}
+    kinds: dict[str, tuple[type, ...]] = {
+        "first_items": number,
+        "until": number,
+        "everything": (bool,),
+        "updated": (bool,),
+    }
     fits = isinstance(saved, dict) and saved.keys() == kinds.keys()
     if not fits or any(type(saved[name]) not in kind for name, kind in kinds.items()):
         raise ValueError(f"load: expected what the model was trained on in {path}, got {saved!r:.80}")

@@ -136,9 +136,9 @@ class SOLID:
 
     @property
     def training(self) -> Training:
-        """What `fit` worked on. Raises: ValueError for a model that was loaded, or not fitted yet."""
+        """What `fit` worked on. Raises: ValueError for a model that was loaded or given items, or not fitted yet."""
         if self._training is None:
-            raise ValueError("SOLID: expected a model fitted here, got one before fit() or after load()")
+            raise ValueError(f"SOLID: expected a model that fit() trained here, got {self._made()}")
         return self._training
 
     def fit(
@@ -248,12 +248,14 @@ class SOLID:
             A new model, in eval mode, whose `evaluate` refuses.
 
         Raises:
-            ValueError: a model that was not fitted here; a folder in use.
+            ValueError: a model that was not fitted here, or that `update` made; a folder in use.
 
         Source: docs/keeping_up.md#the-model-for-use.
         """
         check_not_forked("refit")
         check_reporter("refit", reporter)
+        if self.trained.updated:
+            raise ValueError("refit: expected a model that fit() trained, got one that update() made")
         training = self.training
         dataset, config = training.dataset, self.config.resolved(training.dataset.num_users, training.dataset.num_items)
         folder = None if folder is None else checked_path(folder, "refit") / REFIT
@@ -320,7 +322,7 @@ class SOLID:
             )
         made = self._other(found.model, found.neighbours, _counted(dataset, dataset.offsets[1:]))
         made.fingerprint = given.fingerprint
-        made.trained = Trained(first, latest(dataset, dataset.offsets[1:]), everything=True)
+        made.trained = Trained(first, latest(dataset, dataset.offsets[1:]), everything=True, updated=True)
         made._training = Training(dataset, split, semantics, found.stages, measured=found.validated)
         return made
 
@@ -376,9 +378,14 @@ class SOLID:
         Source: docs/evaluation.md#evaluation.
         """
         if self.trained.everything:
+            hint = (
+                "before refit() it can be measured; a run keeps that model in its folder `measured`"
+                if not self.trained.updated
+                else "what update() gained is measured on the newest interactions; `metrics.json` of its folder says it"
+            )
             raise ValueError(
                 "evaluate: expected a model whose test rows it was not trained on, got one that was trained on all "
-                "interactions (before refit() it can be measured; a run keeps that model in its folder `measured`)"
+                f"interactions ({hint})"
             )
         return self.evaluate_scorer(self.scorer, data)
 
@@ -557,6 +564,10 @@ class SOLID:
         assert self.catalogue is not None  # a fitted model has one
         return self.catalogue
 
+    def _made(self) -> str:
+        """Of a model without a training: what it is, in the words of an error."""
+        return "one before fit()" if self.model is None else "one that load() or add_items() made"
+
     def _fitted(self) -> DynamicRecommender:
         if self.model is None:
             raise ValueError("SOLID: expected a fitted model, got one before fit() or load()")
@@ -567,9 +578,9 @@ class SOLID:
             if self.model is not None and self._training is None:
                 raise ValueError(
                     "evaluate: expected the dataset that the model was fitted on, as in evaluate(data), got none "
-                    "(a loaded model does not hold it)"
+                    "(a model that load() or add_items() made does not hold it)"
                 )
-            return self.training.dataset, self.training.split
+            return self._measurable(self.training.dataset, self.training.split)
         dataset = data if isinstance(data, Dataset) else load_dataset(data)
         if dataset.fingerprint != self.fingerprint:
             raise ValueError(
@@ -584,7 +595,16 @@ class SOLID:
                 "(the model before add_items() can be measured)"
             )
         dataset = in_order_of(self.catalogue, dataset)
-        return dataset, make_split(self.config.evaluate.split, dataset)
+        return self._measurable(dataset, make_split(self.config.evaluate.split, dataset))
+
+    @staticmethod
+    def _measurable(dataset: Dataset, split: Split) -> tuple[Dataset, Split]:
+        if not len(split.test.users):
+            raise ValueError(
+                f"evaluate: expected test rows in {dataset.name!r}, got none in the split {split.name!r} (update() "
+                "holds out validation rows alone)"
+            )
+        return dataset, split
 
 
 def _new_ids(catalogue: Catalogue, dataset: Dataset) -> pl.Series:

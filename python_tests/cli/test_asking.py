@@ -128,3 +128,60 @@ def test_flags_that_make_no_sense_get_a_sentence(
 ) -> None:
     flags = [str(data) if flag == "D" else flag for flag in flags]
     assert sentence in fails(["recommend", "--run", str(run), *flags], capsys)
+
+
+def test_an_empty_whitelist_recommends_nothing_and_an_empty_blacklist_leaves_out_nothing(
+    run: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def found(*flags: str) -> Any:
+        main(["recommend", "--run", str(run), "--json", *flags])
+        return json.loads(capsys.readouterr().out)
+
+    assert found("--history", "i1", "--include") == []
+    assert found("--dataset", str(data), "--users", "u1", "--include") == []
+    assert found("--history", "i1", "--exclude") == found("--history", "i1") != []
+    assert found("--dataset", str(data), "--users") == []
+
+
+def test_users_without_a_known_item_are_left_out_of_the_vectors_on_request_and_counted(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [("a", "i3", 1), ("a", "what", 2), ("a", "i5", 3), ("b", "what", 1), ("c", "i5", 1)]
+    pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(tmp_path / "log.csv")
+    out = tmp_path / "users.parquet"
+    asked = ["vectors", "--run", str(run), "--dataset", str(tmp_path / "log.csv"), "--out", str(out)]
+    assert "(--unknown ignore reads histories without such items)" in fails(asked, capsys)
+    assert not out.exists()
+    main([*asked, "--unknown", "ignore"])
+    assert "note: left out 1 of 3 users, with no item that the model knows" in capsys.readouterr().err
+    users = pl.read_parquet(out)
+    assert users["user_id"].to_list() == ["a", "c"]
+    expected = SOLID.load(run).user_vectors([["i3", "i5"], ["i5"]])
+    assert users["vector"].to_numpy() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("command", ["recommend", "vectors", "prepare", "update", "train", "compare", "tune"])
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(
+    command: str, run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    (tmp_path / "file.csv").touch()
+
+    def work(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the work began")
+
+    reads = "data.load_dataset" if command == "prepare" else "SOLID.load"
+    for name in (reads, "SOLID.fit", "compare.comparison._run_all", "tune._train"):
+        monkeypatch.setattr(f"solid_ext.{name}", work)
+    flags = {
+        "recommend": ["--run", str(run), "--dataset", str(data), "--all-users"],
+        "vectors": ["--run", str(run)],
+        "prepare": ["interactions", "--raw", str(data.parent / "log.csv")],
+        "update": ["--run", str(run), "--dataset", str(data)],
+        "train": ["--dataset", str(data), *QUICK],
+        "compare": ["--datasets", str(data), "--methods", "popularity"],
+        "tune": ["--dataset", str(data)],
+    }[command]
+    for out in ("file.csv/in.parquet", "x" * 300 + ".parquet"):
+        sentence = fails([command, *flags, "--out", str(tmp_path / out)], capsys)
+        assert "that can be written, got " in sentence or "expected a path of shorter names, got " in sentence
+    assert [path.name for path in tmp_path.iterdir()] == ["file.csv"]

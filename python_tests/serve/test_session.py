@@ -118,3 +118,18 @@ def test_neighbours_of_one_history_are_summed_as_those_of_many_bit_for_bit() -> 
     for row in range(30):
         alone = knn.weighted(sequences[row : row + 1], weights[row : row + 1]).toarray()
         assert np.array_equal(alone[0], together[row])
+
+
+def test_a_session_hints_at_what_it_takes() -> None:
+    solid = made()
+    with pytest.raises(ValueError, match=r"^session: .* \(unknown='ignore' reads history without such items\)"):
+        solid.session([5])
+    session, hint = solid.session([10]), r"\(a session made with unknown='ignore' reads {} without such items\)"
+    with pytest.raises(ValueError, match="^observe: .* " + hint.format("histories")):
+        session.observe(5)
+    with pytest.raises(ValueError, match="^recommend: .* " + hint.format("exclude")):
+        session.recommend(3, exclude=[5])
+    assert session.history == [10]
+    goes_on = solid.session([10], unknown="ignore")
+    goes_on.observe(5)
+    assert goes_on.history == [10]

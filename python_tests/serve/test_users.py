@@ -183,3 +183,12 @@ def test_no_user_gets_an_empty_frame(skewed: tuple[Dataset, SOLID], tmp_path: Pa
     assert found.height == 0
     write_users(solid.user_query(data, []), tmp_path / "none.parquet")
     assert pl.read_parquet(tmp_path / "none.parquet").schema == found.schema
+
+
+def test_a_link_to_nothing_is_a_file_that_exists(tmp_path: Path) -> None:
+    link = tmp_path / "recs.csv"
+    link.symlink_to(tmp_path / "elsewhere.csv")
+    with pytest.raises(ValueError, match="out: expected a file that does not exist yet"):
+        checked_out(link)
+    assert checked_out(link, overwrite=True) == link
+    assert link.is_symlink()

@@ -72,6 +72,13 @@ def test_what_has_begun_is_answered_before_the_service_ends(folder: Path) -> Non
             get(port, "/health")
 
 
+def test_a_large_head_gets_the_sentence_from_the_process_too(folder: Path) -> None:
+    with started(folder) as (_, port):
+        for size, status in ((30_000, 200), (33_000, 431), (60_000, 431)):
+            assert get(port, "/health", {"X-Large": "x" * size}) == status
+        assert get(port, "/health") == 200
+
+
 def test_the_token_comes_from_the_environment_or_a_file(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("of-file\n")
     with started(folder, "--token-file", str(tmp_path / "token"), token="of-environment") as (_, port):
@@ -113,6 +120,12 @@ def test_bad_flags_get_one_sentence(
     assert "serve: expected a token of printable ASCII characters in " in refused(
         capsys, "--run", str(folder), "--token-file", str(tmp_path / "token")
     )
+    assert "serve: expected a file with the token, got nosuchtoken (No such file or directory)" in refused(
+        capsys, "--run", str(folder), "--token-file", "nosuchtoken"
+    )
+    for content, sentence in ((b"\xff\xfe", "a token in UTF-8 in "), (b"\n", "of printable ASCII characters in ")):
+        (tmp_path / "token").write_bytes(content)
+        assert sentence in refused(capsys, "--run", str(folder), "--token-file", str(tmp_path / "token"))
     monkeypatch.setenv("SOLID_EXT_TOKEN", "")
     assert "in SOLID_EXT_TOKEN, got 0 characters" in refused(capsys, "--run", str(folder))
 

@@ -223,3 +223,35 @@ def test_the_page_asks_no_outside_host(client: TestClient) -> None:
 def test_a_limit_of_nothing_is_refused(field: str) -> None:
     with pytest.raises(ValueError, match=f"serve: expected {field} above 0, got 0"):
         Limits(**{field: 0})
+
+
+def test_an_event_that_cannot_be_is_refused_without_the_hint_at_a_field_that_is_none(client: TestClient) -> None:
+    answer = client.post("/observe", json={"item": "none"})
+    assert answer.json()["detail"] == "observe: expected items of the catalogue, got 'none', which is not in it"
+
+
+def test_a_body_of_json_that_says_it_is_another_thing_is_refused_by_its_header(client: TestClient) -> None:
+    sentence = "recommend: expected the header Content-Type: application/json, got "
+    for given, got in (("application/x-www-form-urlencoded", "'application/x-www-form-urlencoded'"), (None, "none")):
+        headers = {} if given is None else {"content-type": given}
+        answer = client.post("/recommend", content=b'{"history": [10]}', headers=headers)
+        assert answer.status_code == 422
+        assert answer.json()["detail"] == sentence + got
+
+
+@pytest.mark.parametrize(
+    "address", ["/similar?item=10&kk=1", "/items?kk=1", "/examples?kk=1", "/recommend?kk=1", "/observe?kk=1"]
+)
+def test_a_field_that_is_misspelt_in_the_address_is_refused(client: TestClient, address: str) -> None:
+    posted = address.startswith(("/recommend", "/observe"))
+    answer = client.post(address, json={"item": 10} if "observe" in address else {}) if posted else client.get(address)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == f"{address[1:].partition('?')[0]}: expected fields of its own, got 'kk'"
+
+
+def test_a_head_that_is_too_large_is_refused(client: TestClient) -> None:
+    for headers, query in (({"x-large": "x" * 33_000}, ""), ({f"x-{n}": "x" * 500 for n in range(70)}, ""), ({}, "x")):
+        answer = client.get("/items", params={"query": query * 33_000}, headers=headers)
+        assert answer.status_code == 431
+        assert answer.json()["detail"] == "expected a request's head of at most 32,768 bytes, got more"
+    assert client.get("/items", headers={"x-large": "x" * 32_000}).status_code == 200

@@ -19,7 +19,9 @@ from solid_ext.data import SyntheticTruth, in_order_of, make_split, newest, synt
 from solid_ext.data.append import as_rows
 from solid_ext.data.growth import of_items
 from solid_ext.evaluate import evaluate_full, ranks_of_known
-from solid_ext.train import Silent, Stage, build_model, train_stage
+from solid_ext.files import MANIFEST, describe_folder, read_json
+from solid_ext.model_folder import WEIGHTS
+from solid_ext.train import Silent, Stage, build_model, load_checkpoint, save_checkpoint, train_stage
 from solid_ext.train.grow import ITEM_ROWS, grow_model
 
 TINY = Config().replace(
@@ -504,3 +506,47 @@ def test_too_few_new_interactions_are_refused_in_words_of_what_is_new(
         ValueError, match=f"update: expected at least two new interactions that follow.*{got}; wait for"
     ):
         refitted.update(pl.concat([rows, new]))
+
+
+def test_what_an_updated_model_cannot_do_is_said_in_a_sentence(
+    fitted: SOLID, refitted: SOLID, updated: SOLID, tmp_path: Path
+) -> None:
+    loaded = SOLID.load(updated.save(tmp_path / "model"))
+    for model in (updated, loaded):
+        with pytest.raises(
+            ValueError, match=r"^refit: expected a model that fit\(\) trained, got one that update\(\) made$"
+        ):
+            model.refit()
+        with pytest.raises(ValueError, match=r"\(what update\(\) gained is measured on the newest interactions"):
+            model.evaluate()
+    for asked in (updated.code_usage, lambda: updated.evaluate_scorer(updated.scorer)):
+        with pytest.raises(ValueError, match=r"^evaluate: expected test rows in .*, got none in the split "):
+            asked()
+    assert refitted.code_usage() is not None
+    assert fitted.evaluate_scorer(fitted.scorer)["full"] == fitted.evaluate()["full"]
+
+
+def test_a_model_without_a_training_says_what_it_is(fitted: SOLID, old: Dataset, tmp_path: Path) -> None:
+    added = fitted.add_items({"item_id": ["brand new"]})
+    for model in (added, SOLID.load(fitted.save(tmp_path / "model"))):
+        for asked in (model.refit, lambda model=model: model.training):
+            with pytest.raises(ValueError, match=r"trained here, got one that load\(\) or add_items\(\) made$"):
+                asked()
+        with pytest.raises(ValueError, match=r"\(a model that load\(\) or add_items\(\) made does not hold it\)"):
+            model.code_usage()
+    with pytest.raises(ValueError, match=r"trained here, got one before fit\(\)$"):
+        SOLID(TINY).refit()
+
+
+def test_a_model_that_does_not_say_whether_it_was_updated_is_read_as_one_that_was_not(
+    updated: SOLID, tmp_path: Path
+) -> None:
+    folder = updated.save(tmp_path / "model")
+    assert SOLID.load(folder).trained.updated
+    tensors, state = load_checkpoint(folder / WEIGHTS)
+    del state["trained"]["updated"]
+    save_checkpoint(folder / WEIGHTS, tensors, state)
+    manifest = read_json(folder / MANIFEST, "test")
+    (folder / MANIFEST).unlink()
+    describe_folder(folder, MANIFEST, {name: value for name, value in manifest.items() if name != "files"})
+    assert SOLID.load(folder).trained == replace(updated.trained, updated=False)

@@ -79,6 +79,7 @@ class Prepare:
     def run(self) -> None:
         from solid_ext.data import RECIPES
         from solid_ext.data.dataset import METADATA
+        from solid_ext.data.storage import check_folder
         from solid_ext.files import owned_place
 
         if self.kind in ("interactions", *RECIPES) and self.raw is None:
@@ -86,6 +87,8 @@ class Prepare:
         self._check_flags()
         if self.raw is not None and (self.raw / METADATA).exists():
             raise ValueError(f"prepare: expected --raw FILE, got the dataset folder {self.raw}")
+        if not self.append:
+            check_folder(self.out, overwrite=self.overwrite)
         with owned_place(self.out, "prepare"):  # from reading to writing: of two appends none loses the other's rows
             self._prepare()
         console.print(f"wrote {self.out}")

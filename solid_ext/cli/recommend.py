@@ -52,10 +52,10 @@ class Recommend:
     """How many items."""
     keep_history: bool = False
     """Also recommend what is in the history."""
-    exclude: tuple[str, ...] = ()
+    exclude: tuple[str, ...] | None = None
     """Item ids that are never recommended."""
-    include: tuple[str, ...] = ()
-    """Recommend these item ids alone."""
+    include: tuple[str, ...] | None = None
+    """Recommend these item ids alone; nothing where none is named."""
     unknown: Literal["error", "ignore"] = "error"
     """What to do about an id that the model has never seen."""
     json: bool = False
@@ -66,7 +66,7 @@ class Recommend:
         options: dict[str, Any] = {
             "exclude_history": not self.keep_history,
             "exclude": self.exclude,
-            "include": self.include or None,
+            "include": self.include,
             "unknown": self.unknown,
         }
         if self.history is None:

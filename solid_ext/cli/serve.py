@@ -53,14 +53,20 @@ class Serve:
         """The token of the file or the environment.
 
         Raises:
-            ValueError: an empty one, or one that no header can have.
+            ValueError: a file that cannot be read, an empty token, or one that no header can have.
         """
         if self.token_file is None:
             where, token = TOKEN, os.environ.get(TOKEN)
             if token is None:
                 return None
         else:
-            where, token = str(self.token_file), self.token_file.read_text(encoding="utf-8")
+            where = str(self.token_file)
+            try:
+                token = self.token_file.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"serve: expected a token in UTF-8 in {where}, got other bytes") from error
+            except OSError as error:
+                raise ValueError(f"serve: expected a file with the token, got {where} ({error.strerror})") from error
         token = token.strip()
         if not token or not token.isascii() or not token.isprintable() or " " in token:
             raise ValueError(

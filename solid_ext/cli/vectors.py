@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from solid_ext.cli.sources import Dataset, load_run, open_dataset
-from solid_ext.cli.terminal import console
+from solid_ext.cli.terminal import complain, console
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,12 @@ class Vectors:
     """Write the vectors of this dataset's users instead, by their histories."""
     overwrite: bool = False
     """Replace the file if it exists."""
+    unknown: Literal["error", "ignore"] = "error"
+    """What to do about an item of a history that the model has never seen; with ignore, users with no other are left
+    out."""
 
     def run(self) -> None:
-        from solid_ext.serve.users import checked_out, user_histories, write_vectors
+        from solid_ext.serve.users import checked_out, newcomers, user_histories, write_vectors
 
         out = checked_out(self.out, overwrite=self.overwrite, endings=(".parquet",))
         solid = load_run(self.run_folder)
@@ -40,7 +44,13 @@ class Vectors:
             name, (ids, vectors) = "item_id", solid.item_vectors()
         else:
             dataset = open_dataset(self.dataset)
-            name, ids = "user_id", dataset.user_ids.to_list()
-            vectors = solid.user_vectors(user_histories(dataset))
+            name, ids, histories = "user_id", dataset.user_ids.to_list(), user_histories(dataset)
+            if self.unknown == "ignore":
+                assert solid.catalogue is not None
+                new = newcomers(dataset, solid.catalogue)
+                ids, histories = list(compress(ids, ~new)), list(compress(histories, ~new))
+                if new.any():
+                    complain(f"note: left out {new.sum():,} of {len(new):,} users, with no item that the model knows")
+            vectors = solid.user_vectors(histories, unknown=self.unknown)
         write_vectors(out, name, ids, vectors)
         console.print(f"{len(vectors):,} vectors of {vectors.shape[1]} numbers in {out}")

@@ -139,7 +139,7 @@ def _borrow_stage1(folder: Path, planned: PlannedRun, others: Mapping[Path, Plan
     for other, theirs in others.items():
         same = (theirs.dataset, stage1_config(theirs.config)) == (planned.dataset, wanted)
         if same and theirs.method not in PEERS and _whole(other / STAGE1):
-            with written_folder(folder / STAGE1, "compare", overwrite=False, ours=str) as fresh:
+            with written_folder(folder / STAGE1, "compare") as fresh:
                 shutil.copytree(other / STAGE1, fresh, dirs_exist_ok=True)
             return
 

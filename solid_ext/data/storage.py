@@ -9,7 +9,16 @@ from typing import Any
 
 import polars as pl
 
-from solid_ext.files import describe_folder, elsewhere, foreign_to, read_whole, verify_folder, written_folder
+from solid_ext.files import (
+    check_place,
+    check_replaceable,
+    describe_folder,
+    elsewhere,
+    foreign_to,
+    read_whole,
+    verify_folder,
+    written_folder,
+)
 
 METADATA = "metadata.json"
 FORMAT = "solid_ext dataset"
@@ -31,6 +40,16 @@ def write_folder(
         for name, table in tables.items():
             table.write_parquet(fresh / f"{name}.parquet")
         describe_folder(fresh, METADATA, {"format": FORMAT, "format_version": FORMAT_VERSION, **metadata})
+
+
+def check_folder(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a place where `write_folder` could not write, before what is to be written has been made.
+
+    Raises:
+        ValueError: as `write_folder`.
+    """
+    check_replaceable(folder, "Dataset.save", overwrite=overwrite, ours=_foreign)
+    check_place(folder, "Dataset.save", "folder")
 
 
 def read_folder(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, pl.DataFrame], dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 from solid_ext._native import build_info
 from solid_ext.data import Catalogue, Dataset
 from solid_ext.evaluate import Scorer, hr, ndcg, ranks_of_known
-from solid_ext.files import check_replaceable, write_json, write_text, written_folder
+from solid_ext.files import check_place, check_replaceable, write_json, write_text, written_folder
 from solid_ext.run.folder import MODEL
 from solid_ext.run.training import Run
 from solid_ext.solid import SOLID, Training
@@ -27,9 +27,11 @@ def update_run(
     and had not been trained on them. What a model does not know yet counts as missed.
 
     Raises:
-        ValueError: an `out` that exists, said before any work; whatever `SOLID.load` and `SOLID.update` refuse.
+        ValueError: an `out` that exists or cannot be made, said before any work; whatever `SOLID.load` and
+            `SOLID.update` refuse.
     """
-    check_replaceable(out, "out", overwrite=False, ours=lambda folder: None)
+    check_replaceable(out, "out")
+    check_place(out, "out", "folder")
     before, start = SOLID.load(run), time.perf_counter()
     after = before.update(dataset, epochs=epochs, reporter=reporter)
     seconds = time.perf_counter() - start
@@ -64,7 +66,7 @@ def update_run(
         "folders": {MODEL: f"trained on all that is new{but}, for use: these metrics are not its own"},
     }
     described = {"run": str(run), "dataset": dataset.name, "fingerprint": dataset.fingerprint, "build": build_info()}
-    with written_folder(out, "out", overwrite=False, ours=lambda folder: None) as fresh:
+    with written_folder(out, "out") as fresh:
         after.save(fresh / MODEL)
         semantics.save(fresh / "semantics.safetensors")
         write_text(fresh / "config.yaml", after.config.to_yaml())

@@ -126,8 +126,8 @@ def known_items(name: str, what: str, catalogue: Catalogue, lists: list[list[Any
 
     Args:
         what: holds the lists, in the words of the error: "histories".
-        unknown: "error" and "refuse" refuse an id that the catalogue lacks, "error" with the hint that "ignore" would
-            read the lists without it.
+        unknown: "ignore" reads the lists without an id that the catalogue lacks, and all other words refuse it:
+            "error" with the hint at "ignore", "session" with the hint at a session of "ignore", "refuse" with none.
 
     Raises:
         ValueError: such an id, unless it is ignored.
@@ -140,7 +140,8 @@ def known_items(name: str, what: str, catalogue: Catalogue, lists: list[list[Any
     if unknown != "ignore" and (index == 0).any():
         place = int((index == 0).argmax())
         of = "" if what == "histories" else f" in {what}"
-        hint = f" (unknown='ignore' reads {what} without such items)" if unknown == "error" else ""
+        reader = {"error": "unknown='ignore'", "session": "a session made with unknown='ignore'"}.get(unknown)
+        hint = "" if reader is None else f" ({reader} reads {what} without such items)"
         raise ValueError(
             f"{name}: expected items of the catalogue{of}, got {shown(flat[place])}, which is not in it{hint}"
         )

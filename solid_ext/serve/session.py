@@ -54,7 +54,8 @@ class Session:
         check_scorer("session", scorer)
         check_unknown("session", unknown)
         events = checked_list("session", "history", history)
-        self._scorer, self._catalogue, self._unknown = scorer, catalogue, unknown
+        self._scorer, self._catalogue = scorer, catalogue
+        self._unknown = "session" if unknown == "error" else unknown  # which its methods do not take
         self._table = table or ItemTable()
         self._window: deque[int] = deque(maxlen=scorer.length)
         self._different = array("q")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,7 +20,7 @@ from solid_ext.data.catalogue import listed
 from solid_ext.data.tables import shown
 from solid_ext.evaluate import Scorer
 from solid_ext.evaluate.scorer import check_scorer
-from solid_ext.files import checked_path, written
+from solid_ext.files import check_place, checked_path, written
 from solid_ext.forked import check_not_forked
 from solid_ext.serve.histories import check_unknown, checked_count, checked_flag, warn_of_newcomers
 from solid_ext.serve.item_table import ItemTable
@@ -143,8 +144,7 @@ def user_query(
     rows = _rows_of(dataset, users)
     rules = checked_rules(NAME, catalogue, len(rows), exclude, include, unknown)
     numbers = np.concatenate(([0], catalogue.item_index(dataset.item_ids)))
-    known = np.concatenate(([0], np.cumsum(numbers[dataset.items] > 0)))
-    counts = (known[dataset.offsets[1:]] - known[dataset.offsets[:-1]])[rows]
+    counts = _known_events(dataset, numbers)[rows]
     lacking = counts < np.diff(dataset.offsets)[rows]
     if unknown == "error" and lacking.any():
         user = int(rows[lacking.argmax()])
@@ -156,6 +156,18 @@ def user_query(
         )
     warn_of_newcomers(NAME, scorer, int((counts == 0).sum()), len(rows), stacklevel=stacklevel)
     return UserQuery(scorer, catalogue, dataset, rows, numbers, k, exclude_history, rules, table)
+
+
+def _known_events(dataset: Dataset, numbers: np.ndarray) -> np.ndarray:
+    """How many events of each user, [N], are of items that the model knows; `numbers` as a query has them."""
+    known = np.concatenate(([0], np.cumsum(numbers[dataset.items] > 0)))
+    return known[dataset.offsets[1:]] - known[dataset.offsets[:-1]]
+
+
+def newcomers(dataset: Dataset, catalogue: Catalogue) -> np.ndarray:
+    """[N] bool: the users of a dataset with no item that the model knows."""
+    numbers = np.concatenate(([0], catalogue.item_index(dataset.item_ids)))
+    return _known_events(dataset, numbers) == 0
 
 
 def _rows_of(dataset: Dataset, users: Any) -> np.ndarray:
@@ -195,14 +207,15 @@ def checked_out(path: Any, *, overwrite: bool = False, endings: Sequence[str] = 
     """Where recommendations or vectors may be written.
 
     Raises:
-        ValueError: another ending, a folder, or a file that is there already.
+        ValueError: another ending, a folder, a file or link that is there already, a place that cannot be written.
     """
     path = checked_path(path, "out")
     if path.suffix.lower() not in endings:
         raise ValueError(f"out: expected a file that ends in {' or '.join(endings)}, got {path}")
-    if path.is_dir() or (path.exists() and not overwrite):
+    if path.is_dir() or (os.path.lexists(path) and not overwrite):
         kind = "a folder" if path.is_dir() else "which exists (overwrite=True replaces it)"
         raise ValueError(f"out: expected a file that does not exist yet, got {path}, {kind}")
+    check_place(path, "out", "file")
     return path
 
 

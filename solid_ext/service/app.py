@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Annotated, Any
 
 import anyio.to_thread
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
@@ -53,12 +53,24 @@ STATUSES = {
     413: "The body is too large.",
     421: "The service is not for this host name.",
     422: "A value that cannot be answered.",
+    431: "The head is too large.",
     503: "Too much to do: try again.",
 }
 REFUSED: dict[int | str, dict[str, Any]] = {
     status: {"model": Refusal, "description": description} for status, description in STATUSES.items()
 }
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Refusal, "description": "No such session."}}
+
+
+async def refuse_other_fields(request: Request) -> None:
+    """Refuse a field of the address that the route does not read, as the body refuses one."""
+    own = {field.alias for field in request.scope["route"].dependant.query_params}
+    other = [name for name in request.query_params if name not in own]
+    if other:
+        raise Problem(422, f"{request.url.path.strip('/')}: expected fields of its own, got {other[0][:80]!r}")
+
+
+OWN_FIELDS = [Depends(refuse_other_fields)]
 
 
 def create_app(
@@ -120,7 +132,13 @@ def create_app(
         """The result of work that is not for the event loop."""
         return await anyio.to_thread.run_sync(work, *arguments, limiter=few)
 
-    @app.post("/recommend", response_model=RecommendAnswer, response_model_exclude_unset=True, responses=NOT_FOUND)
+    @app.post(
+        "/recommend",
+        response_model=RecommendAnswer,
+        response_model_exclude_unset=True,
+        responses=NOT_FOUND,
+        dependencies=OWN_FIELDS,
+    )
     async def recommend(asked: RecommendAsked) -> Response:
         """The best items for a history, or for what a session has observed; for neither, what a newcomer gets."""
         served = follower.current
@@ -139,10 +157,10 @@ def create_app(
             return as_json({"model": served.name, "items": found, "history": seen})
         return as_json({"model": served.name, "items": shown(entries)})
 
-    @app.post("/observe", response_model=ObserveAnswer, responses=NOT_FOUND)
+    @app.post("/observe", response_model=ObserveAnswer, responses=NOT_FOUND, dependencies=OWN_FIELDS)
     async def observe(asked: ObserveAsked) -> Response:
         """Add an event to a session, or begin one with it: its name is for /recommend and further events."""
-        known_items("observe", "histories", follower.current.catalogue, [[asked.item]], "error")
+        known_items("observe", "histories", follower.current.catalogue, [[asked.item]], "refuse")
         name = asked.session
         if name is None:
             name = sessions.begin()
@@ -161,7 +179,7 @@ def create_app(
             )
         return events
 
-    @app.get("/similar", response_model=SimilarAnswer)
+    @app.get("/similar", response_model=SimilarAnswer, dependencies=OWN_FIELDS)
     async def similar(
         item: Annotated[str, Query(max_length=ID_LENGTH)], k: Annotated[int, Query(ge=1, le=MOST_K)] = 10
     ) -> Response:
@@ -170,14 +188,14 @@ def create_app(
         entries = await aside(served.similar, item, k)
         return as_json({"model": served.name, "items": shown(entries)})
 
-    @app.get("/items", response_model=ItemsAnswer)
+    @app.get("/items", response_model=ItemsAnswer, dependencies=OWN_FIELDS)
     async def items(
         query: Annotated[str, Query(max_length=QUERY_LENGTH)] = "", limit: Annotated[int, Query(ge=1, le=MOST_K)] = 20
     ) -> Response:
         """Items whose title has the query in it; without a query the most popular ones."""
         return as_json({"items": await aside(follower.current.search, query, limit)})
 
-    @app.get("/examples", response_model=ExamplesAnswer)
+    @app.get("/examples", response_model=ExamplesAnswer, dependencies=OWN_FIELDS)
     async def examples() -> Response:
         """Histories of users who are made up of popular items."""
         return as_json({"examples": follower.current.examples})
@@ -211,7 +229,8 @@ def create_app(
 
     @app.exception_handler(RequestValidationError)
     async def refuse_values(request: Request, error: RequestValidationError) -> Response:
-        return problem_response(422, sentence_of(request.url.path.strip("/"), error.errors()))
+        kind = request.headers.get("content-type")
+        return problem_response(422, sentence_of(request.url.path.strip("/"), error.errors(), kind))
 
     async def refuse_argument(_: Request, error: Exception) -> Response:
         return problem_response(422, str(error))

@@ -93,6 +93,12 @@ class Guard:
 
     def _refused(self, scope: Scope) -> Any:
         """The answer to a request that is not read."""
+        if _head_bytes(scope) > self.limits.head_bytes:
+            return problem_response(
+                431,
+                f"expected a request's head of at most {self.limits.head_bytes:,} bytes, got more",
+                {"connection": "close"},
+            )
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1").lower()
         if self.hosts is not None and _name(host) not in self.hosts:
@@ -114,6 +120,12 @@ class Guard:
         return problem_response(
             413, f"expected a body of at most {self.limits.body_bytes:,} bytes, got more", {"connection": "close"}
         )
+
+
+def _head_bytes(scope: Scope) -> int:
+    """The size of a request's address and headers as they came."""
+    address = len(scope.get("raw_path") or scope["path"].encode()) + len(scope["query_string"])
+    return address + sum(len(name) + len(value) + len(b": \r\n") for name, value in scope["headers"])
 
 
 def _name(host: str) -> str:

@@ -18,6 +18,7 @@ class Limits:
 
     Attributes:
         body_bytes: of a request.
+        head_bytes: of a request's first line and headers.
         seconds: until a body has to be there, and until an answer has to be.
         batch: histories that are answered together, at most.
         waiting: requests that may wait for the model; others are told to come again.
@@ -27,6 +28,7 @@ class Limits:
     """
 
     body_bytes: int = 1 << 20
+    head_bytes: int = 1 << 15
     seconds: float = 10.0
     batch: int = 64
     waiting: int = 1024

@@ -29,8 +29,12 @@ def problem_response(status: int, sentence: str, headers: dict[str, str] | None 
     return Response(json.dumps({"detail": sentence}), status, headers, "application/json")
 
 
-def sentence_of(what: str, errors: Sequence[Any]) -> str:
-    """The first of pydantic's errors as a sentence of the function `what`."""
+def sentence_of(what: str, errors: Sequence[Any], content_type: str | None = None) -> str:
+    """The first of pydantic's errors as a sentence of the function `what`.
+
+    Args:
+        content_type: of the request; a body that another header says is no JSON is not read as such.
+    """
     error = errors[0]
     name, context, kind = _place(error["loc"]), error.get("ctx", {}), error["type"]
     got = shown(error.get("input"))
@@ -61,6 +65,9 @@ def sentence_of(what: str, errors: Sequence[Any]) -> str:
         return f"{what}: expected {name} as an item id, text or a number, got {got}"
     if kind == "string_type":
         return f"{what}: expected {name} as text, got {got}"
+    if kind.startswith(("model", "dict")) and isinstance(error.get("input"), bytes):
+        got = "none" if content_type is None else shown(content_type)
+        return f"{what}: expected the header Content-Type: application/json, got {got}"
     if kind.startswith(("model", "dict")):
         return f"{what}: expected an object of JSON, got {got}"
     return f"{what}: expected {name} as its description says, got {got}"

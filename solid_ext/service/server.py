@@ -50,13 +50,13 @@ def serve(
         app = create_app(follower, limits, token=token, hosts=hosts)
         config = uvicorn.Config(
             app,
-            http="h11",  # which bounds the head of a request; httptools takes one of any size
+            http="h11",  # which bounds a head that has not come whole; httptools takes one of any size
             access_log=False,
             server_header=False,
             log_level="warning",
             timeout_keep_alive=30,
             timeout_graceful_shutdown=int(limits.seconds) + 1,
-            h11_max_incomplete_event_size=1 << 15,
+            h11_max_incomplete_event_size=2 * limits.head_bytes,  # the guard refuses a head in words
         )
         listening.listen(config.backlog)  # now, so that whoever reads the address can connect
         port = listening.getsockname()[1]
