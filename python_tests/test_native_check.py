@@ -12,7 +12,7 @@ CHECK = Path(__file__).parents[1] / "csrc" / "check" / "check.py"
 TOOL_MISSING = 77  # as check.py says it
 
 
-@pytest.mark.parametrize(("way", "cases"), [("plain", 40), ("address", 12), ("thread", 12)])
+@pytest.mark.parametrize(("way", "cases"), [("plain", 20), ("address", 8), ("thread", 8)])
 def test_every_kernel_at_every_instruction_set(way: str, cases: int, tmp_path: Path) -> None:
     command = [sys.executable, str(CHECK), way, "--cases", str(cases), "--folder", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -321,8 +321,10 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
-@pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
-@pytest.mark.parametrize("file", ["metrics.json", "users.parquet"])
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [("metrics.json", cut), ("metrics.json", Path.unlink), ("users.parquet", flip), ("users.parquet", Path.unlink)],
+)
 def test_a_damaged_run_is_run_again(
     file: str, damage: Callable[[Path], None], world: tuple[Dataset, SyntheticTruth], tmp_path: Path
 ) -> None:

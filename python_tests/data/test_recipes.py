@@ -158,7 +158,10 @@ def test_the_command_prints_the_statistics_beside_table_1(tmp_path: Path, capsys
     assert [word for word in ("4,201,696", "-475,999", "-7,824,479", "no match: users") if word not in printed] == []
     assert load_dataset(tmp_path / "out").num_interactions == 3
     for bad, sentence in (
-        (["--max-malformed", "0"], "rating,timestamp in every line, got line 4 'oops'"),
+        (
+            ["--max-malformed", "0", "--out", str(tmp_path / "other")],
+            "rating,timestamp in every line, got line 4 'oops'",
+        ),
         ([], "expected a folder that does not exist yet"),
     ):
         with pytest.raises(SystemExit):
