@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from solid_ext.data.dataset import NOTE, Dataset, Source, read_source
+from solid_ext.data.dataset import NOTE, Dataset, Source, of_indexed, read_source
 from solid_ext.data.growth import joined_items
 from solid_ext.data.prepare import (
     AS_THEY_ARE,
@@ -92,16 +92,7 @@ def append_interactions(dataset: Dataset, source: Any, *, items: Any = None, max
         report["note_undescribed"] = f"{undescribed:,} items are new and have no description (items= gives them one)."
     else:
         report.pop("note_undescribed", None)
-    return Dataset(
-        name=dataset.name,
-        offsets=indexed.offsets,
-        items=indexed.items,
-        timestamps=indexed.timestamps,
-        user_ids=indexed.user_ids,
-        item_ids=indexed.item_ids,
-        item_table=table,
-        report=report,
-    )
+    return of_indexed(indexed, dataset.name, table, report)
 
 
 def as_rows(dataset: Dataset) -> pl.DataFrame:

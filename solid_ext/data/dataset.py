@@ -17,7 +17,7 @@ import polars as pl
 from solid_ext.data.catalogue import Catalogue
 from solid_ext.data.files import nearest_file
 from solid_ext.data.interactions import column_name, normalise_ids, read_interactions
-from solid_ext.data.prepare import align_items, description_text, index_interactions
+from solid_ext.data.prepare import Indexed, align_items, description_text, index_interactions
 from solid_ext.data.reading import Reading, suggested
 from solid_ext.data.storage import METADATA, read_folder, write_folder
 from solid_ext.data.tables import read_table
@@ -323,8 +323,13 @@ def load_dataset(
     if found.described is not None:
         table, counts = align_items(found.described, indexed.item_ids)
         report = report | counts | found.notes_of_items
+    return of_indexed(indexed, name or found.name or "interactions", table, report)
+
+
+def of_indexed(indexed: Indexed, name: str, table: pl.DataFrame, report: dict[str, int | str]) -> Dataset:
+    """The dataset of numbered interactions; `table` describes their items in the order of their numbers."""
     return Dataset(
-        name=name or found.name or "interactions",
+        name=name,
         offsets=indexed.offsets,
         items=indexed.items,
         timestamps=indexed.timestamps,
