@@ -61,6 +61,7 @@ class Train:
     settings: Settings = field(default_factory=Config)
 
     def run(self) -> None:
+        from solid_ext.cli.stopping import stoppable
         from solid_ext.run import example_users, train_run
         from solid_ext.threads import use_threads
         from solid_ext.train import ProgressBar
@@ -77,7 +78,7 @@ class Train:
             console.print(Text.assemble(("\nconfiguration", "bold"), f", all of it in {where}; not the default:"))
             console.print(changes.rstrip() + "\n", style="dim")
 
-        with ProgressBar(console, settings.train.validation_metric) as progress:
+        with ProgressBar(console, settings.train.validation_metric) as progress, stoppable(progress) as reporter:
             run = train_run(
                 self.out,
                 settings,
@@ -88,7 +89,7 @@ class Train:
                 source=self.dataset if self.dataset in NAMED_DATASETS else os.path.abspath(self.dataset),
                 resume=self.resume,
                 overwrite=self.overwrite,
-                reporter=progress,
+                reporter=reporter,
                 begun=begun,
             )
         show_semantics(run.metrics["semantics"])
