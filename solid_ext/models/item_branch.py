@@ -62,7 +62,7 @@ def _from_entries(embedded: Tensor, entries: Tensor, index: Tensor, mask: Tensor
     at = valid_positions(mask)
     difference = embedded.flatten(0, 1).index_select(0, at)
     difference -= entries.index_select(0, index.flatten().index_select(0, at))
-    return at, difference if len(at) < mask.numel() else difference.mul_(mask.view(-1, 1))
+    return at, difference if at.shape[0] < mask.numel() else difference.mul_(mask.view(-1, 1))
 
 
 class ItemBranch(nn.Module):

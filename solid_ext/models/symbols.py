@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from solid_ext.nn.lookup import Lookup, sparse_rows
 from solid_ext.nn.padding import ages, valid_mask
 from solid_ext.ops._arguments import Backend, expect_ids
-from solid_ext.ops._library import first_order
+from solid_ext.ops._library import exporting, first_order
 from solid_ext.ops.segment_sum import sum_segments
 from solid_ext.ops.symbols import embed_symbols
 
@@ -61,7 +61,7 @@ class ItemEmbedding(Lookup):
     def forward(self, index: Tensor) -> Tensor:
         if self.features is None or self.feature_map is None:
             return super().forward(index)
-        if self.backend == "reference" or self.sparse or index.numel() < self.num_embeddings - 1:
+        if self.backend == "reference" or self.sparse or exporting() or index.numel() < self.num_embeddings - 1:
             return super().forward(index) + F.linear(self.features[index], self.feature_map)
         expect_ids("ItemEmbedding", index, self.num_embeddings, "index")
         return self.rows_of(self.table(), index)
@@ -131,7 +131,7 @@ class _Symbols(torch.autograd.Function):
         bias: Tensor,
         sparse: bool,
     ) -> Tensor:
-        looked_up = len(table) > sequences.numel()
+        looked_up = exporting() or table.shape[0] > sequences.numel()
         rows = table.index_select(0, sequences.flatten()) if looked_up else table
         h = embed_symbols(sequences, rows @ weight.T, torch.addmm(bias, position, weight.T), looked_up)
         ctx.set_materialize_grads(False)

@@ -115,6 +115,12 @@ def plain_shapes(tensors: Iterable[torch.Tensor | None]) -> list[Any] | None:
     return shapes
 
 
+def exporting() -> bool:
+    """True while torch.export traces, when the number of sequences is unknown and no branch may depend on it."""
+    ask = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has the latter alone
+    return bool(ask())
+
+
 def fold(batched: torch.Tensor, dim: int | None, size: int) -> torch.Tensor:
     """[batch, N, ..] as [batch * N, ..]; a tensor without a batch dimension is repeated."""
     batched = batched.expand(size, *batched.shape) if dim is None else batched.movedim(dim, 0)
