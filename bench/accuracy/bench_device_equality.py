@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m bench.accuracy.bench_device_equality --data FOLDER
         [--models amazon_scientific:sasrec,lastfm:sasrec,movielens_100k:sasrec,amazon_scientific:gru4rec,..] [--json]
 
-The preset `device` with its neighbours, trained for two epochs a stage: whether numbers agree does not depend on how
+The preset `device` with its neighbours, trained for one epoch a stage: whether numbers agree does not depend on how
 good they are. For 500 users spread over the dataset, a blob of all that the user had, and the 20 best items of both.
 Where two items are closer than rounding they may change places: a list counts as equal but for ties where each place
 holds a score within 1e-5 of the other's. With --json each model is a row of `bench/results/device_equality.json`, and
@@ -31,7 +31,7 @@ MODELS = (
     "amazon_scientific:sasrec,lastfm:sasrec,movielens_100k:sasrec,amazon_scientific:gru4rec,"
     "amazon_scientific:bert4rec,amazon_scientific:din"
 )
-FIELDS = {**DEVICE, "epochs": 2, "threads": 1}
+FIELDS = {**DEVICE, "epochs": 1, "threads": 1}
 USERS, K, CLOSE = 500, 20, 1e-5
 
 
