@@ -121,7 +121,7 @@ def test_what_python_refuses_is_refused_with_the_same_sentence(
         ("/recommend", b"", 422, "recommend: expected a body, got none"),
         ("/observe", b"{}", 422, "observe: expected item, got none"),
         ("/observe", b'{"item": "none"}', 422, "observe: expected items of the catalogue, got 'none'"),
-        ("/nowhere", b"{}", 404, "expected one of /examples, /health, "),
+        ("/nowhere", b"{}", 404, "expected one of /device/items, /device/personal, "),
         ("/items", b"{}", 405, "expected another method for '/items', got 'POST'"),
     ],
 )

@@ -60,8 +60,8 @@ class Export:
         console.print(f"a person's blob, which SOLID.personalize makes: {said['bytes_a_person']:,} bytes")
         if self.dtype != "float32":
             console.print(
-                f"rounding moves a score by {said['loss']['score']:.2g} at most and keeps {said['loss']['top10']:.1%} of "
-                "the ten best items, over histories of one popular item each"
+                f"rounding moves a score by {said['loss']['score']:.2g} at most and keeps {said['loss']['top10']:.1%} "
+                "of the ten best items, over histories of one popular item each"
             )
         if data is not None:
             before = solid.evaluate(data)["full"]["ndcg@10"]
