@@ -45,6 +45,7 @@ class ResidualCodebook(nn.Module):
 
     def start_at_means(self, x: Tensor, mask: Tensor | None = None, *, iterations: int = 10) -> None:
         """Start each level at means of what the levels before it leave of the vectors; see `Codebook`."""
+        level: Any
         for level in self.levels:
             level.start_at_means(x, mask, iterations=iterations)
             near = level.eval()(x, mask).quantized
@@ -106,6 +107,7 @@ class GroupedCodebook(nn.Module):
 
     def start_at_means(self, x: Tensor, mask: Tensor | None = None, *, iterations: int = 10) -> None:
         """Start each part's codebook at means of that part; see `Codebook`."""
+        group: Any
         for group, part in zip(self.groups, self._parts(x), strict=True):
             group.start_at_means(part, mask, iterations=iterations)
 

@@ -147,7 +147,7 @@ def write_programs(
 
 
 def _inputs(program: ExportedProgram) -> list[str]:
-    return list(program.graph_signature.user_inputs)  # type: ignore[arg-type]
+    return list(program.graph_signature.user_inputs)
 
 
 def _foreign(folder: Path) -> str | None:
