@@ -96,6 +96,7 @@ def test_programs_are_written_beside_their_items_and_read_back(tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of torch's converter about itself
 @pytest.mark.parametrize("fields", [{}, {**PAPER, **SMALL, "backbone": "din"}])
 def test_onnx_runtime_gives_the_networks_scores_for_any_batch(fields: dict[str, Any], tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")

@@ -88,7 +88,6 @@ class _DecodedLookup(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
         table: Tensor,
         positive: Tensor,
         first: Tensor,
@@ -97,8 +96,11 @@ class _DecodedLookup(torch.autograd.Function):
         mask: Tensor,
         quantized: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(positive, first, last, index, mask)
         return table.index_select(0, index).view(quantized.shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:6])
 
     @staticmethod
     @first_order("CodebookDecoder")

@@ -20,7 +20,7 @@ from solid_ext.models.symbols import ItemEmbedding, SymbolEmbedding
 from solid_ext.nn import DynamicMLP, LowRankMLP
 from solid_ext.nn.dynamic import Branches
 from solid_ext.nn.padding import valid_mask
-from solid_ext.ops._library import exporting
+from solid_ext.ops._library import exporting, without_autocast
 
 # Positions of pairs (sequence, candidate) that a backbone which reads candidates is given at once. At d = 32 a
 # temporary is then 16 MB, which the allocator keeps: four times as large, every operation faults its pages in again.
@@ -151,7 +151,7 @@ class DynamicRecommender(nn.Module):
         check_sequences(sequences, self.num_items, self.length)
         # What is computed last is freed first on the way back: the backbone's states before the generators'.
         # Under autocast the generators keep their parameters' precision; it is for the backbone and the targets.
-        with torch.autocast(sequences.device.type, enabled=False):
+        with without_autocast(sequences):
             conditions = self._conditions(sequences)
         vector = self.user_state(sequences, self._layers(conditions))
         auxiliary_loss = conditions.auxiliary_loss

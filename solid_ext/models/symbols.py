@@ -121,9 +121,10 @@ class _Symbols(torch.autograd.Function):
     bounded by the smaller number.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        ctx: Any,
         sequences: Tensor,
         table: Tensor,
         position: Tensor,
@@ -133,11 +134,13 @@ class _Symbols(torch.autograd.Function):
     ) -> Tensor:
         looked_up = exporting() or table.shape[0] > sequences.numel()
         rows = table.index_select(0, sequences.flatten()) if looked_up else table
-        h = embed_symbols(sequences, rows @ weight.T, torch.addmm(bias, position, weight.T), looked_up)
+        return embed_symbols(sequences, rows @ weight.T, torch.addmm(bias, position, weight.T), looked_up)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        sequences, table, position, weight, _, ctx.sparse = inputs
         ctx.set_materialize_grads(False)
-        ctx.sparse = sparse
-        ctx.save_for_backward(sequences, table, position, weight, h)
-        return h
+        ctx.save_for_backward(sequences, table, position, weight, output)
 
     @staticmethod
     @first_order("SymbolEmbedding")
@@ -157,5 +160,5 @@ class _Symbols(torch.autograd.Function):
             dweight = (of_sum * valid.unsqueeze(1)).T @ table.index_select(0, symbols)
             sum_rows = sparse_rows if ctx.sparse else sum_segments
             dtable = sum_rows(of_sum @ weight, symbols, valid, len(table))
-        dweight += of_age.T @ position
+        dweight = dweight + of_age.T @ position
         return None, dtable, of_age @ weight, dweight, of_age.sum(0), None

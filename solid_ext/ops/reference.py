@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from solid_ext.ops._library import exporting
+from solid_ext.ops._library import exporting, without_autocast
 
 QUERIES_PER_BLOCK = 4096  # bounds the block of distances in `nearest_index` to 4096 x K values
 
@@ -35,7 +35,7 @@ def nearest_index(x: Tensor, codebook: Tensor, mask: Tensor | None = None) -> Te
         blocks = [torch.where(distance < torch.inf, distance, torch.inf).argmin(1)]
     else:
         blocks = []
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             for rows in x.split(QUERIES_PER_BLOCK):
                 distance = torch.cdist(rows, codebook, compute_mode="donot_use_mm_for_euclid_dist")
                 blocks.append(torch.where(distance < torch.inf, distance, torch.inf).argmin(1))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from solid_ext._native import build_info
 from solid_ext.data import Catalogue
 from solid_ext.data.semantics.extra import require
-from solid_ext.evaluate.scorer import inference
+from solid_ext.evaluate.scorer import in_eval_mode
 from solid_ext.files import MANIFEST, describe_folder, foreign_to, written_folder
 from solid_ext.models import DynamicRecommender
 
@@ -80,7 +80,8 @@ def export_programs(model: DynamicRecommender) -> dict[str, ExportedProgram]:
     def traced(module: nn.Module, arguments: tuple[Tensor, ...], shapes: tuple[Any, ...]) -> ExportedProgram:
         return torch.export.export(module.eval(), arguments, dynamic_shapes=shapes, strict=False)
 
-    with torch.no_grad(), inference(model) as asked:
+    asked = in_eval_mode(model)
+    with torch.no_grad():
         if asked.reads_candidates:
             return {"score": traced(_ScoreSequences(asked), (sequences, candidates), (each, of_each))}
         state = torch.zeros(3, asked.config.dim, device=device)
@@ -111,8 +112,8 @@ def write_programs(
         The names of the programs' files.
 
     Raises:
-        ValueError: a folder that exists; a fine-tuned model; a network that torch cannot trace, such as one with a backbone of one's own
-            that branches on values; "onnx" without the packages of the extra `export`.
+        ValueError: a folder that exists; a fine-tuned model; a network that torch cannot trace, such as one with a
+            backbone of one's own that branches on values; "onnx" without the packages of the extra `export`.
     """
     if model.config.finetune_steps:
         raise ValueError(
@@ -129,8 +130,10 @@ def write_programs(
             for name, program in programs.items():
                 save(program, fresh / f"{name}{suffix}")
         except (RuntimeError, torch._dynamo.exc.UserError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise ValueError(f"export: expected a network that torch.export can trace, got one it refuses ({reason})") from error
+            reason = str(error.__cause__ or error).strip().partition("\n")[0]
+            raise ValueError(
+                f"export: expected a network that torch.export can trace, got one it refuses ({reason})"
+            ) from error
         catalogue.save(fresh / ITEMS)
         described = {
             "format": FORMAT,
@@ -144,7 +147,7 @@ def write_programs(
 
 
 def _inputs(program: ExportedProgram) -> list[str]:
-    return list(program.graph_signature.user_inputs)  # type: ignore[arg-type]
+    return list(program.graph_signature.user_inputs)
 
 
 def _foreign(folder: Path) -> str | None:
@@ -158,4 +161,3 @@ def _save_torch(program: ExportedProgram, path: Path) -> None:
 def _save_onnx(program: ExportedProgram, path: Path) -> None:
     converted: Any = torch.onnx.export(program, (), dynamo=True, verbose=False)
     converted.save(path)
-
