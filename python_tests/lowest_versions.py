@@ -6,9 +6,8 @@ torch is left out: `TORCH=` of the target says which, as an old one for Linux br
 from __future__ import annotations
 
 import re
-from pathlib import Path
-
 import tomllib
+from pathlib import Path
 
 
 def lowest_versions(pyproject: str) -> dict[str, str]:

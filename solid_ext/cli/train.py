@@ -43,8 +43,9 @@ class Train:
     """The run's folder."""
     config: Path | None = None
     """A YAML file with any of the fields below."""
-    preset: Literal["paper", "best"] = "best"
-    """Where the fields start from: best, the defaults, or paper, Table 2 of the paper; file and flags win over it."""
+    preset: Literal["paper", "best", "device"] = "best"
+    """Where the fields start from: best, the defaults; paper, Table 2 of the paper; or device, a narrow model whose
+    layers a wide generator makes. File and flags win over it."""
     method: str = "solid"
     """What to train: solid, or one of what it is compared with (static, finetune, duet, apg, solid-no-codebook, ..);
     its fields win over the flags below."""
@@ -108,6 +109,7 @@ class Train:
         console.print("\nndcg@10 user by user, the rows of each averaged", style="bold")
         for difference in run.metrics["differences"]:
             console.print(f"  {difference['in_words']}")
+        show_device(run.metrics)
         console.print(f"\n{slowest_part(run.metrics['seconds']['parts'])}")
         for stage, table in ({} if profiled is None else profiled.tables).items():
             console.print(f"\nsteps of {stage}, by the time of each operation without those inside it:")
@@ -161,6 +163,17 @@ def show_semantics(found: dict[str, Any]) -> None:
         console.print(
             f"  against {found['categories']:,} categories: purity {found['purity']:.3f} (by chance "
             f"{found['purity_by_chance']:.3f}), NMI {found['nmi']:.3f} (by chance {found['nmi_by_chance']:.3f})"
+        )
+
+
+def show_device(metrics: dict[str, Any]) -> None:
+    """Print the accuracy beside what a device holds of it."""
+    device, (name, own) = metrics["device"], list(metrics["models"].items())[-1]
+    if device is not None:
+        console.print("\non a device", style="bold")
+        console.print(
+            f"  {name}: full ndcg@10 {own['full']['ndcg@10']:.4f}, {device['static']:,} bytes on the device, "
+            f"{device['person']:,} bytes a person"
         )
 
 
