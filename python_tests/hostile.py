@@ -91,8 +91,11 @@ class Hostile:
         Config.from_yaml(self._written("config.yaml", content))
 
     def manifest(self, content: bytes) -> None:
-        self._written("a", b"")
-        verify_folder(self._written(MANIFEST, content).parent, MANIFEST, "load")
+        folder = self.place / "manifests"
+        if not folder.exists():
+            shutil.copytree(self.place / "model", folder) if (self.place / "model").exists() else folder.mkdir()
+        (folder / MANIFEST).write_bytes(content)
+        verify_folder(folder, MANIFEST, "load")
 
     def checkpoint(self, content: bytes) -> None:
         load_checkpoint(self._written("last.safetensors", content))

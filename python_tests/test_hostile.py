@@ -96,7 +96,7 @@ for path in sorted(hostile.place.glob("*.made_up")):
     target = path.stem.partition("-")[0]
     try:
         hostile.read(target, path.read_bytes())
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         print(str(error)[:200].replace("\\n", " "), flush=True)
     else:
         print("taken", path, flush=True)

@@ -23,6 +23,7 @@ from solid_ext.train.time_left import TimeLeft
 
 PAGE = Path(__file__).parents[2] / "docs" / "trainer.md"
 FIELDS = {"length": 5, "dim": 8, "heads": 2, "epochs": 2, "batch_size": 1024, "eval_negatives": 20, "neighbours": False}
+STATIC = {"semantic_trunk": False, "item_branch": False}
 TINY = Config().replace(**FIELDS)
 
 
@@ -128,7 +129,7 @@ def test_the_documented_callbacks_log_what_they_say(
     monkeypatch.setitem(sys.modules, name, module)
     namespace: dict[str, Any] = {"__name__": "docs"}
     exec(compile(block, "docs", "exec"), namespace)
-    solid = namespace[f"train_with_{name}"](world[0], **FIELDS | {"batch_size": 64})
+    solid = namespace[f"train_with_{name}"](world[0], **FIELDS | STATIC | {"batch_size": 64, "epochs": 1})
     best = {f"{stage.name}/best": stage.best.valid for stage in solid.training.stages}
     epochs = [epoch for stage in solid.training.stages for epoch in stage.history]
     assert calls[-1][0] == "end"
@@ -180,7 +181,7 @@ def test_the_time_left_is_that_of_all_stages() -> None:
     left.begin("stage2", 20)
     left.end()
     left.begin("static", 20)
-    assert left.seconds() == (0, 0)  # nothing is known of it before its first epoch
+    assert left.seconds() == (15 * 5, 15 * 20)
     left.epoch(Epoch("static", 20, 0.5, 0.0, 0.2, 15.0), first)
     assert left.seconds() == (0, 0)
     again = TimeLeft(["refit stage2"], epochs=20, patience=4)

@@ -53,7 +53,7 @@ def fault_of(run: Path) -> Path:
     found = sorted(run.rglob(FAULT), key=lambda path: path.stat().st_mtime) if run.is_dir() else []
     if not found:
         raise ValueError(
-            f"replay: expected a run that a step which was not finite has ended, got {run}, without {FAULT}"
+            f"replay: expected a run that was ended by a step which was not finite, got {run}, no such run"
         )
     return found[-1]
 
