@@ -64,6 +64,7 @@ def test_a_run_holds_everything_it_promises(run: Path) -> None:
         ".solid_ext.lock",
         "config.yaml",
         "run.json",
+        ".run.json",
         "static",
         "stage1",
         "stage2",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from solid_ext.config import Config
 from solid_ext.models import SemanticRecommender
@@ -85,15 +86,17 @@ def replay(path: Path) -> Replay:
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"replay: expected a step that can be computed again in {path}, got {error}") from error
     outputs: list[str] = []
-    for name, module in model.named_modules():
-        module.register_forward_hook(_watching(name or "the model", outputs))
     step = Step(model.train(), make_optimizer(model, config.train), config.train)
     said = None
     largest = {name: float(weight.detach().abs().max()) for name, weight in model.named_parameters() if weight.numel()}
+    # A hook of every module there is: on a layer whose parts are never called, hooks on these are refused.
+    watching = register_module_forward_hook(_watching(model, outputs))
     try:
         step(sequences.to(model.device), candidates.to(model.device))
     except NotFinite as found:
         said = str(found)
+    finally:
+        watching.remove()
     gradients = {
         name: float(parameter.grad.norm()) for name, parameter in model.named_parameters() if parameter.grad is not None
     }
@@ -124,13 +127,14 @@ def _model(config: Config, state: Mapping[str, Any], tensors: dict[str, Tensor],
     return model
 
 
-def _watching(name: str, outputs: list[str]) -> Any:
-    """A hook that writes down the module's name where its output is not finite."""
+def _watching(model: nn.Module, outputs: list[str]) -> Any:
+    """A hook that writes down the name of a module of the model whose output is not finite."""
+    names = {module: name or "the model" for name, module in model.named_modules()}
 
     def look(module: nn.Module, arguments: Any, output: Any) -> None:
         for tensor in output if isinstance(output, tuple) else (output,):
             if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                outputs.append(name)
+                outputs.extend([names[module]] if module in names else [])
                 return
 
     return look
