@@ -212,6 +212,19 @@ def cold(file: str) -> list[list[str]]:
     return rows
 
 
+def example(name: str, *columns: str) -> list[list[str]]:
+    """A program of docs/examples: means over seeds of `COLUMN:DIGITS`, whole numbers without their deviation."""
+    measured = json.loads((RESULTS / "examples.json").read_text(encoding="utf-8"))[name]
+    wanted = [(column.replace("_", " "), int(digits)) for column, digits in (each.split(":") for each in columns)]
+    rows = [["", *(column for column, _ in wanted)]]
+    for who, seeds in measured.items():
+        cells = [([seed[column] for seed in seeds], digits) for column, digits in wanted]
+        rows.append(
+            [who, *(f"{mean(values):,.0f}" if digits == 0 else spread(values, digits) for values, digits in cells)]
+        )
+    return rows
+
+
 def registers(*names: str) -> list[list[str]]:
     """The registers that tests allow a CUDA kernel, most over the architectures."""
     limits = json.loads((ROOT / "python_tests" / "cuda_limits.json").read_text(encoding="utf-8"))["registers"]
@@ -229,6 +242,7 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "registers": registers,
     "updates": updates,
     "cold": cold,
+    "example": example,
 }
 
 
