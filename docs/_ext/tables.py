@@ -227,6 +227,19 @@ def fuzzed(file: str) -> list[list[str]]:
     return [["reader", "inputs", "found"], *([row["target"], f"{row['inputs']:,}", str(row["found"])] for row in rows)]
 
 
+def example(name: str, *columns: str) -> list[list[str]]:
+    """A program of docs/examples: means over seeds of `COLUMN:DIGITS`, whole numbers without their deviation."""
+    measured = json.loads((RESULTS / "examples.json").read_text(encoding="utf-8"))[name]
+    wanted = [(column.replace("_", " "), int(digits)) for column, digits in (each.split(":") for each in columns)]
+    rows = [["", *(column for column, _ in wanted)]]
+    for who, seeds in measured.items():
+        cells = [([seed[column] for seed in seeds], digits) for column, digits in wanted]
+        rows.append(
+            [who, *(f"{mean(values):,.0f}" if digits == 0 else spread(values, digits) for values, digits in cells)]
+        )
+    return rows
+
+
 def device(file: str) -> list[list[str]]:
     """What a device model reaches by its width and method: full NDCG@10 over seeds, beside its bytes."""
     rows = [["", "d", "full NDCG@10", "least to largest, seeds", "bytes on the device", "bytes a person"]]
@@ -297,6 +310,7 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "cold": cold,
     "trials": trials,
     "fuzzed": fuzzed,
+    "example": example,
     "device": device,
     "device_equality": device_equality,
     "staleness": staleness,

@@ -533,3 +533,15 @@ def test_an_append_that_runs_beside_another_is_refused_and_loses_no_rows(
     assert [other.returncode for other in found] == [2, 2]
     assert all("prepare: expected a folder that nobody works in" in other.stderr.replace("\n", " ") for other in found)
     assert Dataset.load(out).num_interactions == 361
+
+
+@pytest.mark.slow
+def test_export_writes_programs_and_refuses_a_folder_that_is_there(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", "--run", str(run), "--for", "torch", "--out", str(tmp_path / "out")]
+    main(command)
+    assert "encode.pt2, score.pt2 in" in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "out" / "items.parquet").exists()
+    assert "export: expected" in fails(command, capsys)
+    main([*command, "--overwrite"])
