@@ -94,6 +94,11 @@ bench: .venv/test
 	$(BIN)/python -m bench.speed.plot_kernels
 	$(BIN)/python -m bench.speed.aims
 
+# Runs that are killed, cut off by a full disk and damaged, and what is lost by it: about half an hour.
+.PHONY: chaos
+chaos: .venv/native
+	$(BIN)/python -m bench.chaos --json
+
 # What is about CUDA: the kernels' source on the host policy, with AddressSanitizer too, and compiled for every architecture
 # where there is nvcc (`make test` compiles for two); there also with a module that has the kernels and their bindings, which
 # a machine without a GPU does not install. On a machine with a GPU, bench/gpu_session.sh does all the rest.

@@ -212,6 +212,21 @@ def cold(file: str) -> list[list[str]]:
     return rows
 
 
+def trials(file: str) -> list[list[str]]:
+    """What was done to runs, how often, and what came of it."""
+    rows = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
+    names = ("trials", "survived", "lost")
+    total = [f"**{sum(row[name] for row in rows)}**" for name in names]
+    shown = [[row["disturbance"], *(str(row[name]) for name in names)] for row in rows]
+    return [["disturbance", *names], *shown, ["**all**", *total]]
+
+
+def fuzzed(file: str) -> list[list[str]]:
+    """How many inputs each reader of a file was given, and how many it did not answer as it should."""
+    rows = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
+    return [["reader", "inputs", "found"], *([row["target"], f"{row['inputs']:,}", str(row["found"])] for row in rows)]
+
+
 def example(name: str, *columns: str) -> list[list[str]]:
     """A program of docs/examples: means over seeds of `COLUMN:DIGITS`, whole numbers without their deviation."""
     measured = json.loads((RESULTS / "examples.json").read_text(encoding="utf-8"))[name]
@@ -293,6 +308,8 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "registers": registers,
     "updates": updates,
     "cold": cold,
+    "trials": trials,
+    "fuzzed": fuzzed,
     "example": example,
     "device": device,
     "device_equality": device_equality,
