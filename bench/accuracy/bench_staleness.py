@@ -71,6 +71,8 @@ class Measured:
             ranks = [_ranks(model, now, targets, given) for given in [*by_age, _expanded(nobody, len(batch))]]
             ndcg.append(np.stack([ndcg_per_row(rank, 10) for rank in ranks], axis=1))
             conditions.append(torch.stack([torch.cat([z for z in g[:2] if z is not None], 1) for g in by_age], 1))
+        history = rows.positions - dataset.offsets[rows.users]
+        self.events = int(np.minimum(history, OLDEST).sum())  # of the last 20 of each row, those that there were
         self.ndcg, self.conditions = np.concatenate(ndcg), torch.cat(conditions).numpy()
 
     def ages_by_drift(self, threshold: float) -> tuple[np.ndarray, float]:
@@ -80,7 +82,7 @@ class Measured:
             old = self.conditions[np.arange(len(age)), age]
             moved = np.linalg.norm(self.conditions[:, now] - old, axis=1) > threshold * np.linalg.norm(old, axis=1)
             age, requests = np.where(moved, now, age), requests + int(moved.sum())
-        return age, requests / (OLDEST * len(age))
+        return age, requests / self.events
 
     def reached(self, age: np.ndarray) -> float:
         """The mean NDCG@10 by layers of these ages, one a row."""
@@ -179,8 +181,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     FigureCanvasAgg(figure)
     for axes, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
         rate = [point["requests_an_event"] for point in row["curve"]]
-        for policy, style in (("drift", "-"), ("random", "--")):
-            axes.plot(rate, [point[policy] for point in row["curve"]], style, label=f"asked for by {policy}")
+        for policy, style, words in (("drift", "-", "by drift"), ("random", "--", "at random")):
+            axes.plot(rate, [point[policy] for point in row["curve"]], style, label=f"asked for {words}")
         axes.axhline(row["ndcg@10"]["nobody's"], color="grey", linestyle=":", label="nobody's layers")
         if (kept := row["kept"]) is not None:
             axes.plot(kept["requests_an_event"], kept["drift"], "o", color="black", label="kept threshold")
