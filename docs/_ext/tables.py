@@ -32,6 +32,7 @@ METRICS = {
 HEADINGS = {"full-NDCG@10": "full NDCG@10", "excluded-NDCG@10": "full, history excluded"}
 METHODS = {
     "itemknn": "ItemKNN, cosine",
+    "neighbours": "neighbours alone, tuned",
     "markov": "Markov chain",
     "popularity": "popularity",
     "sasrec-softmax": "SASRec, full softmax, two layers",

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from solid_ext.config import Config
-from solid_ext.data import Dataset, Split
+from solid_ext.data import Dataset, Split, make_semantics
 from solid_ext.evaluate import Scorer, evaluate_full
 from solid_ext.models import SASRecSoftmax
-from solid_ext.scorers import ItemKNN, Markov, Popularity
+from solid_ext.scorers import ItemKNN, Markov, NoNetwork, Popularity
 from solid_ext.train import Reporter, Stage, train_stage
 from solid_ext.train.algorithm import seeded
+from solid_ext.train.neighbourhood import best_neighbours
 
 
 class PeerTask(NamedTuple):
@@ -44,6 +45,13 @@ def itemknn(task: PeerTask) -> PeerResult:
     return ItemKNN(task.dataset, task.split.train_end), []
 
 
+def neighbours(task: PeerTask) -> PeerResult:
+    """The neighbourhood that SOLID adds to its network, without any: its settings are chosen by the same code."""
+    config, dataset, split = task.config, task.dataset, task.split
+    made = make_semantics(config.semantics, dataset, seed=config.train.seed, train_end=split.train_end)
+    return best_neighbours(config, NoNetwork(config.model.length), dataset, split, made.features), []
+
+
 def sasrec_softmax(task: PeerTask) -> PeerResult:
     """SASRec at its usual size, its epoch chosen by full ranking of the validation items."""
     config, dataset, split = task.config, task.dataset, task.split
@@ -69,6 +77,7 @@ PEERS: dict[str, Callable[[PeerTask], PeerResult]] = {
     "popularity": popularity,
     "markov": markov,
     "itemknn": itemknn,
+    "neighbours": neighbours,
     "sasrec-softmax": sasrec_softmax,
 }
 
@@ -84,4 +93,5 @@ def peer_config(config: Config) -> Config:
         threads=train.threads,
         device=train.device,
     )
-    return Config(model=replace(default.model, length=config.model.length), train=shared, evaluate=config.evaluate)
+    model = replace(default.model, length=config.model.length)
+    return Config(semantics=config.semantics, model=model, train=shared, evaluate=config.evaluate)

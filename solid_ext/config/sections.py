@@ -58,6 +58,8 @@ class ItemConfig(Section):
     """Module 3: weights generated from the item sequence."""
     delta: float = 0.01
     """Bound of the item branch's weights; inf for none."""
+    shared_items: bool = False
+    """The item branch reads the backbone's item embeddings in place of a table of its own, as DUET and APG do."""
     neighbours: bool = True
     """Add to the trained model's logits what the history's items were seen together with and (up to 65,536 items)
     resemble by their features; weighted on validation."""

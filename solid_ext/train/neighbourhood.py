@@ -7,7 +7,7 @@ from scipy import sparse
 
 from solid_ext.config import Config
 from solid_ext.data import Dataset, Split
-from solid_ext.evaluate import Validation
+from solid_ext.evaluate import Scorer, Validation
 from solid_ext.models import DynamicRecommender
 from solid_ext.scorers import ItemKNN, WithNeighbours, choose_neighbours, content_similarity
 from solid_ext.scorers.content import MOST_ITEMS
@@ -22,9 +22,16 @@ def chosen_neighbours(
     """The model with the neighbours that are best on the validation rows; None where the configuration has none."""
     if not config.model.item.neighbours:
         return None
+    return best_neighbours(config, fine_tuned(model), dataset, split, features)
+
+
+def best_neighbours(
+    config: Config, scorer: Scorer, dataset: Dataset, split: Split, features: np.ndarray | None
+) -> WithNeighbours:
+    """A scorer with the neighbours, counted in the training part, that are best on the validation rows."""
     validate = Validation(config, dataset, split, most=NEIGHBOUR_ROWS)
-    knn = ItemKNN(dataset, split.train_end, model.length)
-    return choose_neighbours(fine_tuned(model), knn, validate.of_each, _content(features)).narrow()
+    knn = ItemKNN(dataset, split.train_end, scorer.length)
+    return choose_neighbours(scorer, knn, validate.of_each, _content(features)).narrow()
 
 
 def counted_neighbours(
