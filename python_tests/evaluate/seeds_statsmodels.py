@@ -30,7 +30,9 @@ def main() -> None:
         seed, user = np.indices(gap.shape)
         frame = pd.DataFrame({"gap": gap.ravel(), "seed": seed.ravel(), "user": user.ravel(), "all": 0})
         parts = {"user": "0 + C(user)", "seed": "0 + C(seed)"}
-        fit = smf.mixedlm("gap ~ 1", frame, groups="all", vc_formula=parts, re_formula="0").fit(reml=True, method="lbfgs")
+        fit = smf.mixedlm("gap ~ 1", frame, groups="all", vc_formula=parts, re_formula="0").fit(
+            reml=True, method="lbfgs"
+        )
         found[name] = {"mean": float(fit.fe_params["Intercept"]), "deviation": float(fit.bse_fe["Intercept"])}
     path = Path(__file__).with_suffix(".json")
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from solid_ext.config import Config
-from solid_ext.data import Dataset, Split, make_semantics
+from solid_ext.data import Dataset, Split
 from solid_ext.evaluate import Scorer, evaluate_full
 from solid_ext.models import SASRecSoftmax
 from solid_ext.scorers import ItemKNN, Markov, NoNetwork, Popularity
 from solid_ext.train import Reporter, Stage, train_stage
 from solid_ext.train.algorithm import seeded
 from solid_ext.train.neighbourhood import best_neighbours
+from solid_ext.train.semantics import chosen_semantics
 
 
 class PeerTask(NamedTuple):
@@ -48,8 +49,8 @@ def itemknn(task: PeerTask) -> PeerResult:
 def neighbours(task: PeerTask) -> PeerResult:
     """The neighbourhood that SOLID adds to its network, without any: its settings are chosen by the same code."""
     config, dataset, split = task.config, task.dataset, task.split
-    made = make_semantics(config.semantics, dataset, seed=config.train.seed, train_end=split.train_end)
-    return best_neighbours(config, NoNetwork(config.model.length), dataset, split, made.features), []
+    features = chosen_semantics(config, dataset, split).features
+    return best_neighbours(config, NoNetwork(config.model.length), dataset, split, features), []
 
 
 def sasrec_softmax(task: PeerTask) -> PeerResult:

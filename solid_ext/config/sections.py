@@ -16,7 +16,8 @@ class SemanticsConfig(Section):
         "auto", "category", "id", "text", "image", "id+text", "id+image", "text+image", "id+text+image"
     ] = "auto"
     """category: the category column; id, text, image: k-means of an embedding of each item; with +: of their
-    concatenation, each L2-normalised; auto: text where at least half of the items have any, else id."""
+    concatenation, each L2-normalised; auto: where at least half of the items have any text, whichever of text, id+text
+    and id foretells validation rows best, else id."""
     num_semantics: int = 0
     """Number of clusters; 0 for a tenth of the items, between 16 and 1024; -1 for the best mean silhouette."""
     id_features: str = ""

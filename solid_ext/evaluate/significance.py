@@ -89,7 +89,9 @@ def seed_differences(one: NDArray[np.float64], others: Mapping[str, NDArray[np.f
         variance, freedom = _mean_of_crossed(gap)
         deviation = float(np.sqrt(variance))
         reach = float(stats.t.ppf(0.975, freedom)) * deviation
-        found[name] = Difference(mean, mean - reach, mean + reach, float(2 * stats.t.sf(abs(mean) / deviation, freedom)))
+        found[name] = Difference(
+            mean, mean - reach, mean + reach, float(2 * stats.t.sf(abs(mean) / deviation, freedom))
+        )
     return _corrected(found)
 
 
