@@ -38,6 +38,13 @@ class Reporter(Protocol):
     def end(self, stage: str, best: Epoch) -> None: ...
 
 
+class StopTraining(Exception):
+    """What a reporter raises to end a training after the step or epoch that it is told of.
+
+    A stage that has a folder keeps all that is trained, also of the epoch that has begun, and goes on from there.
+    """
+
+
 class Silent:
     """Reports nothing."""
 
@@ -61,43 +68,58 @@ def check_reporter(call: str, reporter: Any) -> None:
         )
 
 
-class Renamed:
-    """Passes everything on to another reporter, every stage under one name."""
+class Passing:
+    """Passes everything on to another reporter."""
 
-    def __init__(self, name: str, after: Reporter) -> None:
-        self.name, self.after = name, after
+    def __init__(self, after: Reporter) -> None:
+        self.after = after
 
     def begin(self, stage: str, steps: int, epochs: int) -> None:
-        self.after.begin(self.name, steps, epochs)
+        self.after.begin(stage, steps, epochs)
 
     def step(self) -> None:
         self.after.step()
 
     def epoch(self, epoch: Epoch, best: Epoch) -> None:
-        self.after.epoch(replace(epoch, stage=self.name), replace(best, stage=self.name))
-
-    def end(self, stage: str, best: Epoch) -> None:
-        self.after.end(self.name, replace(best, stage=self.name))
-
-
-class Prefixed:
-    """Passes everything on to another reporter, with words before each stage's name."""
-
-    def __init__(self, words: str, after: Reporter) -> None:
-        self.words, self.after = words, after
-
-    def begin(self, stage: str, steps: int, epochs: int) -> None:
-        self.after.begin(self.words + stage, steps, epochs)
-
-    def step(self) -> None:
-        self.after.step()
-
-    def epoch(self, epoch: Epoch, best: Epoch) -> None:
-        epoch, best = (replace(one, stage=self.words + one.stage) for one in (epoch, best))
         self.after.epoch(epoch, best)
 
     def end(self, stage: str, best: Epoch) -> None:
-        self.after.end(self.words + stage, replace(best, stage=self.words + best.stage))
+        self.after.end(stage, best)
+
+
+class Renamed(Passing):
+    """Passes everything on to another reporter, every stage under one name."""
+
+    def __init__(self, name: str, after: Reporter) -> None:
+        super().__init__(after)
+        self.name = name
+
+    def begin(self, stage: str, steps: int, epochs: int) -> None:
+        super().begin(self.name, steps, epochs)
+
+    def epoch(self, epoch: Epoch, best: Epoch) -> None:
+        super().epoch(replace(epoch, stage=self.name), replace(best, stage=self.name))
+
+    def end(self, stage: str, best: Epoch) -> None:
+        super().end(self.name, replace(best, stage=self.name))
+
+
+class Prefixed(Passing):
+    """Passes everything on to another reporter, with words before each stage's name."""
+
+    def __init__(self, words: str, after: Reporter) -> None:
+        super().__init__(after)
+        self.words = words
+
+    def begin(self, stage: str, steps: int, epochs: int) -> None:
+        super().begin(self.words + stage, steps, epochs)
+
+    def epoch(self, epoch: Epoch, best: Epoch) -> None:
+        epoch, best = (replace(one, stage=self.words + one.stage) for one in (epoch, best))
+        super().epoch(epoch, best)
+
+    def end(self, stage: str, best: Epoch) -> None:
+        super().end(self.words + stage, replace(best, stage=self.words + best.stage))
 
 
 class ProgressBar:
@@ -150,7 +172,7 @@ class ProgressBar:
             self.bar.update(self.task, completed=task.total, status=f"{status}, {seconds:.0f} s")
 
 
-class TensorBoard:
+class TensorBoard(Passing):
     """Writes each epoch's loss, alignment and validation metric as TensorBoard scalars, and passes everything on.
 
     Raises:
@@ -165,23 +187,20 @@ class TensorBoard:
                 "tensorboard: expected the package tensorboard (pip install 'solid_ext[tensorboard]'), found none"
             ) from error
         self.open_writer = lambda: SummaryWriter(str(folder))
-        self.after = after
+        super().__init__(after)
 
     def begin(self, stage: str, steps: int, epochs: int) -> None:
         self.writer = self.open_writer()
-        self.after.begin(stage, steps, epochs)
-
-    def step(self) -> None:
-        self.after.step()
+        super().begin(stage, steps, epochs)
 
     def epoch(self, epoch: Epoch, best: Epoch) -> None:
         for name in ("loss", "alignment", "valid") if epoch.valid is not None else ("loss", "alignment"):
             self.writer.add_scalar(f"{epoch.stage}/{name}", getattr(epoch, name), epoch.epoch)
-        self.after.epoch(epoch, best)
+        super().epoch(epoch, best)
 
     def end(self, stage: str, best: Epoch) -> None:
         self.writer.close()
-        self.after.end(stage, best)
+        super().end(stage, best)
 
 
 def write_log(path: Path, history: list[Epoch]) -> None:
