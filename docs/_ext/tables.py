@@ -47,6 +47,7 @@ METHODS = {
     "solid-no-alignment": "SOLID without alignment",
     "solid-cold": "SOLID, stage 2 started cold",
     "solid-apg": "SOLID, low-rank layers",
+    "solid-id": "SOLID on ids alone",
     "finetune": "static, fine-tuned per user",
 }
 BACKBONES = {"gru4rec": "GRU4Rec", "sasrec": "SASRec", "bert4rec": "BERT4Rec", "din": "DIN", "-": ""}
@@ -55,7 +56,18 @@ Run = tuple[str, str, str]  # dataset, backbone, method
 
 
 def read_runs(folder: str) -> dict[Run, dict[str, list[float]]]:
-    """Every run's metrics, a value a seed, in the order of the file."""
+    """Every run's metrics, a value a seed, in the order of the file.
+
+    Of `a+b` those of `a`, and of its datasets the runs of `b`, peers before others; `b` has the word where both do.
+    """
+    first, *more = map(_read, folder.split("+"))
+    datasets = list(dict.fromkeys(dataset for dataset, _, _ in first))
+    for other in more:
+        first |= {run: values for run, values in other.items() if run[0] in datasets}
+    return dict(sorted(first.items(), key=lambda entry: (datasets.index(entry[0][0]), entry[0][1] != "-")))
+
+
+def _read(folder: str) -> dict[Run, dict[str, list[float]]]:
     found: dict[Run, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     named = {(protocol, metric): name for name, (protocol, metric, _) in METRICS.items()}
     with open(RESULTS / folder / "runs.csv", newline="", encoding="utf-8") as file:
@@ -143,6 +155,33 @@ def differences(folder: str) -> list[list[str]]:
     return rows
 
 
+def seeds(metric: str, *arguments: str) -> list[list[str]]:
+    """SOLID less `method=`, seed by seed, and the p of a t-test to which the seeds alone are random."""
+    from scipy import stats
+
+    (method,) = (argument.removeprefix("method=") for argument in arguments if "=" in argument)
+    digits = 4
+    rows = [[f"SOLID less {METHODS.get(method, method)}", "seed by seed", "mean", "p over seeds"]]
+    for folder in (argument for argument in arguments if "=" not in argument):
+        found = read_runs(folder)
+        for dataset, backbone, name in found:
+            other = found.get((dataset, backbone, method))
+            if name != "solid" or other is None:
+                continue
+            pairs = zip(found[dataset, backbone, "solid"][metric], other[metric], strict=True)
+            gaps = [ours - theirs for ours, theirs in pairs]
+            p = stats.ttest_1samp(gaps, 0).pvalue if len(gaps) > 1 else None
+            shown = ", ".join(signed(gap, digits) for gap in gaps)
+            p_shown = "" if p is None else "< .001" if p < 0.001 else number(p, 3)
+            rows.append([f"{dataset}, `{folder}/`", shown, signed(mean(gaps), digits), p_shown])
+    return rows
+
+
+def signed(value: float, digits: int) -> str:
+    """A difference as tables print it."""
+    return f"{value:+.{digits}f}".replace("0.", ".", 1)
+
+
 def ratios(file: str) -> list[list[str]]:
     """The time of each other contestant over ours, one thread / two threads."""
     entries = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
@@ -224,6 +263,7 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "across": across,
     "breakdown": breakdown,
     "differences": differences,
+    "seeds": seeds,
     "ratios": ratios,
     "memory": memory,
     "throughput": throughput,
