@@ -58,12 +58,13 @@ Run = tuple[str, str, str]  # dataset, backbone, method
 def read_runs(folder: str) -> dict[Run, dict[str, list[float]]]:
     """Every run's metrics, a value a seed, in the order of the file.
 
-    Of `a+b` those of `a`, and of its datasets the runs of `b`, peers before others; `b` has the word where both do.
+    Of `a+b` those of `a`, and of its datasets and backbones those methods of `b` that it lacks; peers come first.
     """
     first, *more = map(_read, folder.split("+"))
     datasets = list(dict.fromkeys(dataset for dataset, _, _ in first))
+    known = {(dataset, backbone) for dataset, backbone, _ in first} | {(dataset, "-") for dataset in datasets}
     for other in more:
-        first |= {run: values for run, values in other.items() if run[0] in datasets}
+        first |= {run: values for run, values in other.items() if run[:2] in known and run not in first}
     return dict(sorted(first.items(), key=lambda entry: (datasets.index(entry[0][0]), entry[0][1] != "-")))
 
 
