@@ -60,11 +60,16 @@ def _check(x: Tensor, key: Tensor, probability: float) -> None:
 
 
 class _Dropout(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, key: Tensor, probability: float) -> Tensor:
-        ctx.save_for_backward(key)
-        ctx.probability = probability
+    def forward(x: Tensor, key: Tensor, probability: float) -> Tensor:
         return _operator(x, key, probability)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
+        _, key, ctx.probability = inputs
+        ctx.save_for_backward(key)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
