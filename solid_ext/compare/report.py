@@ -157,7 +157,7 @@ def _markdown(grid: Grid, results: dict[str, list[MethodResult]], costs: pl.Data
         f"Preset `{grid.preset}`{' with ' + fields if fields else ''}; seeds {', '.join(map(str, grid.seeds))}. "
         "The epoch is chosen on validation rows; test rows are read once. Sampled: the positive against negatives "
         "that the user never had; full: against the whole catalogue, with the items that the user had before or "
-        "without them (history excluded). A tie counts against the model in a rank, and one half in an AUC. No model is "
+        "without them (history excluded). A tie counts against the model in a rank and one half in an AUC. No model is "
         "trained on validation or test items.",
         "",
         "![the same in a picture](report.png)",
