@@ -43,8 +43,8 @@ class Trained:
         until: the latest time of an interaction that it was trained on; None where there are no times.
         everything: it was trained on all interactions, so that none can measure it.
         updated: `update` made it, and not both stages of a training.
-        semantics: the source that its semantics were made of; None where they were given, or as the rule of thumb of
-            earlier versions says.
+        semantics: the source of its semantics that `fit` chose; None where there was nothing to choose, or the rule of
+            thumb of earlier versions has chosen.
     """
 
     first_items: int | None = None

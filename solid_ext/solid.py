@@ -231,7 +231,7 @@ class SOLID:
         )
         neighbours = chosen_neighbours(config, model, dataset, split, semantics.features)
         catalogue, training = _counted(dataset, split.train_end), Training(dataset, split, semantics, stages, made)
-        source = semantics.source if made else None
+        source = semantics.source if made and config.semantics.semantics == "auto" else None
         trained = Trained(dataset.num_items, latest(dataset, split.train_end), semantics=source)
         # All of it at the end: a fit that is stopped leaves the model that was fitted before, whole.
         self.model, self.neighbours, self.catalogue = model, neighbours, catalogue
