@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ from solid_ext.train import (
     train_solid,
 )
 from solid_ext.train.algorithm import check_memory
+from solid_ext.train.callbacks import Calling, check_callbacks
 from solid_ext.train.checks import check_device
 from solid_ext.train.isolation import isolated
 from solid_ext.train.neighbourhood import chosen_neighbours
@@ -91,6 +93,7 @@ class Training:
     semantics: Semantics
     stages: list[Stage]  # one log a stage, in order
     made: bool = True  # the semantics were, as the configuration says
+    seconds: dict[str, float] = field(default_factory=dict)  # of each part of `fit`
     measured: Scorer | None = None  # of a model that was trained on all: what was not, and the split's rows can measure
 
     def __repr__(self) -> str:
@@ -152,6 +155,7 @@ class SOLID:
         semantics: Semantics | None = None,
         folder: str | Path | None = None,
         reporter: Reporter | None = None,
+        callbacks: Sequence[Any] = (),
     ) -> SOLID:
         """Train both stages to convergence on validation rows, and leave the model at its best epoch.
 
@@ -166,6 +170,7 @@ class SOLID:
                 configuration (more epochs or patience are allowed) and dataset.
             reporter: told of every step and epoch; None shows a progress bar where stderr is a terminal, and nothing
                 elsewhere; `solid_ext.train.Silent()` shows nothing anywhere.
+            callbacks: told too, see `solid_ext.train.Callback`.
 
         Returns:
             self, in eval mode.
@@ -173,11 +178,13 @@ class SOLID:
         Raises:
             ValueError: data that cannot be read or split; a folder of another training, or in use by one; a process
                 forked from one that had worked on data.
-            TypeError: semantics or a reporter that are none.
+            TypeError: semantics, a reporter or callbacks that are none.
             FloatingPointError: a training that diverges.
+            StopTraining: as the reporter or a callback raised it.
         """
         check_not_forked("fit")
         check_reporter("fit", reporter)
+        check_callbacks("fit", callbacks)
         if semantics is not None and not isinstance(semantics, Semantics):
             raise TypeError(
                 "fit: expected semantics None or those that solid_ext.data.make_semantics makes, got "
@@ -185,7 +192,7 @@ class SOLID:
             )
         if reporter is None and sys.stderr.isatty():
             with ProgressBar(Console(stderr=True), self.config.train.validation_metric) as bar:
-                return self.fit(data, semantics=semantics, folder=folder, reporter=bar)
+                return self.fit(data, semantics=semantics, folder=folder, reporter=bar, callbacks=callbacks)
         dataset = data if isinstance(data, Dataset) else load_dataset(data)
         if semantics is not None and semantics.table.size != dataset.num_items + 1:
             raise ValueError(
@@ -195,8 +202,10 @@ class SOLID:
         config = self.config.resolved(dataset.num_users, dataset.num_items)
         folder = None if folder is None else checked_path(folder, "fit")
         check_training(config, dataset)
+        calling = Calling(callbacks, reporter)
         with nullcontext() if folder is None else owned(folder, "fit"), isolated():
-            self._fit(config, dataset, semantics, folder, reporter)
+            self._fit(config, dataset, semantics, folder, calling)
+        calling.finish(self.training.stages)
         return self
 
     def _fit(
@@ -211,8 +220,10 @@ class SOLID:
         split = make_split(config.evaluate.split, dataset)
         validate = Validation(config, dataset, split)
         made = semantics is None
+        start = time.perf_counter()
         if semantics is None:
             semantics = chosen_semantics(config, dataset, split)
+        seconds = {"semantics": time.perf_counter() - start}
         features = None if semantics.features is None else torch.from_numpy(semantics.features)
         # Items of a semantic tie in stage 1, and in full ranking each tie counts as ranked above: that tells nothing.
         sampled = config
@@ -229,8 +240,12 @@ class SOLID:
             folder=folder,
             reporter=reporter,
         )
+        seconds |= {stage.name: sum(epoch.seconds for epoch in stage.history) for stage in stages}
+        start = time.perf_counter()
         neighbours = chosen_neighbours(config, model, dataset, split, semantics.features)
-        catalogue, training = _counted(dataset, split.train_end), Training(dataset, split, semantics, stages, made)
+        seconds["neighbours"] = time.perf_counter() - start
+        training = Training(dataset, split, semantics, stages, made, seconds=seconds)
+        catalogue = _counted(dataset, split.train_end)
         source = semantics.source if made and config.semantics.semantics == "auto" else None
         trained = Trained(dataset.num_items, latest(dataset, split.train_end), semantics=source)
         # All of it at the end: a fit that is stopped leaves the model that was fitted before, whole.

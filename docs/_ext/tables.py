@@ -253,6 +253,34 @@ def cold(file: str) -> list[list[str]]:
     return rows
 
 
+def trials(file: str) -> list[list[str]]:
+    """What was done to runs, how often, and what came of it."""
+    rows = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
+    names = ("trials", "survived", "lost")
+    total = [f"**{sum(row[name] for row in rows)}**" for name in names]
+    shown = [[row["disturbance"], *(str(row[name]) for name in names)] for row in rows]
+    return [["disturbance", *names], *shown, ["**all**", *total]]
+
+
+def fuzzed(file: str) -> list[list[str]]:
+    """How many inputs each reader of a file was given, and how many it did not answer as it should."""
+    rows = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
+    return [["reader", "inputs", "found"], *([row["target"], f"{row['inputs']:,}", str(row["found"])] for row in rows)]
+
+
+def example(name: str, *columns: str) -> list[list[str]]:
+    """A program of docs/examples: means over seeds of `COLUMN:DIGITS`, whole numbers without their deviation."""
+    measured = json.loads((RESULTS / "examples.json").read_text(encoding="utf-8"))[name]
+    wanted = [(column.replace("_", " "), int(digits)) for column, digits in (each.split(":") for each in columns)]
+    rows = [["", *(column for column, _ in wanted)]]
+    for who, seeds in measured.items():
+        cells = [([seed[column] for seed in seeds], digits) for column, digits in wanted]
+        rows.append(
+            [who, *(f"{mean(values):,.0f}" if digits == 0 else spread(values, digits) for values, digits in cells)]
+        )
+    return rows
+
+
 def device(file: str) -> list[list[str]]:
     """What a device model reaches by its width and method: full NDCG@10 over seeds, beside its bytes."""
     rows = [["", "d", "full NDCG@10", "least to largest, seeds", "bytes on the device", "bytes a person"]]
@@ -322,6 +350,9 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "registers": registers,
     "updates": updates,
     "cold": cold,
+    "trials": trials,
+    "fuzzed": fuzzed,
+    "example": example,
     "device": device,
     "device_equality": device_equality,
     "staleness": staleness,

@@ -145,6 +145,8 @@ class TrainConfig(Section):
     """Adam's."""
     weight_decay: float = 0.0
     """L2 penalty (decoupled)."""
+    clip_gradient: float = 0.0
+    """Length to which a step's gradient is scaled where it is longer; 0 for no such bound."""
     batch_size: int = 1024
     """B, sequences per step."""
     epochs: int = 100

@@ -13,6 +13,7 @@ from solid_ext.models.encoder import ConditionEncoder
 from solid_ext.models.symbols import ItemEmbedding, RowEmbedding, SymbolEmbedding
 from solid_ext.nn import Codebook
 from solid_ext.nn.padding import unpack, valid_mask, valid_positions
+from solid_ext.ops._library import applied
 
 
 class Metacode(NamedTuple):
@@ -39,7 +40,7 @@ class Metacode(NamedTuple):
         """
         if self.entries is None:
             return None
-        return _SquaredDistance.apply(embedded, self.entries, self.codebook_index, mask)
+        return applied(_SquaredDistance, embedded, self.entries, self.codebook_index, mask)
 
 
 class _SquaredDistance(torch.autograd.Function):

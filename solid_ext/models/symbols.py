@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from solid_ext.nn.lookup import Lookup, sparse_rows
 from solid_ext.nn.padding import ages, valid_mask
 from solid_ext.ops._arguments import Backend, expect_ids
-from solid_ext.ops._library import exporting, first_order
+from solid_ext.ops._library import applied, exporting, first_order
 from solid_ext.ops.segment_sum import sum_segments
 from solid_ext.ops.symbols import embed_symbols
 
@@ -133,7 +133,7 @@ class SymbolEmbedding(nn.Module):
             raise ValueError(f"SymbolEmbedding: expected sequences [B, L <= {length}], got {list(sequences.shape)}")
         if self.backend == "native":
             weights = (self.table.weight, self.position.weight, self.linear.weight, self.linear.bias)
-            return _Symbols.apply(sequences, *weights, self.table.sparse)
+            return applied(_Symbols, sequences, *weights, self.table.sparse)
         mask = valid_mask(sequences)
         embedded = self.table(sequences) + self.position(ages(mask))
         return self.linear(embedded).tanh() * mask.unsqueeze(2)

@@ -10,7 +10,7 @@ from torch import Tensor
 from solid_ext._native import kernels
 from solid_ext.ops import reference
 from solid_ext.ops._arguments import DTYPES, Backend, expect_backend, expect_device, expect_tensor, real
-from solid_ext.ops._library import define_operator, expect_no_tangent
+from solid_ext.ops._library import applied, define_operator, expect_no_tangent
 
 
 def dropout(x: Tensor, key: Tensor, probability: float, *, backend: Backend = "native") -> Tensor:
@@ -42,7 +42,7 @@ def dropout(x: Tensor, key: Tensor, probability: float, *, backend: Backend = "n
         return reference.dropout(x, key, probability)
     expect_backend("dropout", backend)
     expect_no_tangent("dropout", x)
-    return _Dropout.apply(x, key, float(probability))
+    return applied(_Dropout, x, key, float(probability))
 
 
 def _check(x: Tensor, key: Tensor, probability: float) -> None:
@@ -74,7 +74,7 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
         (key,) = ctx.saved_tensors
-        return _Dropout.apply(dy, key, ctx.probability), None, None
+        return applied(_Dropout, dy, key, ctx.probability), None, None
 
 
 def _dropout_cpu(x: Tensor, key: Tensor, probability: float) -> Tensor:
