@@ -25,7 +25,6 @@ from solid_ext.data import (
     in_order_of,
     latest,
     load_dataset,
-    make_semantics,
     make_split,
     newest,
 )
@@ -79,6 +78,7 @@ from solid_ext.train.isolation import isolated
 from solid_ext.train.neighbourhood import chosen_neighbours
 from solid_ext.train.progress import check_reporter
 from solid_ext.train.refit import refit_solid, semantics_of_everything
+from solid_ext.train.semantics import chosen_semantics
 from solid_ext.train.update import EPOCHS, add_items, more_of, update_solid
 
 REFIT = "refit"  # the folder of its stages beside those of the fit
@@ -222,7 +222,7 @@ class SOLID:
         made = semantics is None
         start = time.perf_counter()
         if semantics is None:
-            semantics = make_semantics(config.semantics, dataset, seed=config.train.seed, train_end=split.train_end)
+            semantics = chosen_semantics(config, dataset, split)
         seconds = {"semantics": time.perf_counter() - start}
         features = None if semantics.features is None else torch.from_numpy(semantics.features)
         # Items of a semantic tie in stage 1, and in full ranking each tie counts as ranked above: that tells nothing.
@@ -246,7 +246,8 @@ class SOLID:
         seconds["neighbours"] = time.perf_counter() - start
         training = Training(dataset, split, semantics, stages, made, seconds=seconds)
         catalogue = _counted(dataset, split.train_end)
-        trained = Trained(dataset.num_items, latest(dataset, split.train_end))
+        source = semantics.source if made and config.semantics.semantics == "auto" else None
+        trained = Trained(dataset.num_items, latest(dataset, split.train_end), semantics=source)
         # All of it at the end: a fit that is stopped leaves the model that was fitted before, whole.
         self.model, self.neighbours, self.catalogue = model, neighbours, catalogue
         self.fingerprint, self.trained, self._training = dataset.fingerprint, trained, training
@@ -288,7 +289,7 @@ class SOLID:
             )
         ends = dataset.offsets[1:]
         made = self._other(model, neighbours, _counted(dataset, ends))
-        made.trained = Trained(dataset.num_items, latest(dataset, ends), everything=True)
+        made.trained = replace(self.trained, until=latest(dataset, ends), everything=True)
         made._training = replace(training, semantics=semantics, stages=stages, measured=self.scorer)
         return made
 
@@ -329,7 +330,7 @@ class SOLID:
         given = data if isinstance(data, Dataset) else load_dataset(data)
         expect_ids_like("update", catalogue.table["item_id"], _new_ids(catalogue, given))
         dataset = in_order_of(catalogue, given)
-        config = self.config.resolved(dataset.num_users, dataset.num_items)
+        config = self._as_made().resolved(dataset.num_users, dataset.num_items)
         check_device(config.train.device)
         split = _newest_of(dataset, catalogue, trained)
         check_memory(config, dataset.num_items, dataset.num_interactions)
@@ -341,7 +342,9 @@ class SOLID:
             )
         made = self._other(found.model, found.neighbours, _counted(dataset, dataset.offsets[1:]))
         made.fingerprint = given.fingerprint
-        made.trained = Trained(first, latest(dataset, dataset.offsets[1:]), everything=True, updated=True)
+        made.trained = replace(
+            trained, first_items=first, until=latest(dataset, dataset.offsets[1:]), everything=True, updated=True
+        )
         made._training = Training(dataset, split, semantics, found.stages, measured=found.validated)
         return made
 
@@ -372,9 +375,14 @@ class SOLID:
         first = self.trained.first_items or catalogue.num_items
         with isolated():
             named = {"title": title, "categories": categories}
-            made = self._other(*add_items(self.config, model, self.neighbours, catalogue, items, first, named))
+            made = self._other(*add_items(self._as_made(), model, self.neighbours, catalogue, items, first, named))
         made.trained = replace(self.trained, first_items=first)
         return made
+
+    def _as_made(self) -> Config:
+        """The configuration with the source of semantics that `fit` chose, where it did."""
+        source = self.trained.semantics
+        return self.config if source is None else self.config.replace(semantics=source)
 
     def _other(self, model: DynamicRecommender, neighbours: WithNeighbours | None, catalogue: Catalogue) -> SOLID:
         made = SOLID(self.config)

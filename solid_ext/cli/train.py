@@ -157,6 +157,9 @@ def show_semantics(found: dict[str, Any]) -> None:
             f"{found['fallback_items']:,} items in the fallback",
         )
     )
+    if "probed" in found:
+        values = ", ".join(f"{source} {value:.4f}" for source, value in found["probed"].items())
+        console.print(f"  {found['source']} chosen on validation rows by a probe without training: {values}")
     if "inertia" in found:
         console.print(f"  k-means: inertia {found['inertia']:.1f}, {found['explained']:.1%} of the spread explained")
     if "purity" in found:

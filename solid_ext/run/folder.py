@@ -25,7 +25,7 @@ STAGES, RIVAL = ("stage1", "stage2"), "static"
 MODEL, MEASURED = "model", "measured"  # for use; and, of a refitted run, the one that the metrics are of
 BEGUN = {LOCK, "config.yaml", DESCRIPTION, COPY}  # what a run has before its first epoch
 FOLDERS = {*STAGES, RIVAL, MODEL, MEASURED, REFIT, "tensorboard", PROFILE}
-WRITTEN = {*BEGUN, *FOLDERS, "semantics.safetensors", "metrics.json", "report.png", FAULT}
+WRITTEN = {*BEGUN, *FOLDERS, "semantics.safetensors", "metrics.json", "users.parquet", "report.png", FAULT}
 REPLACED = ".replaced"  # the run that is overwritten, until the new one has an epoch
 SERVED = {MODEL, MEASURED}  # which readers have open: they stay until the new run's take their place
 

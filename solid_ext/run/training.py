@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from solid_ext.config import Config
 from solid_ext.data import Dataset
-from solid_ext.evaluate import Scorer, both_protocols
-from solid_ext.files import owned, write_json
+from solid_ext.evaluate import Metrics, Scorer, both_protocols
+from solid_ext.files import owned, write_json, written
 from solid_ext.methods import method_config
 from solid_ext.run.differences import differences
 from solid_ext.run.folder import MEASURED, MODEL, RIVAL, check_out, open_run, under_way
@@ -26,6 +28,7 @@ from solid_ext.train.callbacks import Calling, check_callbacks
 from solid_ext.train.progress import check_reporter
 
 MEASURED_WORDS = "the model that these metrics are of, trained on the split's training rows"
+USERS = "users.parquet"
 ITEMKNN_ITEMS = 65_536  # items up to which ItemKNN is measured too: its neighbours are counted in seconds
 
 
@@ -73,8 +76,9 @@ def train_run(
 
     Returns:
         The run; its folder holds `config.yaml`, `run.json`, a folder a stage, `static/` with those of the static
-        method if there is one, `model/`, `semantics.safetensors`, `metrics.json`, `report.png`. Of a refitted run
-        `model/` is the one for use, `measured/` the one that was measured, and `refit/` has the stages of the former.
+        method if there is one, `model/`, `semantics.safetensors`, `metrics.json`, `users.parquet`, `report.png`. Of a
+        refitted run `model/` is the one for use, `measured/` the one that was measured, and `refit/` has the stages of
+        the former.
 
     Raises:
         ValueError: what cannot be trained, said before the folder is made or anything in it replaced; a folder in
@@ -183,6 +187,8 @@ def _measured(
         "folders": {MEASURED: MEASURED_WORDS} if refit else {MODEL: f"{MEASURED_WORDS}, and for use"},
     }
     write_json(folder / "metrics.json", metrics)
+    with written(folder / USERS) as partial:
+        _users(found).write_parquet(partial)
     solid.save(folder / (MEASURED if refit else MODEL), overwrite=True)
     if not refit:  # of a refitted run that this one replaces
         shutil.rmtree(folder / MEASURED, ignore_errors=True)
@@ -190,6 +196,23 @@ def _measured(
     history = [epoch.row() for stage in stages for epoch in stage.history]
     draw_report(folder / "report.png", history, usage, models, validation=_validation_axis(config))
     return Run(folder, solid, solid, metrics)
+
+
+def _users(found: Mapping[str, Mapping[str, Metrics]]) -> pl.DataFrame:
+    """A row a model and test row: its user and ranks, so that whoever has the run can repeat a test."""
+    return pl.concat(
+        pl.DataFrame(
+            {
+                "model": pl.Series([model], dtype=pl.String).new_from_index(0, len(sampled.users)),
+                "user": sampled.users,
+                "area": sampled.areas,
+                "sampled_rank": sampled.ranks,
+                "full_rank": protocols["full"].ranks,
+            }
+        )
+        for model, protocols in found.items()
+        for sampled in (protocols["sampled"],)
+    )
 
 
 def _refitted(run: Run, reporter: Reporter | None) -> Run:
