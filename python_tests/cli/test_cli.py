@@ -64,6 +64,7 @@ def test_a_run_holds_everything_it_promises(run: Path) -> None:
         ".solid_ext.lock",
         "config.yaml",
         "run.json",
+        ".run.json",
         "static",
         "stage1",
         "stage2",
@@ -195,7 +196,8 @@ def test_resume_alone_goes_on_as_the_run_was_started_and_with_more_epochs_furthe
     (out / "config.yaml").write_text("\n".join(text.splitlines()[:9]), encoding="utf-8")
     main(resumed)  # fields that a file cut short has lost never become defaults
     assert (out / "config.yaml").read_text(encoding="utf-8") == text
-    (out / "run.json").write_text((out / "run.json").read_text()[:-20])
+    for name in ("run.json", ".run.json"):  # a copy of the other
+        (out / name).write_text((out / name).read_text()[:-20])
     assert "expected a whole run.json" in fails(resumed, capsys)
 
 

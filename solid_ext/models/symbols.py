@@ -67,6 +67,31 @@ class ItemEmbedding(Lookup):
         return self.rows_of(self.table(), index)
 
 
+class RowEmbedding(nn.Module):
+    """`H = tanh(linear(e + position[age]))` of rows e that another table holds, zero on padding.
+
+    Shapes: rows e [B, L, d], mask [B, L] bool -> H [B, L, k].
+
+    Gradient: to the rows and to all parameters.
+
+    Args:
+        length: the largest L.
+        dim: d.
+        width: k.
+
+    Source: docs/method.md#module-2-semantic-parameter-generation.
+    """
+
+    def __init__(self, length: int, dim: int, width: int) -> None:
+        super().__init__()
+        self.position = nn.Embedding(length, dim)
+        self.linear = nn.Linear(dim, width)
+        nn.init.normal_(self.position.weight, std=dim**-0.5)
+
+    def forward(self, rows: Tensor, mask: Tensor) -> Tensor:
+        return self.linear(rows + self.position(ages(mask))).tanh() * mask.unsqueeze(2)
+
+
 class SymbolEmbedding(nn.Module):
     """`H = tanh(linear(table[s] + position[age]))`, zero on padding.
 

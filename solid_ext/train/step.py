@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from solid_ext.config import TrainConfig
+from solid_ext.train.gradients import check_and_clip
 from solid_ext.train.losses import binary_cross_entropy, full_softmax, sampled_softmax
 from solid_ext.train.precision import tf32_products
 from solid_ext.train.row_adam import LARGE_TABLE, RowAdam
@@ -121,6 +122,7 @@ class Step:
                     prediction = sampled_softmax(logits, self.model.num_items if whole else 0)
             loss = prediction + self.config.stage2.alignment * state.auxiliary_loss
         loss.backward()
+        check_and_clip(self.model, loss, self.config)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return prediction.detach(), state.auxiliary_loss.detach()
