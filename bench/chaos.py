@@ -10,7 +10,7 @@ All else is lost. Disturbances:
 * kill while writing: SIGKILL while a file is being written;
 * killed twice: SIGKILL again in the life that goes on;
 * overwriting: SIGKILL in a run that replaces another one, whose model must be readable at any time;
-* signal: SIGTERM, which has to end the life with code 143 by itself;
+* signal: SIGTERM at a random moment;
 * full disk: no file may grow beyond a random size (RLIMIT_FSIZE), which has to end in a sentence;
 * flipped bit: a bit of a random file that a run reads back, in a life that was killed.
 
