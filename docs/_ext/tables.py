@@ -332,6 +332,15 @@ def drift(file: str) -> list[list[str]]:
     return rows
 
 
+def programs(file: str) -> list[list[str]]:
+    """Scores of exported networks beside the networks' own."""
+    rows = [["", "largest difference", "largest score", "bytes"]]
+    for run in json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]:
+        scores = f"{run['largest difference']:.1e}", f"{run['largest score']:.1f}"
+        rows.append([f"{BACKBONES[run['backbone']]}, {run['preset']} configuration", *scores, f"{run['bytes']:,}"])
+    return rows
+
+
 def registers(*names: str) -> list[list[str]]:
     """The registers that tests allow a CUDA kernel, most over the architectures."""
     limits = json.loads((ROOT / "python_tests" / "cuda_limits.json").read_text(encoding="utf-8"))["registers"]
@@ -353,6 +362,7 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "trials": trials,
     "fuzzed": fuzzed,
     "example": example,
+    "programs": programs,
     "device": device,
     "device_equality": device_equality,
     "staleness": staleness,

@@ -16,6 +16,7 @@ from solid_ext.data import Catalogue
 from solid_ext.models import DynamicRecommender
 from solid_ext.serve.export import export_programs, in_reference, write_programs
 
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 ITEMS, SEMANTICS, LENGTH = 40, 7, 6
 SMALL = {"dim": 8, "heads": 2, "length": LENGTH, "rank": 4}
 
@@ -99,6 +100,8 @@ def test_native_programs_keep_the_packages_operators_and_reference_ones_have_non
     assert model.config.backend == "native"
 
 
+# torch 2.6 exports, but cannot write, a size that is an input of an inner graph.
+@pytest.mark.skipif(TORCH < (2, 13), reason="the extra `export` asks for torch 2.13")
 def test_programs_are_written_beside_their_items_and_read_back(tmp_path: Path) -> None:
     model = network()
     files = write_programs(model, catalogue(), tmp_path / "out", "torch")

@@ -33,7 +33,7 @@ def chosen_semantics(config: Config, dataset: Dataset, split: Split) -> Semantic
     """
 
     def made(source: str) -> Semantics:
-        of = replace(config.semantics, semantics=source)
+        of = config.replace(semantics=source).semantics
         return make_semantics(of, dataset, seed=config.train.seed, train_end=split.train_end)
 
     rule = semantics_source(config.semantics, dataset)
