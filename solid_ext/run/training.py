@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from solid_ext import distributed
 from solid_ext.config import Config
 from solid_ext.data import Dataset
 from solid_ext.evaluate import Scorer, both_protocols
 from solid_ext.files import owned, write_json
 from solid_ext.methods import method_config
 from solid_ext.run.differences import differences
-from solid_ext.run.folder import MEASURED, MODEL, RIVAL, check_out, open_run, under_way
+from solid_ext.run.folder import MEASURED, MODEL, RIVAL, Also, check_out, open_run, under_way
 from solid_ext.run.picture import draw_report
 from solid_ext.scorers import ItemKNN, Popularity
 from solid_ext.serve import evaluate_beyond
@@ -34,7 +37,7 @@ class Run:
     Attributes:
         solid: the model for use, that of the folder `model`.
         measured: the model that the metrics are of; the same but for a refitted run.
-        metrics: what `metrics.json` says.
+        metrics: what `metrics.json` says; empty on a rank that does not write.
     """
 
     folder: Path
@@ -78,13 +81,16 @@ def train_run(
     """
     check_reporter("train_run", reporter)
     config = config.resolved(dataset.num_users, dataset.num_items)
-    if config.train.tensorboard:
+    if config.train.tensorboard and distributed.is_writer():
         reporter = TensorBoard(folder / "tensorboard", reporter or Silent())
     check_training(config, dataset)
-    check_out(folder, resume=resume, overwrite=overwrite)
+    writes = distributed.is_writer()
+    if writes:
+        check_out(folder, resume=resume, overwrite=overwrite)
     made = not folder.exists()
-    with owned(folder, "out"):
-        also = open_run(
+    with owned(folder, "out") if writes else nullcontext():
+        begin = partial(
+            open_run,
             folder,
             config,
             dataset,
@@ -95,7 +101,8 @@ def train_run(
             refit=refit,
             source=source,
         )
-        with under_way(folder, made=made):
+        also = Also(*distributed.of_writer(begin() if writes else None))  # who does not write waits for the folder
+        with under_way(folder, made=made) if writes else nullcontext():
             if begun is not None:
                 begun()
             start = time.perf_counter()
@@ -131,6 +138,8 @@ def _measured(
         model: {protocol: metrics.values for protocol, metrics in protocols.items()}
         for model, protocols in found.items()
     }
+    if not distributed.is_writer():
+        return Run(folder, solid, solid, {})
     beyond = {model: evaluate_beyond(scorer, dataset, split) for model, scorer in scorers.items()}
     seconds["evaluate"] = time.perf_counter() - start
     usage = solid.code_usage()
@@ -178,6 +187,8 @@ def _refitted(run: Run, reporter: Reporter | None) -> Run:
     start = time.perf_counter()
     stages = None if reporter is None else Prefixed("refit ", reporter)
     used = run.measured.refit(folder=run.folder, reporter=stages)
+    if not distributed.is_writer():
+        return replace(run, solid=used)
     epochs = {stage.name: len(stage.history) for stage in used.training.stages}
     used.save(run.folder / MODEL, overwrite=True)
     seconds = {**run.metrics["seconds"], "refit": time.perf_counter() - start}

@@ -16,10 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from solid_ext import distributed
 from solid_ext._native import arithmetic
 from solid_ext.config import TrainConfig
 from solid_ext.data import Dataset, NegativeSampler, Rows, Split, gather_sequences
 from solid_ext.models import DynamicRecommender, SASRecSoftmax, SemanticRecommender
+from solid_ext.nn import Codebook
+from solid_ext.distributed import Share
 from solid_ext.train.ahead import one_ahead
 from solid_ext.train.checkpoint import (
     check_fit,
@@ -86,7 +89,8 @@ def train_stage(
 
     `loss = prediction + lambda * L_align` by Adam over shuffled training rows; each epoch redraws the order and the
     negatives from (seed, stage, epoch) alone, so that a stage resumed after epoch n goes on exactly as if it had
-    never stopped. Stages of several threads follow one another, for they share torch's generators.
+    never stopped. Stages of several threads follow one another, for they share torch's generators. Several processes
+    (`solid_ext.distributed`) divide each batch, and have the same model at every step; one of them writes.
 
     Args:
         validate: the monitored metric of a model, larger is better; None trains for `config.epochs` epochs and leaves
@@ -102,7 +106,7 @@ def train_stage(
     Source: paper, Algorithm 1, Eq. 12 and 13.
     """
     check_reporter("train_stage", reporter)
-    reporter = reporter or Silent()
+    reporter = (reporter if distributed.is_writer() else None) or Silent()
     stage = Stage(name)
     optimizer = make_optimizer(model, config)
     best = _copy(model)
@@ -115,6 +119,7 @@ def train_stage(
     }
     if folder is not None and (folder / "last.safetensors").exists():
         stage, best = _resume(folder, origin, config, model, optimizer)
+    distributed.expect_same(name, {**origin, "epochs": [[epoch.loss, epoch.valid] for epoch in stage.history]})
     step = Step(model, optimizer, config)
     own = config.loss != "full_softmax" and not config.shared_negatives
     sampler = NegativeSampler(dataset, split.train_end) if own else None
@@ -132,10 +137,11 @@ def train_stage(
         improved = stage.best.epoch == number
         if improved:
             best = _copy(model)
-        if folder is not None:
+        if folder is not None and distributed.is_writer():
             for later in followed_by if improved else ():
                 shutil.rmtree(later, ignore_errors=True)
             _save(folder, stage, origin, model, optimizer, best if improved else None)
+        distributed.expect_same_weights(f"{name}, after epoch {number}", model)
         reporter.epoch(stage.history[-1], stage.best)
     optimizer.close()
     model.load_state_dict(best)
@@ -224,26 +230,44 @@ def _train_epoch(
     # Sums stay on the model's device: reading a loss in every step would wait for it.
     losses = torch.zeros((), dtype=torch.float64, device=model.device)
     alignments = torch.zeros((), dtype=torch.float64, device=model.device)
+    uses = _uses_of_codes(model)
 
-    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray, int, Share | None]]:
         for first in range(0, len(order), config.batch_size):
             batch = rows.take(order[first : first + config.batch_size])
+            size = len(batch)
             candidates = dataset.items[batch.positions].astype(np.int64)
             if sampler is not None:
                 negatives = sampler.sample(batch.users, config.negatives, rng)
                 candidates = np.concatenate([candidates[:, None], negatives], axis=1)
             elif shared := config.shared_negatives:
                 candidates = np.concatenate([candidates, rng.integers(1, dataset.num_items + 1, shared)])
-            yield gather_sequences(dataset, batch, model.length), candidates
+            share = distributed.share_of(np.minimum(batch.positions - dataset.offsets[batch.users], model.length))
+            if share is not None:  # all of them draw all negatives, each keeps those of its own rows
+                batch, common = batch.take(share.rows), candidates[size:]
+                candidates = candidates[:size][share.rows]
+                candidates = np.concatenate([candidates, common]) if len(common) else candidates
+            yield gather_sequences(dataset, batch, model.length), candidates, size, share
 
     # On the CPU a second thread would only take its time from the step.
     given = batches() if model.device.type == "cpu" else one_ahead(batches())
-    for sequences, candidates in given:
-        loss, alignment = step(_on(model.device, sequences), _on(model.device, candidates))
-        losses += loss * len(sequences)
-        alignments += alignment * len(sequences)
+    for sequences, candidates, size, share in given:
+        loss, alignment = step(_on(model.device, sequences), _on(model.device, candidates), share)
+        losses += loss * size
+        alignments += alignment * size
         reporter.step()
-    return float(losses) / len(order), float(alignments) / len(order)
+    for counts, before in uses:
+        counts.copy_(before + distributed.summed(counts - before))
+    sums = distributed.summed(torch.stack([losses, alignments]))
+    return float(sums[0]) / len(order), float(sums[1]) / len(order)
+
+
+def _uses_of_codes(model: Trainable) -> list[tuple[Tensor, Tensor]]:
+    """How often each entry of the model's codebooks was chosen: the counts as they grow, and as they are now."""
+    if distributed.count() == 1:
+        return []
+    counts = [module.usage for module in model.modules() if isinstance(module, Codebook)]
+    return [(of_codes, of_codes.clone()) for of_codes in counts]
 
 
 def _on(device: torch.device, array: np.ndarray) -> Tensor:
