@@ -47,6 +47,16 @@ test-slow: .venv/test
 	$(PYTEST) $(SLOW_TESTS)
 	$(PYTEST) -m slow $(SLOW_TESTS:%=--ignore=%)
 
+# The fast tests with the oldest versions that pyproject.toml declares; TORCH=2.6.0 for the oldest torch (several GB on Linux).
+TORCH ?= 2.13.0
+.PHONY: test-lowest
+test-lowest:
+	rm -rf .venv-lowest && $(PYTHON) -m venv .venv-lowest
+	$(PYTHON) python_tests/lowest_versions.py > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install -q -c .venv-lowest/lowest.txt torch==$(TORCH) .[serve,tune]
+	.venv-lowest/bin/python -m pip install -q -c .venv-lowest/lowest.txt pytest pytest-xdist pandas pyarrow httpx
+	.venv-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow" $(SLOW_TESTS:%=--ignore=%)
+
 # DATA is a folder of datasets with amazon_scientific in it. Peers with an OpenMP of their own take part from another Python:
 # FAISS=PYTHON (faiss-cpu, implicit), RECBOLE=PYTHON, RECTOOLS=PYTHON, VQ=FOLDER (vector-quantize-pytorch); BEFORE=FOLDER is a
 # checkout of an earlier source with its compiled module, which the default model's training step is compared with.
@@ -70,13 +80,13 @@ bench: .venv/test
 	$(BIN)/python -m bench.speed.plot_kernels
 	$(BIN)/python -m bench.speed.aims
 
-# That part of `make test` alone which is about CUDA: the kernels' source on the host policy, with AddressSanitizer too, and
-# compiled for every architecture where there is nvcc; there also with a module that has the kernels and their bindings, which
+# What is about CUDA: the kernels' source on the host policy, with AddressSanitizer too, and compiled for every architecture
+# where there is nvcc (`make test` compiles for two); there also with a module that has the kernels and their bindings, which
 # a machine without a GPU does not install. On a machine with a GPU, bench/gpu_session.sh does all the rest.
 NVCC := $(or $(CUDACXX),$(shell command -v nvcc))
 CUDA_MODULE := $(if $(NVCC),build/cuda/module)
 test-cuda: .venv/test $(CUDA_MODULE)
-	PYTHONPATH=$(dir $(CUDA_MODULE)) $(BIN)/python -m pytest -rs python_tests/cuda
+	PYTHONPATH=$(dir $(CUDA_MODULE)) SOLID_EXT_EVERY_ARCHITECTURE=1 $(BIN)/python -m pytest -rs python_tests/cuda
 
 build/cuda/module: .venv/native
 	@echo "== a module with CUDA kernels, of one architecture, into build/cuda: about two minutes on two processors"

@@ -11,6 +11,8 @@ from solid_ext.config import Config
 from solid_ext.data import Catalogue
 from solid_ext.files import (
     MANIFEST,
+    check_place,
+    check_replaceable,
     checked_path,
     describe_folder,
     elsewhere,
@@ -133,6 +135,16 @@ def _read(folder: Path, asked: dict[str, Any]) -> SavedModel:
         neighbours = WithNeighbours.load(folder / NEIGHBOURS, fine_tuned(model))
     trained = _trained(state.get("trained"), ids.len(), folder / WEIGHTS)
     return SavedModel(config, model, catalogue, neighbours, state.get("dataset"), trained)
+
+
+def check_model_place(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a place where `write_model` could not write, before the model has been made.
+
+    Raises:
+        ValueError: as `write_model`.
+    """
+    check_replaceable(folder, "save", overwrite=overwrite, ours=foreign_model)
+    check_place(folder, "save", "folder")
 
 
 def foreign_model(folder: Path) -> str | None:

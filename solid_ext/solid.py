@@ -408,13 +408,17 @@ class SOLID:
         unknown: str = "error",
     ) -> list[list[Recommendation]]:
         """The k best items for each history of raw item ids; see `solid_ext.serve.recommend`."""
-        rules: dict[str, Any] = {
-            "exclude_history": exclude_history,
-            "exclude": exclude,
-            "include": include,
-            "unknown": unknown,
-        }
-        return recommend(self.scorer, self._items, histories, k, **rules, table=self._table)
+        return recommend(
+            self.scorer,
+            self._items,
+            histories,
+            k,
+            exclude_history=exclude_history,
+            exclude=exclude,
+            include=include,
+            unknown=unknown,
+            table=self._table,
+        )
 
     def session(self, history: Sequence[Any] = (), *, unknown: str = "error") -> Session:
         """A user's history that grows by an event at a time, for recommendations after each; see `Session`.
@@ -442,13 +446,9 @@ class SOLID:
             A frame with the columns `user_id`, `rank` (from 1), `item_id`, `title` and `score`, k rows a user, fewer
             where there are no more items.
         """
-        rules: dict[str, Any] = {
-            "exclude_history": exclude_history,
-            "exclude": exclude,
-            "include": include,
-            "unknown": unknown,
-        }
-        query = self.user_query(data, users, k, **rules)
+        query = self.user_query(
+            data, users, k, exclude_history=exclude_history, exclude=exclude, include=include, unknown=unknown
+        )
         return pl.concat([query.schema.to_frame(), *query])
 
     def user_query(self, data: Any, users: Sequence[Any] | None = None, k: int = 10, **rules: Any) -> UserQuery:

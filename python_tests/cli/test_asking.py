@@ -152,6 +152,8 @@ def test_users_without_a_known_item_are_left_out_of_the_vectors_on_request_and_c
     asked = ["vectors", "--run", str(run), "--dataset", str(tmp_path / "log.csv"), "--out", str(out)]
     assert "(--unknown ignore reads histories without such items)" in fails(asked, capsys)
     assert not out.exists()
+    alone = ["vectors", "--run", str(run), "--unknown", "ignore", "--out", str(out)]
+    assert "expected --unknown beside --dataset" in fails(alone, capsys)
     main([*asked, "--unknown", "ignore"])
     assert "note: left out 1 of 3 users, with no item that the model knows" in capsys.readouterr().err
     users = pl.read_parquet(out)
@@ -160,7 +162,27 @@ def test_users_without_a_known_item_are_left_out_of_the_vectors_on_request_and_c
     assert users["vector"].to_numpy() == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("command", ["recommend", "vectors", "prepare", "update", "train", "compare", "tune"])
+def test_items_that_nobody_has_had_are_added_to_a_model_in_a_folder_of_its_own(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "new.csv").write_text("item_id,name\ni3,known\nfresh,Fresh & new\n", encoding="utf-8")
+    out = tmp_path / "model"
+    asked = ["add-items", "--run", str(run), "--items", str(tmp_path / "new.csv"), "--out", str(out)]
+    main([*asked, "--title", "name"])
+    assert "1 new items beside 40" in capsys.readouterr().out
+    ids, vectors = SOLID.load(out).item_vectors()
+    before = SOLID.load(run).item_vectors()
+    assert ids == [*before[0], "fresh"]
+    assert (vectors[:-1] == before[1]).all()
+    assert "expected a folder that does not exist yet" in fails(asked, capsys)
+    main([*asked, "--title", "name", "--overwrite"])
+    asked[2] = str(out)
+    asked[-1] = str(tmp_path / "again")
+    assert "expected items that the model has not yet, got none among 2 rows" in fails(asked, capsys)
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("command", ["recommend", "vectors", "prepare", "update", "add-items", "train", "compare", "tune"])
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     command: str, run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
@@ -177,6 +199,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
         "vectors": ["--run", str(run)],
         "prepare": ["interactions", "--raw", str(data.parent / "log.csv")],
         "update": ["--run", str(run), "--dataset", str(data)],
+        "add-items": ["--run", str(run), "--items", str(data.parent / "log.csv")],
         "train": ["--dataset", str(data), *QUICK],
         "compare": ["--datasets", str(data), "--methods", "popularity"],
         "tune": ["--dataset", str(data)],

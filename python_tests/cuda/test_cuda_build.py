@@ -1,4 +1,4 @@
-"""Every CUDA source compiles for every architecture, within recorded registers and without spills."""
+"""Every CUDA source compiles for the architectures that are served, within recorded registers and without spills."""
 
 from __future__ import annotations
 
@@ -59,11 +59,16 @@ def test_a_spill_is_seen() -> None:
     assert kernels == {"A<float>": (168, 16), "B": (20, 0)}
 
 
-def test_all_sources_and_architectures_stay_within_their_limits() -> None:
+# The oldest, and the one that kernels are tuned for; `make test-cuda` compiles for all.
+ARCHITECTURES = LIMITS["architectures"] if os.environ.get("SOLID_EXT_EVERY_ARCHITECTURE") else ["80", "90"]
+
+
+def test_all_sources_stay_within_their_limits() -> None:
     """The limits are those of one nvcc; another one may count a little differently, but must not spill."""
     version = subprocess.run([str(NVCC), "--version"], capture_output=True, text=True, check=True).stdout
     same_compiler = f"release {LIMITS['nvcc']}," in version
-    jobs = [(source, architecture) for source in SOURCES for architecture in LIMITS["architectures"]]
+    assert set(ARCHITECTURES) <= set(LIMITS["architectures"])
+    jobs = [(source, architecture) for source in SOURCES for architecture in ARCHITECTURES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(lambda job: resources(*job), jobs))
     found: dict[str, int] = {}

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Protocol
 
 import tyro
 
+from solid_ext.cli.add_items import AddItems
 from solid_ext.cli.compare import Compare
 from solid_ext.cli.doctor import Doctor, Version
 from solid_ext.cli.evaluate import Evaluate
@@ -36,6 +37,7 @@ COMMANDS: dict[str, type] = {
     "prepare": Prepare,
     "train": Train,
     "update": Update,
+    "add-items": AddItems,
     "evaluate": Evaluate,
     "recommend": Recommend,
     "similar": Similar,
@@ -113,7 +115,7 @@ def kept_of(command: object) -> str:
         return "; what a stage finished is kept, --resume goes on" if begun else " before the first epoch"
     if isinstance(command, (Compare, Tune)):
         return "; what finished is kept, the same command goes on"
-    return "; nothing was written" if isinstance(command, (Prepare, Update)) else ""
+    return "; nothing was written" if isinstance(command, (Prepare, Update, AddItems)) else ""
 
 
 def main(arguments: list[str] | None = None) -> None:

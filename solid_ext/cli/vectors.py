@@ -38,6 +38,8 @@ class Vectors:
     def run(self) -> None:
         from solid_ext.serve.users import checked_out, newcomers, user_histories, write_vectors
 
+        if self.dataset is None and self.unknown != "error":
+            raise ValueError("vectors: expected --unknown beside --dataset, whose histories it is about, got it alone")
         out = checked_out(self.out, overwrite=self.overwrite, endings=(".parquet",))
         solid = load_run(self.run_folder)
         if self.dataset is None:
