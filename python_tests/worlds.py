@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sklearn.cluster  # which a training would import, in each process anew
+import sklearn.cluster  # noqa: F401 (as a training would, in each process anew)
 import torch
 import torch._dynamo
 
@@ -38,7 +38,13 @@ TRAININGS: dict[str, dict[str, Any]] = {
         "dtype": "float64",
         "batch_size": 80,
     },
-    "own negatives, by rows": {**SMALL, "loss": "sampled_softmax", "negatives": 1, "dtype": "float64", "batch_size": 80},
+    "own negatives, by rows": {
+        **SMALL,
+        "loss": "sampled_softmax",
+        "negatives": 1,
+        "dtype": "float64",
+        "batch_size": 80,
+    },
 }
 """Of 401 rows a batch of 80 leaves one for the last step, so that one rank has it and the others have none."""
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -96,15 +97,16 @@ def job() -> str | None:
 
 
 def parts(rows: int, together: int = 1) -> list[slice]:
-    """Which of `rows` rows are each rank's, one after the other, none left out and none twice, as equal as may be; where there
-    is one, the first rank has it.
+    """Which of `rows` rows are each rank's, one after the other, none left out and none twice, as equal as may be.
+
+    Where there is a row, the first rank has one.
 
     Args:
         together: so many rows from the first on are never divided, as they are computed in one call.
     """
     blocks, many = -(-rows // together), count()
     ends = [min(-(-blocks * number // many) * together, rows) for number in range(many + 1)]
-    return [slice(first, last) for first, last in zip(ends, ends[1:], strict=False)]
+    return [slice(first, last) for first, last in pairwise(ends)]
 
 
 def share_of(items: np.ndarray) -> Share | None:
@@ -230,9 +232,7 @@ def _rows_of_all(weight: Tensor) -> Tensor | None:
     kept = [slice(max(size, 0)) for size in sizes]
     index = torch.cat([one[some] for one, some in zip(every_row, kept, strict=True)])
     values = torch.cat([one[some] for one, some in zip(every_total, kept, strict=True)])
-    return torch.sparse_coo_tensor(
-        index.unsqueeze(0), values, weight.shape, is_coalesced=False, check_invariants=False
-    )
+    return torch.sparse_coo_tensor(index.unsqueeze(0), values, weight.shape, is_coalesced=False, check_invariants=False)
 
 
 @contextmanager

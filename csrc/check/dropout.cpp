@@ -30,7 +30,8 @@ void check_type(Tally& tally, Random& random, int64_t count) {
     const Array<T> y(count, lead);
     y.poison(threads);
     Dropout call;
-    call.count = count, call.first = first, call.x = x.data(), call.key = &key, call.threshold = threshold, call.scale = scale;
+    call.count = count, call.first = first, call.x = x.data(), call.key = &key, call.threshold = threshold,
+    call.scale = scale;
     call.y = y.data(), call.threads = threads;
     const auto kernel = sizeof(T) == 8 ? SOLID_IN_USE(dropout_double) : SOLID_IN_USE(dropout_float);
     tally.expect(kernel(call) == Status::kOk, "status");

@@ -26,8 +26,8 @@ void dropout(bool is_double, int64_t count, Address x, Address key, uint32_t thr
 
 void bind_dropout(pybind11::module_& m) {
   using pybind11::arg;
-  m.def("dropout", &dropout, Release(), arg("is_double"), arg("count"), arg("x"), arg("key"), arg("threshold"),
-        arg("scale"), arg("y"), arg("threads"), arg("first") = 0);
+  m.def("dropout", &dropout, Release(), arg("is_double"), arg("count"), arg("x"), arg("key"),
+        arg("threshold"), arg("scale"), arg("y"), arg("threads"), arg("first") = 0);
 }
 
 }  // namespace solid

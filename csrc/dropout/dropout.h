@@ -5,8 +5,8 @@
 //
 // in 32-bit unsigned arithmetic, `low` and `high` being halves of 64 bits and mix C. Wellons' lowbias32. Each
 // element's draw depends on its number and the key alone: the same for any number of threads and on every
-// level, and made again for the gradient, which is this operation on the gradient of y. A part of an array that
-// begins at its element `first` gets the draws that it has in the whole.
+// level, and made again for the gradient, which is this operation on the gradient of y. A part of an array
+// that begins at its element `first` gets the draws that it has in the whole.
 //
 // Shapes: x, y of `count` elements, dense; y may be x. All float, or all double.
 // NaN and infinity: as the formula has them; a dropped one is NaN.

@@ -1,8 +1,8 @@
 """The two evaluation protocols: against sampled negatives, and against the whole catalogue.
 
 Both give the same numbers for any batch and block size, as far as the scorer's own scores do not depend on
-what it is asked together with. Several processes (`solid_ext.distributed`) divide the batches of one process among them, so
-that they give the same bits.
+what it is asked together with. Several processes (`solid_ext.distributed`) divide the batches of one process among
+them, so that they give the same bits.
 """
 
 from __future__ import annotations

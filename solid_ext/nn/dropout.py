@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from solid_ext.ops._arguments import Backend, expect_backend, real
 from solid_ext.ops.dropout import dropout
 
-
 _state = {"before": 0}
 
 

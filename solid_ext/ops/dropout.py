@@ -13,9 +13,7 @@ from solid_ext.ops._arguments import DTYPES, Backend, expect_backend, expect_dev
 from solid_ext.ops._library import define_operator, expect_no_tangent
 
 
-def dropout(
-    x: Tensor, key: Tensor, probability: float, *, first: int = 0, backend: Backend = "native"
-) -> Tensor:
+def dropout(x: Tensor, key: Tensor, probability: float, *, first: int = 0, backend: Backend = "native") -> Tensor:
     """`y[i] = x[i] [draw(first + i, key) >= p 2^32] / (1 - p)`: each element is dropped with probability p.
 
     The draws are 32 bits hashed from the element's number and the key, so that they are the same for any number of

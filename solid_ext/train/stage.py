@@ -20,9 +20,9 @@ from solid_ext import distributed
 from solid_ext._native import arithmetic
 from solid_ext.config import TrainConfig
 from solid_ext.data import Dataset, NegativeSampler, Rows, Split, gather_sequences
+from solid_ext.distributed import Share
 from solid_ext.models import DynamicRecommender, SASRecSoftmax, SemanticRecommender
 from solid_ext.nn import Codebook
-from solid_ext.distributed import Share
 from solid_ext.train.ahead import one_ahead
 from solid_ext.train.checkpoint import (
     check_fit,

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from solid_ext import distributed
 from solid_ext.config import TrainConfig
-from solid_ext.nn.dropout import rows_behind
 from solid_ext.distributed import Share
+from solid_ext.nn.dropout import rows_behind
 from solid_ext.train.losses import binary_cross_entropy, full_softmax, sampled_softmax
 from solid_ext.train.precision import tf32_products
 from solid_ext.train.row_adam import LARGE_TABLE, RowAdam
