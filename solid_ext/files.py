@@ -75,22 +75,27 @@ def expect_local(path: str | os.PathLike[str], what: str) -> None:
 
 
 @contextmanager
-def written(path: Path) -> Iterator[Path]:
+def written(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
     """A path to write to, beside `path`, whose place it takes when the body ends; until then the old file stays.
 
     The file reaches the disk before its name does. Its mode is the one that the umask gives.
+
+    Args:
+        keep: another path in that folder, which the old file gets once the new one is on the disk; None keeps none.
 
     Raises:
         ValueError: it cannot be written; what was there before is whole, and nothing else is left.
     """
     partial = path.with_name(f".{uuid.uuid4().hex}{_PARTIAL}")  # short, however long the file's own name is
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         partial.touch(exist_ok=False)
         mode = partial.stat().st_mode  # safetensors writes a file of its own, for its owner alone
         yield partial
         partial.chmod(mode)
         _to_disk(partial)
+        if keep is not None and path.exists():
+            _name_too(path, keep)
         os.replace(partial, path)
         _to_disk(path.parent)
     except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
@@ -98,6 +103,28 @@ def written(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those that it lies in, and wait until their names are on the disk."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        _to_disk(made.parent)
+
+
+def _name_too(path: Path, name: Path) -> None:
+    """Give a file another name as well; where a file system has no links, that name instead of its own."""
+    link = path.with_name(f".{uuid.uuid4().hex}{_PARTIAL}")
+    try:
+        os.link(path, link)
+    except OSError:
+        os.replace(path, name)
+        return
+    try:
+        os.replace(link, name)
+    finally:
+        link.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,8 +18,20 @@ class Method:
     description: str
 
 
-_STATIC = {"semantic_trunk": False, "item_branch": False, "semantic_start": False, "finetune_steps": 0}
-_ITEM_ALONE = {"semantic_trunk": False, "use_codebook": False, "delta": math.inf, "low_rank": False}
+_STATIC = {
+    "semantic_trunk": False,
+    "item_branch": False,
+    "personal_bias": False,
+    "semantic_start": False,
+    "finetune_steps": 0,
+}
+_ITEM_ALONE = {
+    "semantic_trunk": False,
+    "use_codebook": False,
+    "delta": math.inf,
+    "low_rank": False,
+    "personal_bias": False,
+}
 
 METHODS: dict[str, Method] = {
     "static": Method(_STATIC, "an MLP in place of the dynamic layers"),
@@ -38,6 +50,9 @@ METHODS: dict[str, Method] = {
     "solid-no-codebook": Method({"use_codebook": False}, "without Module 4: the item branch reads its embeddings"),
     "solid-no-alignment": Method({"alignment": 0.0}, "without the alignment loss of Eq. 13"),
     "solid-apg": Method({"low_rank": True}, "SOLID on APG's low-rank generator"),
+    "solid-bias": Method(
+        {"personal_bias": True}, "a personal bias in place of the layers: the control for what they are worth"
+    ),
     "solid-cold": Method({"stage2_start": "cold"}, "stage 2 from random parameters but for the codebook"),
 }
 

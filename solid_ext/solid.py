@@ -48,6 +48,7 @@ from solid_ext.scorers.finetune import fine_tuned
 from solid_ext.serve import (
     Explanation,
     ItemTable,
+    OnDevice,
     Recommendation,
     Session,
     UserQuery,
@@ -61,6 +62,8 @@ from solid_ext.serve import (
     user_query,
     user_vectors,
 )
+from solid_ext.serve.histories import check_unknown, checked_list, known_items
+from solid_ext.serve.on_device import Rounding
 from solid_ext.threads import set_threads
 from solid_ext.train import (
     ProgressBar,
@@ -134,6 +137,7 @@ class SOLID:
         self.version: str | None = None
         self._training: Training | None = None
         self._table = ItemTable()
+        self._device: tuple[Any, OnDevice] | None = None
 
     @property
     def training(self) -> Training:
@@ -495,6 +499,57 @@ class SOLID:
         """The vectors [B, d] of histories, whose products with `item_vectors` are the network's logits; neighbours are
         not in them. See `solid_ext.serve.user_vectors`."""
         return user_vectors(fine_tuned(self._fitted()), self._items, histories, unknown=unknown)
+
+    def personalize(self, history: Sequence[Any], *, dtype: str = "float32", unknown: str = "error") -> bytes:
+        """What makes a device's static part one person's, as one safetensors blob for `DeviceModel.load`.
+
+        It holds the weights that the history generates, the neighbours' scores that matter, and the history. Who
+        personalizes often keeps `on_device()`.
+
+        Args:
+            history: raw ids, oldest first, any number of them.
+            dtype: of weights and scores, "float32" or "float16".
+            unknown: of an item in the history: "error" refuses it, "ignore" reads the history without it.
+
+        Raises:
+            ValueError: an unknown item, another dtype, a model that is fine-tuned on each history.
+            TypeError: a history that is no list of ids.
+
+        Source: docs/device.md#on-a-device.
+        """
+        check_unknown("personalize", unknown)
+        asked = checked_list("personalize", "history", history)
+        known = known_items("personalize", "history", self._items, [asked], unknown)[0]
+        return self.on_device().personalize(known, dtype)
+
+    def on_device(self) -> OnDevice:
+        """The model as devices have it: static part, its version, and what personalizes it. See `OnDevice`."""
+        model = self._fitted()
+        stamp = [(tensor.data_ptr(), tensor._version) for tensor in model.state_dict().values()]
+        if self._device is None or self._device[0] != (id(model), stamp):
+            self._device = (id(model), stamp), OnDevice(model, self.neighbours, self._items)
+        return self._device[1]
+
+    def export_device(
+        self, folder: str | Path, *, dtype: Rounding = "float32", overwrite: bool = False
+    ) -> dict[str, Any]:
+        """Write the static part for devices to a new folder, whole or not at all.
+
+        Args:
+            dtype: "float32", "float16" or "int8", whose matrices have a scale a column.
+            overwrite: replace the folder if it is one that this wrote, and holds nothing else.
+
+        Returns:
+            Its `version`, `bytes`, `bytes_a_person`, and under `loss` what rounding changed: see `OnDevice.loss`.
+
+        Raises:
+            ValueError: not fitted yet, fine-tuned on each history, another dtype, a backbone that no device computes;
+                the folder exists or cannot be written.
+
+        Source: docs/device.md#on-a-device.
+        """
+        check_not_forked("export")
+        return self.on_device().write(checked_path(folder, "export"), dtype, overwrite=overwrite)
 
     def code_usage(self, data: Any = None) -> np.ndarray | None:
         """How often each codebook entry is looked up over the test sequences: [C] int64; None without a codebook."""

@@ -484,7 +484,8 @@ def test_a_stopped_command_says_what_it_leaves(
     (tmp_path / "out" / "stage1" / "last.safetensors").touch()
     with pytest.raises(SystemExit):
         main(["train", "--dataset", str(data), "--threads", "1", *out])
-    assert capsys.readouterr().err == "solid-ext: stopped; what a stage finished is kept, --resume goes on\n"
+    going_on = f"`solid-ext train --resume --out {tmp_path / 'out'}` goes on"
+    assert capsys.readouterr().err == f"solid-ext: stopped; what is trained is kept, and {going_on}\n"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ from solid_ext.compare import compare, make_grid
 from solid_ext.data import SyntheticTruth, synthetic_dataset
 from solid_ext.files import LOCK, read_json, write_json
 from solid_ext.methods import method_config
-from solid_ext.run import train_run
+from solid_ext.run import begun_run, train_run
 from solid_ext.train import Silent, load_checkpoint
 from solid_ext.tune import make_search, tune
 
@@ -161,10 +162,12 @@ def test_an_overwritten_run_is_kept_until_the_new_one_has_an_epoch(
     assert contents(run) == before
     with pytest.raises(Stopped):
         train_run(run, other, world[0], overwrite=True, baseline=False, reporter=StopAt("epoch"))
-    assert {path.name for path in run.iterdir()} == {LOCK, "config.yaml", "run.json", "stage1"}
+    assert {path.name for path in run.iterdir()} == {LOCK, "config.yaml", "run.json", ".run.json", "stage1", "model"}
+    assert SOLID.load(run).config.train.seed == 0, "who reads the model finds the old one until there is a new one"
     resumed = train_run(run, other, world[0], resume=True, baseline=False)
     assert [len(stage.history) for stage in resumed.solid.training.stages] == [1, 1]
     assert not (run / ".replaced").exists()
+    assert SOLID.load(run).config.train.seed == 1
 
 
 def test_what_a_kill_leaves_before_the_first_epoch_is_in_nobodys_way(
@@ -177,8 +180,8 @@ def test_what_a_kill_leaves_before_the_first_epoch_is_in_nobodys_way(
         train_run(early, TINY, world[0], resume=True)
     train_run(early, TINY, world[0], baseline=False)
 
-    torn = run / "run.json"
-    torn.write_text(torn.read_text()[:100])
+    for name in ("run.json", ".run.json"):
+        (run / name).write_text((run / name).read_text()[:100])
     with pytest.raises(ValueError, match=r"resume: expected a whole run\.json, got .*; --overwrite starts"):
         train_run(run, TINY, world[0], resume=True)
     with pytest.raises(ValueError, match="out: expected a folder that does not exist yet"):
@@ -334,13 +337,27 @@ def test_train_prints_what_is_not_the_default(data: Path, tmp_path: Path, capsys
     assert (config.train.negatives, config.model.target, config.model.dim) == (4, "mlp", 16)
 
 
-@pytest.mark.parametrize("file", ["run.json", "stage1/last.safetensors", "stage2/best.safetensors"])
-def test_a_flipped_bit_is_not_resumed(file: str, run: Path, world: tuple[Dataset, SyntheticTruth]) -> None:
-    content = bytearray((run / file).read_bytes())
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
-    (run / file).write_bytes(bytes(content))
-    with pytest.raises(ValueError, match=re.escape(Path(file).name)):
+    path.write_bytes(bytes(content))
+
+
+def test_a_flipped_bit_is_not_resumed(run: Path, world: tuple[Dataset, SyntheticTruth]) -> None:
+    flip(run / "stage1" / "last.safetensors")
+    with pytest.raises(ValueError, match=r"last\.safetensors"):
         train_run(run, TINY, world[0], resume=True, baseline=False)
+
+
+@pytest.mark.parametrize("damage", [flip, lambda path: path.write_bytes(b""), lambda path: path.unlink()])
+def test_a_run_outlives_its_description(
+    damage: Callable[[Path], None], run: Path, data: Path, world: tuple[Dataset, SyntheticTruth]
+) -> None:
+    before = read_json(run / "run.json", "test")
+    damage(run / "run.json")
+    with pytest.warns(UserWarning, match=r"resume: expected a whole run\.json, got .*; its copy .*run\.json is taken"):
+        train_run(run, TINY, world[0], resume=True, baseline=False)
+    assert read_json(run / "run.json", "test") == before
 
 
 @pytest.mark.parametrize(("old", "which"), [("adaptive_layers", "has a field adaptive_layers"), (None, "no field dim")])
@@ -400,17 +417,34 @@ def test_what_would_keep_a_resumed_run_from_being_written_is_said_before_it_trai
     assert contents(run) == before
 
 
-@pytest.mark.parametrize("file", ["last.safetensors", "best.safetensors"])
 def test_a_torn_stage_is_trained_again_once_it_is_deleted_as_told(
-    file: str, run: Path, world: tuple[Dataset, SyntheticTruth]
+    run: Path, world: tuple[Dataset, SyntheticTruth]
 ) -> None:
-    whole = (run / "stage2" / "best.safetensors").read_bytes()
-    (run / "stage2" / file).write_bytes((run / "stage2" / file).read_bytes()[:-7])
-    with pytest.raises(ValueError, match=rf"resume: .*{file}.*; delete .*stage2, and this stage is trained again"):
+    whole, last = (run / "stage2" / f"{name}.safetensors" for name in ("best", "last"))
+    before = load_checkpoint(whole)[0]
+    last.write_bytes(last.read_bytes()[:-7])
+    with pytest.raises(ValueError, match=r"resume: .*last.safetensors.*; delete .*stage2, and this stage is trained"):
         train_run(run, TINY, world[0], baseline=False, resume=True)
     shutil.rmtree(run / "stage2")
     train_run(run, TINY, world[0], baseline=False, resume=True)
-    again = load_checkpoint(run / "stage2" / "best.safetensors")[0]
-    (run / "stage2" / "best.safetensors").write_bytes(whole)
-    before = load_checkpoint(run / "stage2" / "best.safetensors")[0]
+    again = load_checkpoint(whole)[0]
     assert all(torch.equal(tensor, before[name]) for name, tensor in again.items())
+
+
+def test_a_signal_ends_a_training_after_its_step_and_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
+    """A second one ends it at once; either way what was trained is there, and the end is that of a run left alone."""
+    command = ["train", "--dataset", str(data), "--epochs", "99", "--patience", "99", "--method", "static", *QUICK]
+    for name, number, code in (("int", signal.SIGINT, 130), ("term", signal.SIGTERM, 143)):
+        out = tmp_path / name
+        arguments = [sys.executable, "-m", "solid_ext.cli", *command, "--out", str(out)]
+        with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            while process.poll() is None and not (out / "stage2" / "previous.safetensors").exists():
+                time.sleep(0.002)
+            process.send_signal(number)
+            _, said = process.communicate()
+        assert process.returncode == code, said
+        assert f"`solid-ext train --resume --out {out}` goes on" in said
+        assert "Traceback" not in said
+        state = load_checkpoint(out / "stage2" / "last.safetensors")[1]
+        assert "within" in state or "after this step" in said
+        assert begun_run(out).method == "static"

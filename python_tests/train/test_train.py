@@ -348,15 +348,8 @@ def test_a_best_model_of_another_training_is_refused(world: tuple[Dataset, Synth
     for name, rate in (("a", 0.01), ("b", 0.02)):
         trained(dataset, truth.semantics, SMALL.replace(learning_rate=rate), tmp_path / name)
     best = tmp_path / "a" / "stage2" / "best.safetensors"
-    whole = best.read_bytes()
     shutil.copy(tmp_path / "b" / "stage2" / "best.safetensors", best)
     with pytest.raises(ValueError, match=r"resume: expected learning_rate=0.02 as in .*stage2, got 0.01"):
-        trained(dataset, truth.semantics, SMALL, tmp_path / "a")
-    best.write_bytes(whole)
-    flipped = bytearray(whole)
-    flipped[-7] ^= 1
-    best.write_bytes(bytes(flipped))
-    with pytest.raises(ValueError, match=r"expected .*best\.safetensors as it was written"):
         trained(dataset, truth.semantics, SMALL, tmp_path / "a")
 
 
@@ -424,7 +417,7 @@ def test_a_training_that_goes_on_otherwise_says_that_bits_will_differ(
     dataset, truth = world
     config = SMALL.replace(epochs=1, item_branch=False)
     trained(dataset, truth.semantics, config, tmp_path)
-    monkeypatch.setattr("solid_ext.train.stage.arithmetic", lambda: {"isa": "abacus", "threads": 7})
+    monkeypatch.setattr("solid_ext.train.stage_folder.arithmetic", lambda: {"isa": "abacus", "threads": 7})
     trained(dataset, truth.semantics, config, tmp_path)  # nothing is left to train
     with pytest.warns(UserWarning, match="goes on with 7 threads and abacus: the last bits will differ"):
         trained(dataset, truth.semantics, config.replace(epochs=2), tmp_path)

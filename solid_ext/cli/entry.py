@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import sys
 from argparse import ArgumentParser
@@ -112,14 +113,19 @@ def kept_of(command: object) -> str:
     """What a stopped command leaves, for the sentence that says that it was stopped."""
     if isinstance(command, Train):
         begun = any(command.out.glob("stage*/last.safetensors"))
-        return "; what a stage finished is kept, --resume goes on" if begun else " before the first epoch"
+        return f"; what is trained is kept, and {going_on(command)} goes on" if begun else " before the first epoch"
     if isinstance(command, (Compare, Tune)):
         return "; what finished is kept, the same command goes on"
     return "; nothing was written" if isinstance(command, (Prepare, Update, AddItems)) else ""
 
 
+def going_on(command: Train) -> str:
+    """The command line that goes on with a run that was stopped."""
+    return f"`solid-ext train --resume --out {shlex.quote(str(command.out))}`"
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of `solid-ext`: bad input ends in one sentence and exit code 2."""
+    """Entry point of `solid-ext`: bad input ends in one sentence and exit code 2, a signal in 128 + its number."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started this (`>&-`): what is printed goes nowhere
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
@@ -144,6 +150,6 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         complain(f"memory: expected enough of it, got too little ({error})" if short else in_flags(str(error), command))
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:  # with another signal's number, where it was another
         complain(f"stopped{kept_of(command)}")
-        sys.exit(130)
+        sys.exit(128 + (stop.args or (signal.SIGINT,))[0])

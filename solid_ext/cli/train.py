@@ -45,8 +45,9 @@ class Train:
     """The run's folder."""
     config: Path | None = None
     """A YAML file with any of the fields below."""
-    preset: Literal["paper", "best"] = "best"
-    """Where the fields start from: best, the defaults, or paper, Table 2 of the paper; file and flags win over it."""
+    preset: Literal["paper", "best", "device"] = "best"
+    """Where the fields start from: best, the defaults; paper, Table 2 of the paper; or device, a narrow model whose
+    layers a wide generator makes. File and flags win over it."""
     method: str = "solid"
     """What to train: solid, or one of what it is compared with (static, finetune, duet, apg, solid-no-codebook, ..);
     its fields win over the flags below."""
@@ -71,6 +72,7 @@ class Train:
 
     def _run(self, settings: Config) -> None:
         from solid_ext import distributed
+        from solid_ext.cli.stopping import stoppable
         from solid_ext.run import begun_by, example_users, train_run
         from solid_ext.threads import use_threads
         from solid_ext.train import ProgressBar
@@ -89,7 +91,7 @@ class Train:
             console.print(Text.assemble(("\nconfiguration", "bold"), f", all of it in {where}; not the default:"))
             console.print(changes.rstrip() + "\n", style="dim")
 
-        with ProgressBar(console, settings.train.validation_metric) as progress:
+        with ProgressBar(console, settings.train.validation_metric) as progress, stoppable(progress) as reporter:
             run = train_run(
                 self.out,
                 settings,
@@ -100,7 +102,7 @@ class Train:
                 source=self.dataset if self.dataset in NAMED_DATASETS else os.path.abspath(self.dataset),
                 resume=resume,
                 overwrite=self.overwrite,
-                reporter=progress,
+                reporter=reporter,
                 begun=begun,
             )
         if not distributed.is_writer():
@@ -113,6 +115,7 @@ class Train:
         console.print("\nndcg@10 user by user, the rows of each averaged", style="bold")
         for difference in run.metrics["differences"]:
             console.print(f"  {difference['in_words']}")
+        show_device(run.metrics)
         times = ", ".join(f"{stage['stage']} {stage['seconds']:.0f} s" for stage in run.metrics["stages"])
         console.print(f"\ntrained in {run.metrics['seconds']['train']:.0f} s ({times})")
         for name in ("metrics.json", "report.png"):
@@ -164,6 +167,17 @@ def show_semantics(found: dict[str, Any]) -> None:
         console.print(
             f"  against {found['categories']:,} categories: purity {found['purity']:.3f} (by chance "
             f"{found['purity_by_chance']:.3f}), NMI {found['nmi']:.3f} (by chance {found['nmi_by_chance']:.3f})"
+        )
+
+
+def show_device(metrics: dict[str, Any]) -> None:
+    """Print the accuracy beside what a device holds of it."""
+    device, (name, own) = metrics["device"], list(metrics["models"].items())[-1]
+    if device is not None:
+        console.print("\non a device", style="bold")
+        console.print(
+            f"  {name}: full ndcg@10 {own['full']['ndcg@10']:.4f}, {device['static']:,} bytes on the device, "
+            f"{device['person']:,} bytes a person"
         )
 
 

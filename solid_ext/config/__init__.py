@@ -3,7 +3,7 @@
 from solid_ext.config.config import FULL_RANKING_PAIRS, FULL_SOFTMAX_ITEMS, Config
 from solid_ext.config.files import read_yaml
 from solid_ext.config.names import OLD_NAMES, nearest, unknown_field
-from solid_ext.config.presets import PAPER, PRESETS
+from solid_ext.config.presets import DEVICE, PAPER, PRESETS
 from solid_ext.config.sections import (
     CodebookConfig,
     EvaluateConfig,
@@ -15,6 +15,7 @@ from solid_ext.config.sections import (
 )
 
 __all__ = [
+    "DEVICE",
     "FULL_RANKING_PAIRS",
     "FULL_SOFTMAX_ITEMS",
     "OLD_NAMES",

@@ -21,5 +21,8 @@ PAPER: dict[str, Any] = {
 }
 """The paper's Table 2 where the defaults are others: `Config().replace(**PAPER)`."""
 
-PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER, "best": {}}
-"""paper: Table 2; best: the defaults, which do best here. Each sets fields by their name."""
+DEVICE: dict[str, Any] = {"dim": 8, "generator_dim": 64, "low_rank": False}
+"""A small model for a device, whose layers a wide generator that stays on the server makes: `docs/device.md`."""
+
+PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER, "best": {}, "device": DEVICE}
+"""paper: Table 2; best: the defaults, which do best here; device: for a device. Each sets fields by their name."""

@@ -73,7 +73,10 @@ class ModelConfig(Section):
     length: int = 10
     """L, the most recent items a sequence holds."""
     dim: int = 64
-    """d, the dimension of every embedding, state and codebook entry."""
+    """d, the dimension of every item vector and user state, and of the dynamic layers."""
+    generator_dim: int = 0
+    """k, the dimension of what generates the layers: symbol tables, GRUs, codebook entries, decoder and conditions; 0
+    for that of dim. A device holds none of it, so that it may be wider than the device's model."""
     dynamic_layers: int = 2
     """P, the number of dynamic layers, whose weights are generated."""
     heads: int = 2
@@ -92,6 +95,9 @@ class ModelConfig(Section):
     """Generate a core of rank by rank between factors that are not generated (APG), in place of every weight."""
     rank: int = 16
     """r of the low-rank generator."""
+    personal_bias: bool = False
+    """Generate a bias alone, which is added to what ordinary layers give, in place of the layers: the control that
+    tells what generated layers are worth from what their generators know."""
     finetune_steps: int = 0
     """Gradient steps of the last layers on a user's own history before candidates are scored; static layers only."""
     finetune_rate: float = 0.1
@@ -99,6 +105,11 @@ class ModelConfig(Section):
     backend: Literal["native", "reference"] = "native"
     """Who computes the operations: the compiled kernels or plain torch."""
     item: ItemConfig = field(default_factory=ItemConfig)
+
+    @property
+    def code_dim(self) -> int:
+        """k: `generator_dim`, or d where that is 0."""
+        return self.generator_dim or self.dim
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,14 @@ from solid_ext.nn.last_state import LastState
 from solid_ext.ops._arguments import Backend
 
 
+def plain_layers(dim: int, count: int) -> nn.Sequential:
+    """So many linear layers d -> d, with tanh between them and none after the last."""
+    steps: list[nn.Module] = []
+    for layer in range(count):
+        steps += ([nn.Tanh()] if layer else []) + [nn.Linear(dim, dim)]
+    return nn.Sequential(*steps)
+
+
 class ConditionEncoder(nn.Module):
     """The condition z of a sequence: a GRU's state at the last valid position, then an MLP with tanh between layers.
 
@@ -26,10 +34,7 @@ class ConditionEncoder(nn.Module):
     def __init__(self, dim: int, layers: int, backend: Backend = "native", dropout: float = 0.0) -> None:
         super().__init__()
         self.gru = LastState(dim, backend)
-        steps: list[nn.Module] = []
-        for layer in range(layers):
-            steps += ([nn.Tanh()] if layer else []) + [nn.Linear(dim, dim)]
-        self.mlp = nn.Sequential(*steps)
+        self.mlp = plain_layers(dim, layers)
         self.dropout = Dropout(dropout, backend)
 
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ class Metacode(NamedTuple):
     """An item sequence after the codebook.
 
     Attributes:
-        sequence: [B, L, d], what the encoder reads: decoded entries, or the item embeddings without a codebook.
+        sequence: [B, L, k], what the encoder reads: decoded entries, or the item embeddings without a codebook.
         codebook_index: [B, L] int64, which entries they are, 0 at padding; None without a codebook.
-        entries: [K, d], all entries as they were before the lookup, without gradient; None without a codebook.
+        entries: [K, k], all entries as they were before the lookup, without gradient; None without a codebook.
     """
 
     sequence: Tensor
@@ -34,7 +34,7 @@ class Metacode(NamedTuple):
         Gradient: to embedded alone.
 
         Args:
-            embedded: H_c [B, L, d], zero at padding.
+            embedded: H_c [B, L, k], zero at padding.
             mask: [B, L] bool, where a position is valid.
         """
         if self.entries is None:
@@ -68,7 +68,7 @@ def _from_entries(embedded: Tensor, entries: Tensor, index: Tensor, mask: Tensor
 class ItemBranch(nn.Module):
     """Item sequence -> codebook entries -> decoder -> encoder E_v -> condition z_v.
 
-    Shapes: sequences [B, L] int64, ids 0 .. V with 0 for padding -> z_v [B, d].
+    Shapes: sequences [B, L] int64, ids 0 .. V with 0 for padding -> z_v [B, k], k the width of the generators.
 
     Args:
         config: with `use_codebook` False the encoder reads the item embeddings themselves.
@@ -80,7 +80,7 @@ class ItemBranch(nn.Module):
 
     def __init__(self, config: ModelConfig, num_items: int, num_semantics: int) -> None:
         super().__init__()
-        dim = config.dim
+        dim = config.code_dim
         self.embedding = SymbolEmbedding(num_items, config.length, dim, config.backend)
         self.codebook = None
         entries = config.item.codebook

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from solid_ext.config import ModelConfig
 from solid_ext.models.backbones import make_backbone
 from solid_ext.models.checks import check_candidates, check_sequences
-from solid_ext.models.encoder import ConditionEncoder
+from solid_ext.models.encoder import ConditionEncoder, plain_layers
 from solid_ext.models.item_branch import ItemBranch
+from solid_ext.models.personal_bias import PersonalBias
 from solid_ext.models.state import CandidateState, Catalogue, Layers, UserState
 from solid_ext.models.symbols import ItemEmbedding, SymbolEmbedding
 from solid_ext.nn import DynamicMLP, LowRankMLP
@@ -30,8 +31,8 @@ class Conditions(NamedTuple):
     """What generates the dynamic layers of a batch of sequences, and what is known beside it.
 
     Attributes:
-        item: z_v [B, d]; None without the item branch.
-        semantic: z_c [B, d]; None without the semantic trunk.
+        item: z_v [B, k]; None without the item branch.
+        semantic: z_c [B, k]; None without the semantic trunk.
         auxiliary_loss: L_align, a scalar; None without a codebook or a trunk.
         codebook_index: [B, L] int64; None without a codebook.
     """
@@ -59,7 +60,8 @@ class DynamicRecommender(nn.Module):
 
     The conditions z_c of the semantic sequence and z_v of the item sequence generate the weights. The configuration's
     `semantic_trunk`, `item_branch` and `use_codebook` say which of them there are; with neither, the dynamic layers are
-    an ordinary MLP of the same shape, the static method's.
+    an ordinary MLP of the same shape, the static method's. Everything that makes the conditions is k wide, the
+    configuration's `generator_dim`, and all the rest d; with `personal_bias` the layers are `PersonalBias`.
 
     A model is a `solid_ext.evaluate.Scorer`: `encode` takes a sequence once, `score` any candidates.
 
@@ -101,30 +103,31 @@ class DynamicRecommender(nn.Module):
         if config.target == "mlp":
             self.target = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, dim))
         if config.semantic_trunk:
-            self.semantic_embedding = SymbolEmbedding(self.num_semantics, config.length, dim, config.backend)
-            self.semantic_encoder = ConditionEncoder(dim, config.dynamic_layers, config.backend, config.dropout)
+            width = config.code_dim
+            self.semantic_embedding = SymbolEmbedding(self.num_semantics, config.length, width, config.backend)
+            self.semantic_encoder = ConditionEncoder(width, config.dynamic_layers, config.backend, config.dropout)
         if config.item.item_branch:
             self.item = ItemBranch(config, num_items, self.num_semantics)
         self.dynamic = self._dynamic_layers()
         self.gate = nn.Parameter(torch.zeros(())) if config.dynamic_residual else None
 
     def _dynamic_layers(self) -> nn.Module:
-        config, dim = self.config, self.config.dim
+        config, dim, code_dim = self.config, self.config.dim, self.config.code_dim
         sizes = (dim,) * (config.dynamic_layers + 1)
         if not (config.semantic_trunk or config.item.item_branch):
-            steps: list[nn.Module] = []
-            for layer in range(config.dynamic_layers):
-                steps += ([nn.Tanh()] if layer else []) + [nn.Linear(dim, dim)]
-            return nn.Sequential(*steps)
+            return plain_layers(dim, config.dynamic_layers)
         branches: Branches = "both" if config.item.item_branch else "semantic"
         if not config.semantic_trunk:
             branches = "item"
+        delta = config.item.delta
+        if config.personal_bias:
+            return PersonalBias(dim, config.dynamic_layers, code_dim, delta, branches=branches)
         if config.low_rank:
-            return LowRankMLP(sizes, dim, config.rank, config.item.delta, branches=branches, backend=config.backend)
-        return DynamicMLP(sizes, dim, config.item.delta, branches=branches, backend=config.backend)
+            return LowRankMLP(sizes, code_dim, config.rank, delta, branches=branches, backend=config.backend)
+        return DynamicMLP(sizes, code_dim, delta, branches=branches, backend=config.backend)
 
     def initialise_codebook(self, entries: Tensor) -> None:
-        """Start the codebook, where there is one, at the semantic embeddings [C, d] (Algorithm 1, between stages)."""
+        """Start the codebook, where there is one, at the semantic embeddings [C, k] (Algorithm 1, between stages)."""
         if self.config.item.item_branch and self.item.codebook is not None:
             self.item.codebook.initialise(entries)
 

@@ -96,13 +96,12 @@ class DynamicLinear(nn.Module):
         """Draw all parameters anew, as the class describes."""
         ordinary = 1 / math.sqrt(3 * self.in_features)
         if self.semantic_map is not None and self.semantic_offset is not None:
-            _start_trunk(self.semantic_map, self.semantic_offset, ordinary)
+            start_trunk(self.semantic_map, self.semantic_offset, ordinary)
         if self.item_map is not None and self.item_offset is not None:
             if self.branches == "item" and math.isinf(self.delta):
-                _start_trunk(self.item_map, self.item_offset, ordinary)
+                start_trunk(self.item_map, self.item_offset, ordinary)
             else:
-                self.item_map.normal_(0, min(self.delta, ordinary) / 2 / math.sqrt(self.code_dim))
-                self.item_offset.zero_()
+                start_branch(self.item_map, self.item_offset, min(self.delta, ordinary))
 
     def forward(self, x: Tensor, z_item: Tensor | None, z_semantic: Tensor | None) -> Tensor:
         """Apply the layer.
@@ -227,10 +226,17 @@ def parameters_of(module: nn.Module, layers: str, name: str) -> list[Tensor]:
     return found
 
 
-def _start_trunk(generator_map: Tensor, offset: Tensor, std: float) -> None:
+def start_trunk(generator_map: Tensor, offset: Tensor, std: float) -> None:
+    """Draw a trunk whose generated weights have this standard deviation."""
     generator_map.normal_(0, std * math.sqrt(GENERATED_SHARE / generator_map.shape[1]))
     bound = std * math.sqrt(3 * (1 - GENERATED_SHARE))
     offset.uniform_(-bound, bound)
+
+
+def start_branch(generator_map: Tensor, offset: Tensor, bound: float) -> None:
+    """Draw a branch whose generated weights lie inside the bound."""
+    generator_map.normal_(0, bound / 2 / math.sqrt(generator_map.shape[1]))
+    offset.zero_()
 
 
 def _check_options(name: str, delta: float, branches: str, backend: str) -> None:

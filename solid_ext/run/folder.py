@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,15 +17,17 @@ from solid_ext.data import Dataset
 from solid_ext.files import LOCK, check_replaceable, checked_path, read_json, write_json, write_text
 from solid_ext.model_folder import foreign_model
 from solid_ext.solid import REFIT
-from solid_ext.train.stage import check_resumed, check_version
+from solid_ext.train.stage_folder import check_resumed, check_version, is_begun
 
 DESCRIPTION = "run.json"
+COPY = ".run.json"  # of the description, which is small and which everything hangs on
 STAGES, RIVAL = ("stage1", "stage2"), "static"
 MODEL, MEASURED = "model", "measured"  # for use; and, of a refitted run, the one that the metrics are of
-BEGUN = {LOCK, "config.yaml", DESCRIPTION}  # what a run has before its first epoch
+BEGUN = {LOCK, "config.yaml", DESCRIPTION, COPY}  # what a run has before its first epoch
 FOLDERS = {*STAGES, RIVAL, MODEL, MEASURED, REFIT, "tensorboard"}
 WRITTEN = {*BEGUN, *FOLDERS, "semantics.safetensors", "metrics.json", "report.png"}
 REPLACED = ".replaced"  # the run that is overwritten, until the new one has an epoch
+SERVED = {MODEL, MEASURED}  # which readers have open: they stay until the new run's take their place
 
 
 class Begun(NamedTuple):
@@ -63,7 +66,7 @@ def begun_run(folder: Path) -> Begun:
 def holds_run(folder: Path) -> bool:
     """Whether the folder's run can be resumed: its description is there and whole."""
     try:
-        read_json(folder / DESCRIPTION, "resume")
+        _whole_description(folder)
     except ValueError:
         return False
     return True
@@ -115,7 +118,8 @@ def open_run(
         refit |= saved.get("refit") is True
     elif overwrite and folder.exists():
         _set_aside(folder)
-    write_json(folder / DESCRIPTION, {**described, "baseline": baseline, "refit": refit})
+    for name in (COPY, DESCRIPTION):
+        write_json(folder / name, {**described, "baseline": baseline, "refit": refit})
     write_text(folder / "config.yaml", config.to_yaml())
     return Also(baseline, refit)
 
@@ -130,11 +134,11 @@ def check_out(folder: Path, *, resume: bool, overwrite: bool) -> None:
     if os.path.lexists(folder) and not folder.is_dir():
         raise ValueError(f"out: expected a folder, got {folder}, which is none")
     found = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if resume and DESCRIPTION not in found:
-        begun = LOCK in found
+    if resume and not found & {DESCRIPTION, COPY}:
+        stopped = LOCK in found
         raise ValueError(
             f"resume: expected a run in {folder}, got "
-            + ("one that was stopped before its first epoch: start it again without --resume" if begun else "none")
+            + ("one that was stopped before its first epoch: start it again without --resume" if stopped else "none")
         )
     for path in [folder / name for name in sorted(found & WRITTEN)]:
         if path.is_dir() != (path.name in FOLDERS):
@@ -143,7 +147,8 @@ def check_out(folder: Path, *, resume: bool, overwrite: bool) -> None:
     if resume:
         for model in (MODEL, MEASURED):
             check_replaceable(folder / model, "out", overwrite=True, ours=foreign_model)
-    if resume or not found - {LOCK, REPLACED}:  # a run that was killed before it had described itself has no more
+    begun = {LOCK, REPLACED} | (SERVED if REPLACED in found else set())
+    if resume or not found - begun:  # a run that was killed before it had described itself has no more
         return
     if not overwrite:
         raise ValueError(
@@ -157,12 +162,25 @@ def check_out(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise ValueError(f"overwrite: expected nothing but a run in {folder}, got {min(others)}, which no run wrote")
 
 
-def _description(folder: Path) -> dict[str, Any]:
-    """What `run.json` says; refused if it is torn or another version's."""
+def _whole_description(folder: Path) -> tuple[dict[str, Any], ValueError | None]:
+    """The description, and what is wrong with the first of its two files."""
     try:
-        saved = read_json(folder / DESCRIPTION, "resume")
+        return read_json(folder / DESCRIPTION, "resume"), None
+    except ValueError as error:
+        try:
+            return read_json(folder / COPY, "resume"), error
+        except ValueError:
+            raise error from None
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    """What `run.json` says, or its copy where it is torn; refused if both are, or if they are another version's."""
+    try:
+        saved, damage = _whole_description(folder)
     except ValueError as error:
         raise ValueError(f"{error}; --overwrite starts the run anew") from error
+    if damage is not None:
+        warnings.warn(f"{damage}; its copy {folder / COPY} is taken", stacklevel=2)
     kinds = {"config": dict, "fingerprint": str, "method": str}
     if not all(isinstance(saved.get(name), kind) for name, kind in kinds.items()):
         raise ValueError(f"resume: expected a run of this version in {folder}, got another one's (train it again)")
@@ -186,13 +204,15 @@ def _check_same(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
 def _set_aside(folder: Path) -> None:
     """Move the run in the folder into `.replaced`, from which one that fails before its first epoch is put back.
 
+    Its models stay where they are, so that who reads them finds the old one or the new one at any time.
+
     What lies there already, of a run that was killed, is of the run before: it stays, and what has its name goes.
     """
     aside = folder / REPLACED
     if not aside.is_dir() and os.path.lexists(aside):
         aside.unlink()
     aside.mkdir(exist_ok=True)
-    for path in [path for path in folder.iterdir() if path.name in WRITTEN - {LOCK}]:
+    for path in [path for path in folder.iterdir() if path.name in WRITTEN - {LOCK} - SERVED]:
         if os.path.lexists(aside / path.name):
             _delete(path)
         else:
@@ -217,8 +237,8 @@ def under_way(folder: Path, *, made: bool) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not any((folder / stage / "last.safetensors").exists() for stage in STAGES):
-            for path in [path for path in folder.iterdir() if path.name in WRITTEN - {LOCK}]:
+        if not any(is_begun(folder / stage) for stage in STAGES):
+            for path in [path for path in folder.iterdir() if path.name in WRITTEN - {LOCK} - SERVED]:
                 _delete(path)
             for path in list(aside.iterdir()) if aside.exists() else ():
                 path.rename(folder / path.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -170,12 +171,15 @@ def _measured(
             }
             for stage in stages
         ],
+        "device": None if config.model.finetune_steps else solid.on_device().bytes()._asdict(),
         "entries_used": None if usage is None else int((usage > 0).sum()),
         "seconds": seconds,
         "folders": {MEASURED: MEASURED_WORDS} if refit else {MODEL: f"{MEASURED_WORDS}, and for use"},
     }
     write_json(folder / "metrics.json", metrics)
     solid.save(folder / (MEASURED if refit else MODEL), overwrite=True)
+    if not refit:  # of a refitted run that this one replaces
+        shutil.rmtree(folder / MEASURED, ignore_errors=True)
     training.semantics.save(folder / "semantics.safetensors")
     history = [epoch.row() for stage in stages for epoch in stage.history]
     draw_report(folder / "report.png", history, usage, models, validation=_validation_axis(config))

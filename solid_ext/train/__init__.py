@@ -3,12 +3,23 @@
 from solid_ext.train.algorithm import build_model, restore_model, train_solid
 from solid_ext.train.checkpoint import load_checkpoint, load_model, save_checkpoint
 from solid_ext.train.checks import check_training
-from solid_ext.train.progress import Epoch, Prefixed, ProgressBar, Renamed, Reporter, Silent, TensorBoard
+from solid_ext.train.progress import (
+    Epoch,
+    Passing,
+    Prefixed,
+    ProgressBar,
+    Renamed,
+    Reporter,
+    Silent,
+    StopTraining,
+    TensorBoard,
+)
 from solid_ext.train.stage import Stage, train_stage
 from solid_ext.train.step import Step, make_optimizer
 
 __all__ = [
     "Epoch",
+    "Passing",
     "Prefixed",
     "ProgressBar",
     "Renamed",
@@ -16,6 +27,7 @@ __all__ = [
     "Silent",
     "Stage",
     "Step",
+    "StopTraining",
     "TensorBoard",
     "build_model",
     "check_training",

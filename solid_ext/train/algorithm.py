@@ -116,7 +116,9 @@ def check_memory(config: Config, num_items: int, rows: int) -> None:
     _check_memory(_shapes(config.model, num_items, np.minimum(np.arange(num_items + 1), 1), None))
     model, train = config.model, config.train
     batch, size = min(train.batch_size, rows), 8 if train.dtype == "float64" else 4
-    states = 2 * size * batch * model.length * model.dim
+    generated = model.semantic_trunk or model.item.item_branch
+    width = max(model.dim, model.code_dim if generated else 0)
+    states = 2 * size * batch * model.length * width
     if train.loss == "full_softmax":
         held = 2 * batch if model.backend == "reference" else min(batch, KEPT_ROWS)
         fields, scored = "batch_size", size * held * num_items

@@ -18,8 +18,13 @@ from solid_ext.files import written
 VERSION = 2
 
 
-def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+def save_checkpoint(
+    path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, keep: Path | None = None
+) -> None:
     """Write tensors and their JSON state; a reader sees the old file or the new one, never a part.
+
+    Args:
+        keep: where the old file goes; None keeps none.
 
     Raises:
         ValueError: it cannot be written; what was there before is whole.
@@ -27,7 +32,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({"version": VERSION, **state})
     metadata = {"state": text, "sha256": _checksum(contiguous, text)}
-    with written(path) as partial:
+    with written(path, keep=keep) as partial:
         save_file(contiguous, partial, metadata=metadata)
 
 

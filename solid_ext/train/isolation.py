@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+
+from solid_ext import distributed
 
 _lock = threading.RLock()
 
@@ -52,4 +54,19 @@ def seed_generators(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
+            torch.cuda.manual_seed(seed + distributed.rank())  # of other rows
+
+
+def generator_states(device: torch.device) -> dict[str, torch.Tensor]:
+    """The states of the generators that a model on the device draws from."""
+    states = {"cpu": torch.default_generator.get_state()}
+    if device.type == "cuda":
+        states["device"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_generators(states: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Set the generators to what `generator_states` gave, the device's where it is of such a device."""
+    torch.default_generator.set_state(states["cpu"])
+    if device.type == "cuda" and "device" in states:
+        torch.cuda.set_rng_state(states["device"], device)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from solid_ext import distributed
 from solid_ext.files import write_text
 
 
@@ -38,6 +41,13 @@ class Reporter(Protocol):
     def end(self, stage: str, best: Epoch) -> None: ...
 
 
+class StopTraining(Exception):
+    """What a reporter raises to end a training after the step or epoch that it is told of.
+
+    A stage that has a folder keeps all that is trained, also of the epoch that has begun, and goes on from there.
+    """
+
+
 class Silent:
     """Reports nothing."""
 
@@ -61,43 +71,85 @@ def check_reporter(call: str, reporter: Any) -> None:
         )
 
 
-class Renamed:
-    """Passes everything on to another reporter, every stage under one name."""
+class Passing:
+    """Passes everything on to another reporter."""
 
-    def __init__(self, name: str, after: Reporter) -> None:
-        self.name, self.after = name, after
+    def __init__(self, after: Reporter) -> None:
+        self.after = after
 
     def begin(self, stage: str, steps: int, epochs: int) -> None:
-        self.after.begin(self.name, steps, epochs)
+        self.after.begin(stage, steps, epochs)
 
     def step(self) -> None:
         self.after.step()
 
     def epoch(self, epoch: Epoch, best: Epoch) -> None:
-        self.after.epoch(replace(epoch, stage=self.name), replace(best, stage=self.name))
-
-    def end(self, stage: str, best: Epoch) -> None:
-        self.after.end(self.name, replace(best, stage=self.name))
-
-
-class Prefixed:
-    """Passes everything on to another reporter, with words before each stage's name."""
-
-    def __init__(self, words: str, after: Reporter) -> None:
-        self.words, self.after = words, after
-
-    def begin(self, stage: str, steps: int, epochs: int) -> None:
-        self.after.begin(self.words + stage, steps, epochs)
-
-    def step(self) -> None:
-        self.after.step()
-
-    def epoch(self, epoch: Epoch, best: Epoch) -> None:
-        epoch, best = (replace(one, stage=self.words + one.stage) for one in (epoch, best))
         self.after.epoch(epoch, best)
 
     def end(self, stage: str, best: Epoch) -> None:
-        self.after.end(self.words + stage, replace(best, stage=self.words + best.stage))
+        self.after.end(stage, best)
+
+
+class _Agreeing(Passing):
+    """Passes everything on; a training that one of several processes ends, all of them end after the same step."""
+
+    def step(self) -> None:
+        self._agree(self.after.step)
+
+    def epoch(self, epoch: Epoch, best: Epoch) -> None:
+        self._agree(self.after.epoch, epoch, best)
+
+    def end(self, stage: str, best: Epoch) -> None:
+        self._agree(self.after.end, stage, best)
+
+    def _agree(self, tell: Callable[..., None], *what: Any) -> None:
+        own = None
+        try:
+            tell(*what)
+        except StopTraining as stop:
+            own = stop
+        if distributed.summed(torch.tensor(float(own is not None))):
+            raise own or StopTraining()
+
+
+def together(reporter: Reporter) -> Reporter:
+    """The reporter of this process, whose wish to stop is that of all."""
+    return _Agreeing(reporter) if distributed.count() > 1 else reporter
+
+
+class Renamed(Passing):
+    """Passes everything on to another reporter, every stage under one name."""
+
+    def __init__(self, name: str, after: Reporter) -> None:
+        super().__init__(after)
+        self.name = name
+
+    def begin(self, stage: str, steps: int, epochs: int) -> None:
+        super().begin(self.name, steps, epochs)
+
+    def epoch(self, epoch: Epoch, best: Epoch) -> None:
+        super().epoch(replace(epoch, stage=self.name), replace(best, stage=self.name))
+
+    def end(self, stage: str, best: Epoch) -> None:
+        super().end(self.name, replace(best, stage=self.name))
+
+
+class Prefixed(Passing):
+    """Passes everything on to another reporter, with words before each stage's name."""
+
+    def __init__(self, words: str, after: Reporter) -> None:
+        super().__init__(after)
+        self.words = words
+
+    def begin(self, stage: str, steps: int, epochs: int) -> None:
+        super().begin(self.words + stage, steps, epochs)
+
+    def epoch(self, epoch: Epoch, best: Epoch) -> None:
+        epoch, best = (replace(one, stage=self.words + one.stage) for one in (epoch, best))
+        super().epoch(epoch, best)
+
+    def end(self, stage: str, best: Epoch) -> None:
+        super().end(self.words + stage, replace(best, stage=self.words + best.stage))
 
 
 class ProgressBar:
@@ -150,7 +202,7 @@ class ProgressBar:
             self.bar.update(self.task, completed=task.total, status=f"{status}, {seconds:.0f} s")
 
 
-class TensorBoard:
+class TensorBoard(Passing):
     """Writes each epoch's loss, alignment and validation metric as TensorBoard scalars, and passes everything on.
 
     Raises:
@@ -165,23 +217,20 @@ class TensorBoard:
                 "tensorboard: expected the package tensorboard (pip install 'solid_ext[tensorboard]'), found none"
             ) from error
         self.open_writer = lambda: SummaryWriter(str(folder))
-        self.after = after
+        super().__init__(after)
 
     def begin(self, stage: str, steps: int, epochs: int) -> None:
         self.writer = self.open_writer()
-        self.after.begin(stage, steps, epochs)
-
-    def step(self) -> None:
-        self.after.step()
+        super().begin(stage, steps, epochs)
 
     def epoch(self, epoch: Epoch, best: Epoch) -> None:
         for name in ("loss", "alignment", "valid") if epoch.valid is not None else ("loss", "alignment"):
             self.writer.add_scalar(f"{epoch.stage}/{name}", getattr(epoch, name), epoch.epoch)
-        self.after.epoch(epoch, best)
+        super().epoch(epoch, best)
 
     def end(self, stage: str, best: Epoch) -> None:
         self.writer.close()
-        self.after.end(stage, best)
+        super().end(stage, best)
 
 
 def write_log(path: Path, history: list[Epoch]) -> None:

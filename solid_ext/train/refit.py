@@ -18,7 +18,7 @@ from solid_ext.scorers import WithNeighbours
 from solid_ext.train.algorithm import train_solid
 from solid_ext.train.neighbourhood import counted_neighbours
 from solid_ext.train.progress import Reporter
-from solid_ext.train.stage import Stage
+from solid_ext.train.stage_folder import Stage
 
 CHOSEN = "chosen.json"
 

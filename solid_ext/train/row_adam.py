@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,35 @@ class RowAdam(torch.optim.AdamW):
                 self.steps = int(self.state[weight]["step"])
                 self._last[weight].fill_(self.steps)
         self._restart()
+
+    def behind(self) -> dict[str, Tensor]:
+        """What the rows that are not up to date have missed, by name; nothing where every table is dense."""
+        if not self.tables:
+            return {}
+        counts = torch.tensor([self.steps, self._first])
+        last = {f"last.{number}": self._last[weight] for number, weight in enumerate(self.tables)}
+        return {"counts": counts, "missed": torch.from_numpy(self._missed.copy()), **last}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `behind`, after `load_state_dict`.
+
+        Raises:
+            KeyError, ValueError: tensors that are not those of this optimizer.
+        """
+        if not self.tables:
+            return
+        self.steps, self._first = (int(count) for count in tensors["counts"])
+        self._missed = tensors["missed"].numpy().copy()
+        for number, weight in enumerate(self.tables):
+            last = tensors[f"last.{number}"]
+            if last.shape != (len(weight),) or last.dtype != torch.int64 or self._missed.shape[0] != 2:
+                raise ValueError(f"rows {list(last.shape)} of a table {list(weight.shape)}")
+            steps = self.steps - self._first
+            if len(last) and (int(last.min()) < self._first or int(last.max()) > self.steps):
+                raise ValueError(f"rows that are not within the last {steps} steps")
+            if self._missed.shape[1] != steps + 1:
+                raise ValueError(f"{self._missed.shape[1] - 1} steps that are remembered, of {steps}")
+            self._last[weight].copy_(last)
 
     def _reader(self, weight: Tensor) -> Any:
         def catch_up(module: nn.Module, arguments: tuple[Any, ...]) -> None:

@@ -1,0 +1,321 @@
+"""A model for a device: what everybody's device holds, and the few kilobytes that make it one person's."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from safetensors.numpy import save
+from torch import Tensor, nn
+
+from solid_ext.data import Catalogue
+from solid_ext.device.backbones import NAMES
+from solid_ext.device.model import FORMAT, ITEMS, MOST, PERSONAL, STATIC
+from solid_ext.device.tensors import SCALE, widened
+from solid_ext.evaluate import Scorer
+from solid_ext.evaluate.scorer import inference
+from solid_ext.files import MANIFEST, describe_folder, foreign_to, write_text, written_folder
+from solid_ext.models import DynamicRecommender
+from solid_ext.models.personal_bias import PersonalBias
+from solid_ext.models.recommender import Conditions
+from solid_ext.nn import LowRankMLP
+from solid_ext.ops.reference import dynamic_weight
+from solid_ext.scorers import WithNeighbours
+from solid_ext.scorers.popularity import log_odds
+from solid_ext.serve.histories import flattened
+
+Rounding = Literal["float32", "float16", "int8"]
+ANYBODY = 4096  # most popular items whose histories of one make nobody's layers
+TYPICAL = 256  # of them, by whose histories of one the loss of rounding is measured
+GENERATES = ("semantic_map", "semantic_offset", "item_map", "item_offset")
+
+
+class DeviceBytes(NamedTuple):
+    """What a device holds for everybody, in float32, and what it receives for a person, in bytes."""
+
+    static: int
+    person: int
+
+
+class OnDevice:
+    """A model as devices have it, at the moment when this is made.
+
+    The static part is the item vectors, the backbone, the target tower, what the dynamic layers share, and the layers
+    of nobody in particular; generators and neighbourhood stay here. What makes it one person's are the weights that
+    `personalize` generates.
+
+    Args:
+        model: without fine-tuning.
+        neighbours: the same with neighbours; None for none.
+        catalogue: of its items; counts tell which are popular.
+
+    Attributes:
+        static: the arrays of the static part in float32.
+        version: the sha256 of the weights of the static part, which its blobs carry.
+
+    Raises:
+        ValueError: a model with fine-tuned layers.
+
+    Source: docs/device.md#on-a-device.
+    """
+
+    def __init__(self, model: DynamicRecommender, neighbours: WithNeighbours | None, catalogue: Catalogue) -> None:
+        if model.config.finetune_steps:
+            raise ValueError(
+                "personalize: expected a model whose layers are generated or everybody's, got one that is fine-tuned "
+                "on each history (finetune_steps)"
+            )
+        self.model, self.neighbours, self.catalogue = model, neighbours, catalogue
+        with inference(model) as asked:
+            self.static = {name: _array(tensor) for name, tensor in shared_tensors(asked).items()}
+            self.about = _about(asked)
+            self.version = _digest(self.static, self.about)
+            counts = catalogue.counts if catalogue.counts is not None else np.ones(catalogue.num_items, np.int64)
+            popular = np.argsort(-counts, kind="stable")
+            for layer, weights in enumerate(_layers_of_nobody(asked, popular[:ANYBODY] + 1, counts)):
+                self.static[f"anybody.{layer}"] = _array(weights[0])
+        self.popular = popular[:MOST]
+        scores = log_odds(torch.from_numpy(counts)).numpy() if catalogue.counts is not None else np.zeros(len(counts))
+        self.static["popular.items"] = self.popular.astype(np.int32)
+        self.static["popular.scores"] = scores[self.popular].astype(np.float32)
+
+    def personalize(self, history: Tensor, dtype: Literal["float32", "float16"] = "float32") -> bytes:
+        """What makes the static part one person's: safetensors of weights, history and the neighbours that matter.
+
+        The neighbours of the history raise the scores of many items. Those of the 100 that score best with them, and
+        of as many more as the history has items, are sent: whatever else they raise is not among the 100 best without
+        them either, as they lower no score.
+
+        Args:
+            history: [n] int64 items, oldest first, any number; none leaves the layers of nobody in particular.
+            dtype: of weights and scores.
+
+        Raises:
+            ValueError: another dtype.
+        """
+        if dtype not in ("float32", "float16"):
+            raise ValueError(f"personalize: expected dtype float32 or float16, got {dtype!r:.40}")
+        arrays = {f"layers.{layer}": self.static[f"anybody.{layer}"] for layer in range(self.about["generated"])}
+        items, scores = np.zeros(0, np.int64), np.zeros(0, np.float32)
+        if len(history):
+            sequence = flattened([history], self.model.length)[2]
+            with inference(self.model) as asked:
+                for layer, weights in enumerate(generated_layers(asked, asked._conditions(sequence.to(asked.device)))):
+                    arrays[f"layers.{layer}"] = _array(weights[0])
+            items, scores = self._neighbours(sequence, MOST + len(history.unique()))
+        rounded = {name: array.astype(dtype) for name, array in {**arrays, "neighbours.scores": scores}.items()}
+        window = history[-self.model.length :]
+        seen = history.unique()
+        numbers = {
+            "neighbours.items": items,
+            "window": window.numpy() - 1,
+            "seen": seen[~torch.isin(seen, window)].numpy() - 1,
+        }
+        whole = rounded | {name: array.astype(np.int32) for name, array in numbers.items()}
+        return save(whole, {"format": PERSONAL, "static": self.version})
+
+    def _neighbours(self, sequence: Tensor, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """The places of the best `most` items by all scores, of those that the neighbours raise, and by how much."""
+        if self.neighbours is None:
+            return np.zeros(0, np.int64), np.zeros(0, np.float32)
+        with inference(self.neighbours) as asked:
+            state = asked.encode(sequence.to(asked.device))
+            scores = asked.score(state, torch.arange(1, self.catalogue.num_items + 1, device=asked.device))[0].cpu()
+            added = state.added[0].toarray().ravel()[1:].astype(np.float32)
+        best = np.argsort(-scores.numpy(), kind="stable")[:most]
+        best = np.sort(best[added[best] > 0])
+        return best, added[best]
+
+    def bytes(self) -> DeviceBytes:
+        """The bytes of the static part's arrays in float32, and of a blob for a history of the popular items."""
+        popular = torch.from_numpy(self.popular[: self.model.length] + 1)
+        return DeviceBytes(sum(array.nbytes for array in self.static.values()), len(self.personalize(popular)))
+
+    def content(self, dtype: Rounding = "float32") -> dict[str, bytes]:
+        """The files of the static part by their names.
+
+        Raises:
+            ValueError: another dtype; a backbone that no device computes.
+        """
+        if dtype not in get_args(Rounding):
+            raise ValueError(f"export: expected dtype one of {', '.join(get_args(Rounding))}, got {dtype!r:.40}")
+        if self.about["backbone"] not in NAMES:
+            raise ValueError(
+                f"export: expected a backbone that a device computes ({', '.join(NAMES)}), got "
+                f"{self.about['backbone']!r}"
+            )
+        metadata = {"format": FORMAT, "version": self.version, "about": json.dumps(self.about)}
+        everything = np.arange(1, self.catalogue.num_items + 1)
+        ids = [raw if isinstance(raw, (str, int, float)) else str(raw) for raw in self.catalogue.raw_items(everything)]
+        named = {"items": ids, "titles": self.catalogue.titles(everything)}
+        return {
+            STATIC: save(_rounded(self.static, dtype), metadata),
+            ITEMS: json.dumps(named, ensure_ascii=False).encode(),
+        }
+
+    def write(self, folder: Path, dtype: Rounding = "float32", *, overwrite: bool = False) -> dict[str, Any]:
+        """Write the static part as a folder, whole or not at all.
+
+        Returns:
+            What its manifest says besides the checksums: format, version, dtype, bytes, and the loss of rounding.
+
+        Raises:
+            ValueError: as `content`; the folder exists, or cannot be written.
+        """
+        content = self.content(dtype)
+        described = {
+            "format": FORMAT,
+            "version": self.version,
+            "dtype": dtype,
+            "bytes": len(content[STATIC]),
+            "bytes_a_person": self.bytes().person,
+            "loss": self.loss(dtype),
+        }
+        with written_folder(folder, "export", overwrite=overwrite, ours=_foreign) as fresh:
+            (fresh / STATIC).write_bytes(content[STATIC])
+            write_text(fresh / ITEMS, content[ITEMS].decode())
+            describe_folder(fresh, MANIFEST, described)
+        return described
+
+    def rounded(self, dtype: Rounding) -> Scorer:
+        """The scorer that a device with the rounded static part is, by layers that are generated afresh."""
+        arrays = widened(_rounded(self.static, dtype))
+        model = copy.deepcopy(self.model)
+        table = model.item_embedding
+        table.feature_map, table.features = None, None
+        with torch.no_grad():
+            table.weight[1:] = torch.from_numpy(arrays["items"]).to(table.weight)
+            for name, tensor in shared_tensors(model).items():
+                if name != "items":
+                    tensor.copy_(torch.from_numpy(arrays[name]))
+        known = self.neighbours
+        return model if known is None else WithNeighbours(model, known.knn, known.weight, known.decay, known.content)
+
+    def loss(self, dtype: Rounding) -> dict[str, float]:
+        """What rounding changes, over histories of one popular item each.
+
+        Returns:
+            {"score": the largest difference of any score, "top10": the share of the ten best items that stay so}.
+        """
+        histories = torch.from_numpy(np.sort(self.popular_items(TYPICAL)) + 1).unsqueeze(1)
+        every = torch.arange(1, self.catalogue.num_items + 1)
+        found = []
+        for scorer in (self.neighbours or self.model, self.rounded(dtype)):
+            with inference(scorer) as asked:
+                device = self.model.device
+                found.append(asked.score(asked.encode(histories.to(device)), every.to(device)).cpu())
+        best = [scores.topk(min(10, len(every)), dim=1).indices for scores in found]
+        kept = (best[0].unsqueeze(2) == best[1].unsqueeze(1)).any(2)
+        return {"score": float((found[0] - found[1]).abs().max()), "top10": float(kept.double().mean())}
+
+    def popular_items(self, count: int) -> np.ndarray:
+        """The places of the most popular items."""
+        counts = self.catalogue.counts
+        return np.arange(min(count, self.catalogue.num_items)) if counts is None else np.argsort(-counts)[:count]
+
+
+def shared_tensors(model: DynamicRecommender) -> dict[str, Tensor]:
+    """What of a model is everybody's: the item vectors e(v) [V, d], backbone, target tower, what the layers share."""
+    found = {"items": model.item_embedding.table()[1:]}
+    for name, module in (("backbone", model.backbone), ("target", model.target), ("dynamic", model.dynamic)):
+        tensors = module.state_dict()
+        found |= {f"{name}.{own}": t for own, t in tensors.items() if own.rpartition(".")[2] not in GENERATES}
+    return found if model.gate is None else found | {"gate": model.gate.detach()}
+
+
+def generated_layers(model: DynamicRecommender, conditions: Conditions) -> list[Tensor]:
+    """The weights that conditions generate, [B, D + 1, O] a layer, whose last row is the bias; none of a static model.
+
+    Of layers of low rank they are the cores, and of `PersonalBias` they are the bias alone, [B, 1, d].
+    """
+    dynamic = model.dynamic
+    if isinstance(dynamic, nn.Sequential):
+        return []
+    if isinstance(dynamic, PersonalBias):
+        return [dynamic.bias(conditions.item, conditions.semantic).unsqueeze(1)]
+    found = []
+    for layer in dynamic.core if isinstance(dynamic, LowRankMLP) else dynamic.layers:
+        parts = []
+        if conditions.semantic is not None:
+            parts.append(dynamic_weight(conditions.semantic, layer.semantic_map, layer.semantic_offset))
+        if conditions.item is not None:
+            parts.append(dynamic_weight(conditions.item, layer.item_map, layer.item_offset, layer.delta))
+        found.append(torch.stack(parts).sum(0))
+    return found
+
+
+def mean_conditions(model: DynamicRecommender, sequences: Tensor, weights: Tensor) -> Conditions:
+    """The mean conditions [1, k] of sequences [B, L], weighted by [B]."""
+    share = (weights / weights.sum()).to(model.device, model.item_embedding.weight.dtype).unsqueeze(0)
+    parts = []
+    for some in sequences.to(model.device).split(1024):
+        given = model._conditions(some)
+        parts.append((given.item, given.semantic))
+    means = [None if z[0] is None else share @ torch.cat(z) for z in zip(*parts, strict=True)]
+    return Conditions(*means, None, None)
+
+
+def _layers_of_nobody(model: DynamicRecommender, items: np.ndarray, counts: np.ndarray) -> list[Tensor]:
+    """The layers of nobody in particular: those of the mean condition of histories of one item, by how often each was
+    had."""
+    if isinstance(model.dynamic, nn.Sequential):
+        return []
+    weights = torch.from_numpy(counts[items - 1].astype(np.float64)).clamp(min=1)
+    return generated_layers(model, mean_conditions(model, torch.from_numpy(items).unsqueeze(1), weights))
+
+
+def _about(model: DynamicRecommender) -> dict[str, Any]:
+    """What a device has to know to compute with the arrays."""
+    kinds = {nn.Sequential: "static", PersonalBias: "bias", LowRankMLP: "low_rank"}
+    kind, config = kinds.get(type(model.dynamic), "full"), model.config
+    layers = config.dynamic_layers
+    return {
+        "backbone": config.backbone,
+        "length": config.length,
+        "heads": config.heads,
+        "blocks": config.blocks,
+        "target": config.target,
+        "layers": kind,
+        "dynamic_layers": layers,
+        "generated": {"static": 0, "bias": 1}.get(kind, layers),
+    }
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().to("cpu", torch.float32).contiguous().numpy().copy()
+
+
+def _digest(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
+    found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(arrays):
+        found.update(f"{name} {list(arrays[name].shape)}".encode())
+        found.update(arrays[name].data)
+    return found.hexdigest()
+
+
+def _rounded(arrays: Mapping[str, np.ndarray], dtype: Rounding) -> dict[str, np.ndarray]:
+    """The arrays in a dtype: with int8 the matrices, a scale a column beside each, and all else in float32."""
+    found = {}
+    for name, array in arrays.items():
+        if array.dtype != np.float32 or dtype == "float32":
+            found[name] = array
+        elif dtype == "float16":
+            found[name] = array.astype(np.float16)
+        elif array.ndim < 2 or name.startswith("anybody."):
+            found[name] = array
+        else:
+            scale = np.abs(array).max(axis=0, initial=0, keepdims=True).clip(1e-30) / 127
+            found[name] = np.round(array / scale).astype(np.int8)
+            found[name + SCALE] = scale.astype(np.float32)
+    return found
+
+
+def _foreign(folder: Path) -> str | None:
+    """What keeps a folder from being replaced; None for one that `write` wrote."""
+    return foreign_to(folder, MANIFEST, FORMAT)
