@@ -212,6 +212,35 @@ def cold(file: str) -> list[list[str]]:
     return rows
 
 
+def ranks(file: str) -> list[list[str]]:
+    """Trainings by one and by several processes beside each other."""
+    found = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+    runs = {**found["runs"], "2, one killed and started again": found["killed"]}
+    rows = [["processes", "last loss", "largest difference of a loss", "full NDCG@10", "rows a second"]]
+    for name, run in runs.items():
+        difference = run["largest_relative_difference_of_losses"]
+        rows.append(
+            [
+                name,
+                f"{run['losses']['stage2'][-1]:.6f}",
+                f"{difference:.1e}" if difference else "0",
+                f"{run['ndcg@10']['full']:.4f}",
+                f"{run['stage2_rows_per_second']:,}",
+            ]
+        )
+    return rows
+
+
+def sizing(file: str) -> list[list[str]]:
+    """Memory and step time by the number of items; what is not measured says so."""
+    found = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+    rows = [["items", "GB a process", "if 8 divided the tables", "if 64 did", "ms a step", ""]]
+    for row in found["rows"]:
+        sizes = [f"{row[name]:,}" for name in ("items", "gb", "gb_if_divided_by_8", "gb_if_divided_by_64", "step_ms")]
+        rows.append([*sizes, "measured there" if row["measured"] else "extrapolated"])
+    return rows
+
+
 def registers(*names: str) -> list[list[str]]:
     """The registers that tests allow a CUDA kernel, most over the architectures."""
     limits = json.loads((ROOT / "python_tests" / "cuda_limits.json").read_text(encoding="utf-8"))["registers"]
@@ -229,6 +258,8 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "registers": registers,
     "updates": updates,
     "cold": cold,
+    "ranks": ranks,
+    "sizing": sizing,
 }
 
 
