@@ -2,10 +2,10 @@
 
     python -m bench.speed.bench_sizing [--json]
 
-Nothing is measured here. Memory and step time are least squares `a + b V` through `catalogue.json` (the default model by
-rows with 1,024 shared negatives, one thread, V of 100,000 to 1,000,000 items), the network is counted:
-in a step each of N processes sends 2 (N - 1) / N x 4 bytes for each dense parameter, and (N - 1) x (8 + 4 d) bytes for
-each row of a table that its part of the batch reads, here as many as a batch of 1,024 rows of ten items can read at most.
+Nothing is measured here. Memory and step time are least squares `a + b V` through `catalogue.json` (the default model
+by rows with 1,024 shared negatives, one thread, V of 100,000 to 1,000,000 items), the network is counted: in a step
+each of N processes sends 2 (N - 1) / N x 4 bytes for each dense parameter, and (N - 1) x (8 + 4 d) bytes for each row
+of a table that its part of the batch reads, here as many as one of 1,024 rows of ten items can read at most.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ class Compare:
     jobs: int = 0
     """Processes at a time, one thread each; 0 for one a processor."""
     cluster: str | None = None
-    """Address of a Dask scheduler (tcp://HOST:8786) whose workers, all of which see --out, take the runs in place of this
-    machine's processes (needs the extra `cluster`)."""
+    """Address of a Dask scheduler (tcp://HOST:8786) whose workers, all of which see --out, take the runs in place of
+    this machine's processes (needs the extra `cluster`)."""
 
     def run(self) -> None:
         from solid_ext.compare import PlannedRun, compare, make_grid
