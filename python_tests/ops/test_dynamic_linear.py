@@ -496,12 +496,6 @@ def test_second_derivative_is_refused() -> None:
         gradient.sum().backward()
 
 
-def test_vmap_is_refused_with_the_way_out() -> None:
-    case = make((4, 3), 3, 6)
-    with pytest.raises(NotImplementedError, match="fold the mapped dimension into B"):
-        torch.func.vmap(lambda x: native(0.1)(replace(case, x=x)))(torch.stack([case.x, case.x]))
-
-
 def test_autocast_computes_in_the_dtype_of_the_maps(backend: str) -> None:
     case = make((4, 5, 3), 3, 6)
     half = replace(case, x=case.x.bfloat16(), z_item=case.z_item.bfloat16(), z_semantic=case.z_semantic.bfloat16())

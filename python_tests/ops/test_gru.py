@@ -331,12 +331,6 @@ def test_autocast_takes_x_in_the_dtype_of_the_parameters() -> None:
     assert_same([y], [gru_last_state(case[0].bfloat16().float(), *case[1:])])
 
 
-def test_transforms_of_torch_func_get_a_sentence() -> None:
-    x, *rest = make(6, 3, 4, 5)
-    with pytest.raises(NotImplementedError, match="fold the mapped dimension into B"):
-        torch.func.vmap(lambda x: gru_last_state(x, *rest))(x[None])
-
-
 @pytest.mark.parametrize(
     ("error", "message", "changed"),
     [

@@ -362,12 +362,6 @@ def test_second_derivative_is_refused() -> None:
         gradient.sum().backward()
 
 
-def test_vmap_is_refused_with_the_way_out() -> None:
-    case = make((4, 3), 3, 2, 6)
-    with pytest.raises(NotImplementedError, match=r"low_rank_mlp: .*fold the mapped dimension into B"):
-        torch.func.vmap(lambda x: of("native")(Case([x, *case.tensors[1:]], 1)))(torch.stack([case.tensors[0]] * 2))
-
-
 def test_autocast_computes_in_the_dtype_of_the_maps(backend: str) -> None:
     case = make((4, 5, 3), 3, 2, 6)
     half = Case([t if t is None else t.bfloat16() for t in case.tensors[:4]] + case.tensors[4:], 2)

@@ -458,14 +458,6 @@ def test_vmap_folds_the_batch(backend: str) -> None:
         torch.testing.assert_close(per_sample[sample], torch.func.grad(of_sample)(codebook, x[sample]))
 
 
-def test_vmap_over_codebooks_is_refused() -> None:
-    x, codebooks = normal(5, 4), normal(3, 6, 4)
-    with pytest.raises(NotImplementedError, match="one codebook for all"):
-        torch.vmap(lambda codebook: nearest_code(x, codebook).index)(codebooks)
-    with pytest.raises(NotImplementedError, match="sums mix the whole batch"):
-        torch.vmap(lambda codebook: nearest_code_statistics(x, codebook).sums)(codebooks)
-
-
 def test_whoever_looks_on_sees_the_operator() -> None:
     x, codebook = normal(5, 4), normal(6, 4, seed=1)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:

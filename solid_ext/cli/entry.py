@@ -22,6 +22,7 @@ from solid_ext.cli.compare import Compare
 from solid_ext.cli.doctor import Doctor, Version
 from solid_ext.cli.evaluate import Evaluate
 from solid_ext.cli.explain import Explain
+from solid_ext.cli.export import Export
 from solid_ext.cli.prepare import Prepare
 from solid_ext.cli.recommend import Recommend, before_dashes
 from solid_ext.cli.score import Score
@@ -45,6 +46,7 @@ COMMANDS: dict[str, type] = {
     "score": Score,
     "vectors": Vectors,
     "explain": Explain,
+    "export": Export,
     "serve": Serve,
     "compare": Compare,
     "tune": Tune,

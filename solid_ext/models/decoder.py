@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from solid_ext.nn.codebook import Codebook, CodebookOutput
 from solid_ext.nn.padding import valid_positions
 from solid_ext.ops._arguments import Backend
-from solid_ext.ops._library import first_order
+from solid_ext.ops._library import exporting, first_order
 from solid_ext.ops.segment_sum import sum_segments
 
 SLOPE = 0.1  # of the LeakyReLU below zero
@@ -53,8 +53,11 @@ class CodebookDecoder(nn.Sequential):
         self.backend: Backend = backend
 
     def decodes_entries(self, positions: int, codebook: Codebook) -> bool:
-        """Whether decoding every entry is less work than decoding so many positions."""
-        return self.backend == "native" and codebook.metric == "l2" and codebook.num_codes <= positions
+        """Whether decoding every entry is less work than decoding so many positions, whose number an export leaves
+        open."""
+        if exporting() or self.backend != "native" or codebook.metric != "l2":
+            return False
+        return codebook.num_codes <= positions
 
     def decode_entries(self, entries: Tensor) -> DecodedEntries:
         """All entries [K, d] decoded, as they were before a lookup that may move them."""
@@ -85,7 +88,6 @@ class _DecodedLookup(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
         table: Tensor,
         positive: Tensor,
         first: Tensor,
@@ -94,8 +96,11 @@ class _DecodedLookup(torch.autograd.Function):
         mask: Tensor,
         quantized: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(positive, first, last, index, mask)
         return table.index_select(0, index).view(quantized.shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:6])
 
     @staticmethod
     @first_order("CodebookDecoder")

@@ -46,9 +46,12 @@ class _SquaredDistance(torch.autograd.Function):
     """Of valid positions alone; the backward looks q up again, so that what is kept of it is which entries."""
 
     @staticmethod
-    def forward(ctx: Any, embedded: Tensor, entries: Tensor, index: Tensor, mask: Tensor) -> Tensor:
-        ctx.save_for_backward(embedded, entries, index, mask)
+    def forward(embedded: Tensor, entries: Tensor, index: Tensor, mask: Tensor) -> Tensor:
         return _from_entries(embedded, entries, index, mask)[1].square_().sum()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -62,7 +65,7 @@ def _from_entries(embedded: Tensor, entries: Tensor, index: Tensor, mask: Tensor
     at = valid_positions(mask)
     difference = embedded.flatten(0, 1).index_select(0, at)
     difference -= entries.index_select(0, index.flatten().index_select(0, at))
-    return at, difference if len(at) < mask.numel() else difference.mul_(mask.view(-1, 1))
+    return at, difference if at.shape[0] < mask.numel() else difference.mul_(mask.view(-1, 1))
 
 
 class ItemBranch(nn.Module):

@@ -20,6 +20,7 @@ from solid_ext.models.symbols import ItemEmbedding, SymbolEmbedding
 from solid_ext.nn import DynamicMLP, LowRankMLP
 from solid_ext.nn.dynamic import Branches
 from solid_ext.nn.padding import valid_mask
+from solid_ext.ops._library import exporting, without_autocast
 
 # Positions of pairs (sequence, candidate) that a backbone which reads candidates is given at once. At d = 32 a
 # temporary is then 16 MB, which the allocator keeps: four times as large, every operation faults its pages in again.
@@ -150,7 +151,7 @@ class DynamicRecommender(nn.Module):
         check_sequences(sequences, self.num_items, self.length)
         # What is computed last is freed first on the way back: the backbone's states before the generators'.
         # Under autocast the generators keep their parameters' precision; it is for the backbone and the targets.
-        with torch.autocast(sequences.device.type, enabled=False):
+        with without_autocast(sequences):
             conditions = self._conditions(sequences)
         vector = self.user_state(sequences, self._layers(conditions))
         auxiliary_loss = conditions.auxiliary_loss
@@ -255,9 +256,10 @@ class DynamicRecommender(nn.Module):
         """Logits where every candidate has a user state of its own, a bounded number of pairs at a time."""
         batch, length = state.mask.shape
         most = PAIRS_ON_GPU if candidates.is_cuda else PAIRS
-        some = max(most // max(batch * length, 1), 1)
+        candidates = candidates.expand(batch, -1)
+        parts = [candidates] if exporting() else candidates.split(max(most // max(batch * length, 1), 1), dim=1)
         logits = []
-        for part in candidates.expand(batch, -1).split(some, dim=1):
+        for part in parts:
             embedded = self.item_embedding(part)
             vector = state.layers(self.backbone(state.embedded, state.mask, embedded))
             logits.append((vector * self.target(embedded)).sum(2))

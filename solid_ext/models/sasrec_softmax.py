@@ -78,7 +78,7 @@ class SASRecSoftmax(nn.Module):
         states = unpack(rows, at, mask)
         last = last_valid(states, mask)
         open_keys = (mask | (torch.arange(length, device=mask.device) == 0))[:, None, None]
-        every = torch.arange(len(last), device=mask.device)
+        every = torch.arange(last.shape[0], device=mask.device)
         vector = self.blocks[-1](last, last.unsqueeze(1), states, open_keys, every) * mask.any(1, keepdim=True)
         return UserState(vector, vector.new_zeros(()), None)
 

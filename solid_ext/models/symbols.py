@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from solid_ext.nn.lookup import Lookup, sparse_rows
 from solid_ext.nn.padding import ages, valid_mask
 from solid_ext.ops._arguments import Backend, expect_ids
-from solid_ext.ops._library import first_order
+from solid_ext.ops._library import exporting, first_order
 from solid_ext.ops.segment_sum import sum_segments
 from solid_ext.ops.symbols import embed_symbols
 
@@ -61,7 +61,7 @@ class ItemEmbedding(Lookup):
     def forward(self, index: Tensor) -> Tensor:
         if self.features is None or self.feature_map is None:
             return super().forward(index)
-        if self.backend == "reference" or self.sparse or index.numel() < self.num_embeddings - 1:
+        if self.backend == "reference" or self.sparse or exporting() or index.numel() < self.num_embeddings - 1:
             return super().forward(index) + F.linear(self.features[index], self.feature_map)
         expect_ids("ItemEmbedding", index, self.num_embeddings, "index")
         return self.rows_of(self.table(), index)
@@ -121,9 +121,10 @@ class _Symbols(torch.autograd.Function):
     bounded by the smaller number.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        ctx: Any,
         sequences: Tensor,
         table: Tensor,
         position: Tensor,
@@ -131,13 +132,15 @@ class _Symbols(torch.autograd.Function):
         bias: Tensor,
         sparse: bool,
     ) -> Tensor:
-        looked_up = len(table) > sequences.numel()
+        looked_up = exporting() or table.shape[0] > sequences.numel()
         rows = table.index_select(0, sequences.flatten()) if looked_up else table
-        h = embed_symbols(sequences, rows @ weight.T, torch.addmm(bias, position, weight.T), looked_up)
+        return embed_symbols(sequences, rows @ weight.T, torch.addmm(bias, position, weight.T), looked_up)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        sequences, table, position, weight, _, ctx.sparse = inputs
         ctx.set_materialize_grads(False)
-        ctx.sparse = sparse
-        ctx.save_for_backward(sequences, table, position, weight, h)
-        return h
+        ctx.save_for_backward(sequences, table, position, weight, output)
 
     @staticmethod
     @first_order("SymbolEmbedding")
@@ -157,5 +160,5 @@ class _Symbols(torch.autograd.Function):
             dweight = (of_sum * valid.unsqueeze(1)).T @ table.index_select(0, symbols)
             sum_rows = sparse_rows if ctx.sparse else sum_segments
             dtable = sum_rows(of_sum @ weight, symbols, valid, len(table))
-        dweight += of_age.T @ position
+        dweight = dweight + of_age.T @ position
         return None, dtable, of_age @ weight, dweight, of_age.sum(0), None

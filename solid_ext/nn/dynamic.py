@@ -144,6 +144,8 @@ class DynamicMLP(nn.Module):
     """A stack of `DynamicLinear` layers in one call, tanh between them and none after the last.
 
     Every weight of the layers is generated, as in the paper. `LowRankMLP` generates a small core of each layer instead.
+    A layer that has a hook, is sharded by itself or was replaced is called, and then so is every other: the same
+    result, one call of the kernel for each.
 
     Args:
         sizes: (D_0, D_1, .., D_P), of P = len(sizes) - 1 layers.
@@ -188,6 +190,11 @@ class DynamicMLP(nn.Module):
             for layer, (inputs, outputs) in enumerate(pairwise(sizes))
         )
 
+    def reset_parameters(self) -> None:
+        """Draw the parameters of all layers anew."""
+        for layer in self.layers:
+            layer.reset_parameters()
+
     def forward(self, x: Tensor, z_item: Tensor | None, z_semantic: Tensor | None) -> Tensor:
         """Apply all layers.
 
@@ -203,6 +210,10 @@ class DynamicMLP(nn.Module):
         """
         check_input("DynamicMLP", x, self.sizes[0])
         check_conditions("DynamicMLP", self.branches, self.code_dim, z_item, z_semantic)
+        if called_one_by_one(self.layers, DynamicLinear):
+            for layer in self.layers:
+                x = layer(x, z_item, z_semantic)
+            return x
         return dynamic_mlp(
             x,
             z_item,
@@ -214,6 +225,17 @@ class DynamicMLP(nn.Module):
             delta=self.delta,
             backend=self.backend,
         )
+
+
+def called_one_by_one(layers: nn.ModuleList, kind: type[nn.Module]) -> bool:
+    """Whether the layers have to be called, as one of them is no plain `kind` or has hooks that wait for its call."""
+    for layer in layers._modules.values():
+        own = vars(layer)  # attribute access of a module takes longer than all the rest
+        if type(layer) is not kind or own["_forward_hooks"] or own["_forward_pre_hooks"]:
+            return True
+        if own["_backward_hooks"] or own["_backward_pre_hooks"] or "forward" in own:
+            return True
+    return False
 
 
 def parameters_of(module: nn.Module, layers: str, name: str) -> list[Tensor]:

@@ -18,7 +18,8 @@ class LastState(nn.Module):
         backend: "native" (the kernel of `gru_last_state`) or "reference" (one step of the cell a position).
 
     Raises:
-        ValueError: d < 1, or another backend.
+        ValueError: d < 1, or another backend; in a call, hooks on `cell`, which holds the parameters and is never
+            called: hook or shard the layer itself.
         TypeError: a d that is no whole number.
     """
 
@@ -31,4 +32,6 @@ class LastState(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         cell = self.cell
+        if cell._forward_hooks or cell._forward_pre_hooks or cell._backward_hooks or cell._backward_pre_hooks:
+            raise ValueError("LastState: expected hooks on the layer itself, got some on its cell, which is not called")
         return gru_last_state(x, mask, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh, backend=self.backend)

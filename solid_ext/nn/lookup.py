@@ -47,11 +47,17 @@ class Lookup(nn.Embedding):
 
 
 class _Lookup(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, index: Tensor, weight: Tensor, padding: int | None, sparse: bool) -> Tensor:
-        ctx.save_for_backward(index)
-        ctx.rows, ctx.padding, ctx.sparse = len(weight), padding, sparse
+    def forward(index: Tensor, weight: Tensor, padding: int | None, sparse: bool) -> Tensor:
         return weight.index_select(0, index.flatten()).view(*index.shape, weight.shape[1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        index, weight, ctx.padding, ctx.sparse = inputs
+        ctx.rows = weight.shape[0]
+        ctx.save_for_backward(index)
 
     @staticmethod
     @first_order("Lookup")
@@ -59,7 +65,7 @@ class _Lookup(torch.autograd.Function):
         (index,) = ctx.saved_tensors
         index = index.flatten()
         mask = None if ctx.padding is None else index != ctx.padding
-        gradient = gradient.reshape(len(index), gradient.shape[-1])
+        gradient = gradient.reshape(index.shape[0], gradient.shape[-1])
         if ctx.sparse:
             return None, sparse_rows(gradient, index, mask, ctx.rows), None, None
         return None, sum_segments(gradient, index, mask, ctx.rows), None, None

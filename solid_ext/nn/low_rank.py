@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
-from solid_ext.nn.dynamic import Branches, DynamicLinear, check_conditions, check_input, layer_sizes, parameters_of
+from solid_ext.nn.dynamic import (
+    Branches,
+    DynamicLinear,
+    called_one_by_one,
+    check_conditions,
+    check_input,
+    layer_sizes,
+    parameters_of,
+)
 from solid_ext.ops._arguments import Backend, size
+from solid_ext.ops._library import autocasts, without_autocast
+from solid_ext.ops.dynamic_linear import in_dtype_of
 from solid_ext.ops.low_rank import low_rank_mlp
 
 
@@ -48,16 +59,21 @@ class LowRankMLP(nn.Module):
         self.sizes, self.branches, self.code_dim = sizes, branches, size("LowRankMLP", "code_dim", code_dim)
         self.enter, self.leave = nn.ModuleList(), nn.ModuleList()
         for inputs, outputs in pairwise(sizes):
-            enter, leave = nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs)
-            # The factors keep the scale of what they multiply, so that the whole starts at that of an ordinary layer.
-            nn.init.normal_(enter.weight, std=inputs**-0.5)
-            nn.init.normal_(leave.weight, std=rank**-0.5)
-            self.enter.append(enter)
-            self.leave.append(leave)
+            self.enter.append(nn.Linear(inputs, rank, bias=False))
+            self.leave.append(nn.Linear(rank, outputs))
+            _start(self.enter[-1], self.leave[-1])
         self.core = nn.ModuleList(
             DynamicLinear(rank, rank, code_dim, delta, branches=branches, backend=backend) for _ in self.enter
         )
         self.delta, self.backend = float(delta), backend
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as the class describes."""
+        for enter, leave, core in zip(self.enter, self.leave, self.core, strict=True):
+            enter.reset_parameters()
+            leave.reset_parameters()
+            _start(enter, leave)
+            core.reset_parameters()
 
     def forward(
         self, x: Tensor, z_item: Tensor | None, z_semantic: Tensor | None, gate: Tensor | None = None
@@ -77,6 +93,9 @@ class LowRankMLP(nn.Module):
         """
         check_input("LowRankMLP", x, self.sizes[0])
         check_conditions("LowRankMLP", self.branches, self.code_dim, z_item, z_semantic)
+        kinds = (self.enter, nn.Linear), (self.leave, nn.Linear), (self.core, DynamicLinear)
+        if any(called_one_by_one(layers, kind) for layers, kind in kinds):
+            return self._one_by_one(x, z_item, z_semantic, gate)
         return low_rank_mlp(
             x,
             z_item,
@@ -92,3 +111,19 @@ class LowRankMLP(nn.Module):
             gate=gate,
             backend=self.backend,
         )
+
+    def _one_by_one(self, x: Tensor, z_item: Tensor | None, z_semantic: Tensor | None, gate: Tensor | None) -> Tensor:
+        """The same by calls of the layers, for the hooks of those that have any."""
+        if autocasts(x):
+            x, z_item, z_semantic = in_dtype_of((self.enter[0].weight,), x, z_item, z_semantic)
+        h = x
+        with without_autocast(x):
+            for layer, (enter, core, leave) in enumerate(zip(self.enter, self.core, self.leave, strict=True)):
+                h = leave(core(enter(torch.tanh(h) if layer else h), z_item, z_semantic))
+            return h if gate is None else x + gate * h
+
+
+def _start(enter: nn.Linear, leave: nn.Linear) -> None:
+    """The factors keep the scale of what they multiply, so that the whole starts at that of an ordinary layer."""
+    nn.init.normal_(enter.weight, std=enter.in_features**-0.5)
+    nn.init.normal_(leave.weight, std=leave.in_features**-0.5)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from solid_ext.ops._library import under_transforms
+
 
 def valid_mask(sequences: Tensor) -> Tensor:
     """[B, L] bool: True where a position holds an item, False where it is padding (id 0)."""
@@ -29,9 +31,9 @@ def valid_positions(mask: Tensor) -> Tensor:
     """The positions of mask [B, L] bool that work is done for, numbered as in its memory: [N] int64, rising.
 
     On the CPU those that are valid, elsewhere all, as their number would have to be waited for, and all where torch
-    compiles, whose shapes may not depend on values.
+    compiles or transforms, whose shapes may not depend on values.
     """
-    if mask.device.type == "cpu" and not torch.compiler.is_compiling():
+    if mask.device.type == "cpu" and not torch.compiler.is_compiling() and not under_transforms():
         return mask.flatten().nonzero().squeeze(1)
     return torch.arange(mask.numel(), device=mask.device)
 

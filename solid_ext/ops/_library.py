@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any
 
@@ -31,7 +32,7 @@ def define_operator(
         cpu: what it does on the CPU.
         cuda: what it does on a GPU; None where it has no kernel there.
         fake: what returns tensors of its outputs' shapes and dtypes, without their values.
-        vmap: its batching rule `(info, in_dims, *arguments) -> (outputs, out_dims)`, or None.
+        vmap: its batching rule `(info, in_dims, *arguments) -> (outputs, out_dims)`; None for `in_turn`.
     """
     name = schema.partition("(")[0]
     library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -49,9 +50,9 @@ def define_operator(
     if cuda is not None:
         library.impl(name, checked(cuda), "CUDA")
     torch.library.register_fake(f"solid_ext::{name}", fake, lib=library)
-    if vmap is not None:
-        torch.library.register_vmap(f"solid_ext::{name}", vmap, lib=library)
-    return getattr(torch.ops.solid_ext, name).default
+    operator = getattr(torch.ops.solid_ext, name).default
+    torch.library.register_vmap(f"solid_ext::{name}", vmap or in_turn(operator), lib=library)
+    return operator
 
 
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
@@ -115,10 +116,56 @@ def plain_shapes(tensors: Iterable[torch.Tensor | None]) -> list[Any] | None:
     return shapes
 
 
+def exporting() -> bool:
+    """True while torch.export traces, when the number of sequences is unknown and no branch may depend on it."""
+    ask = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has the latter alone
+    return bool(ask())
+
+
 def fold(batched: torch.Tensor, dim: int | None, size: int) -> torch.Tensor:
     """[batch, N, ..] as [batch * N, ..]; a tensor without a batch dimension is repeated."""
     batched = batched.expand(size, *batched.shape) if dim is None else batched.movedim(dim, 0)
     return batched.flatten(0, 1)
+
+
+def in_turn(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """The batching rule of any operator: a call for each element of the batch, and what they give stacked."""
+
+    def element(value: Any, dim: Any, place: int) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [element(each, at, place) for each, at in zip(value, dim, strict=True)]
+        return value if dim is None else value.select(dim, place)
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        found = [
+            operator(*(element(value, dim, place) for value, dim in zip(arguments, in_dims, strict=True)))
+            for place in range(info.batch_size)
+        ]
+        if isinstance(found[0], torch.Tensor):
+            return torch.stack(found), 0
+        stacked = [torch.stack(parts) for parts in zip(*found, strict=True)]
+        return type(found[0])(stacked), type(found[0])([0] * len(stacked))
+
+    return rule
+
+
+def under_transforms() -> bool:
+    """True inside a transform of `torch.func`, whose tensors do not say whether a gradient is wanted of them."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def autocasts(tensor: torch.Tensor) -> bool:
+    """Whether autocast is on for the tensor's device."""
+    if tensor.is_cpu:
+        return torch.is_autocast_enabled("cpu")
+    kind = tensor.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def without_autocast(tensor: torch.Tensor) -> AbstractContextManager[Any]:
+    """Inside, autocast is off for the tensor's device; nothing to do on a device that has none, such as "meta"."""
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def expect_no_tangent(call: str, *tensors: torch.Tensor | None) -> None:
@@ -139,18 +186,6 @@ def expect_no_tangent(call: str, *tensors: torch.Tensor | None) -> None:
     )
 
 
-def expect_untransformed(call: str) -> None:
-    """Refuse a call inside a transform of `torch.func`, for operations that have no rule for it.
-
-    Raises:
-        NotImplementedError: inside vmap, grad and the like.
-    """
-    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        raise NotImplementedError(
-            f"{call}: expected a plain call, got one inside torch.func; fold the mapped dimension into B"
-        )
-
-
 def first_order(call: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Of the `backward` of an autograd function that is computed by kernels: its gradients refuse a derivative.
 
@@ -161,6 +196,8 @@ def first_order(call: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     def decorate(backward: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(backward)
         def computed(ctx: Any, *gradients: Any) -> Any:
+            if all(gradient is None for gradient in gradients):
+                return (None,) * len(ctx.needs_input_grad)
             if torch.compiler.is_compiling():  # whose backward has no derivative anyway, and says so
                 return backward(ctx, *gradients)
             with torch.no_grad():

@@ -20,7 +20,15 @@ from solid_ext.ops._arguments import (
     expect_like,
     expect_tensor,
 )
-from solid_ext.ops._library import define_operator, expect_no_tangent, expect_untransformed, first_order, unobserved
+from solid_ext.ops._library import (
+    autocasts,
+    define_operator,
+    expect_no_tangent,
+    first_order,
+    under_transforms,
+    unobserved,
+    without_autocast,
+)
 
 Reduction = Literal["mean", "none"]
 NAME = "catalogue_cross_entropy"
@@ -57,9 +65,11 @@ def catalogue_cross_entropy(
         ValueError: a shape or an option that does not fit; a bias that wants a gradient; on the CPU a target that is no
             item (on a GPU the loss of such a row is NaN).
         TypeError: a dtype that does not fit.
-        NotImplementedError: the native backend inside a transform of `torch.func` (fold the mapped dimension into B).
+        NotImplementedError: a derivative of second order or in forward mode of the native backend, where the reference
+            has both.
 
     Gradient: to state and table, of first order only. Under autocast state and bias are taken in the table's dtype.
+    `torch.vmap` calls the kernel for each element of its batch.
 
     Not finite: a row with NaN or +infinity among its logits has a loss of NaN, as in torch, and so has a row without a
     logit above -infinity.
@@ -68,7 +78,7 @@ def catalogue_cross_entropy(
     """
     for name, given in (("state", state), ("table", table), ("target", target)):
         expect_tensor(NAME, name, given)
-    if torch.is_autocast_enabled(state.device.type):
+    if autocasts(state):
         state = state.to(table.dtype)
         bias = bias.to(table.dtype) if isinstance(bias, Tensor) else bias
     _check(state, table, target, bias)
@@ -80,7 +90,8 @@ def catalogue_cross_entropy(
         return _native(state, table, target, bias, reduction)
     expect_backend(NAME, backend)
     expect_ids(NAME, target, table.shape[0], "target")
-    return reference.catalogue_cross_entropy(state, table, target, bias, reduction)
+    with without_autocast(state):
+        return reference.catalogue_cross_entropy(state, table, target, bias, reduction)
 
 
 def _check(
@@ -115,10 +126,12 @@ def _check(
 def _native(state: Tensor, table: Tensor, target: Tensor, bias: Tensor | None, reduction: Reduction) -> Tensor:
     """Run the kernel, under autograd only where a gradient is wanted."""
     expect_no_tangent(NAME, state, table)
-    expect_untransformed(NAME)
-    if torch.is_grad_enabled() and (state.requires_grad or table.requires_grad):
-        of = _MeanLoss if reduction == "mean" else _RowLosses
-        return of.apply(state, table, target, bias)
+    if torch.is_grad_enabled():
+        wanted = (True, True) if under_transforms() else (state.requires_grad, table.requires_grad)
+        if any(wanted) and reduction == "mean":
+            return _MeanLoss.apply(state, table, target, bias, wanted)[0]
+        if any(wanted):
+            return _RowLosses.apply(state, table, target, bias)
     loss = _run(state, table, target, bias, None, (False, False))[0]
     return (loss.mean() if reduction == "mean" else loss).to(state.dtype)
 
@@ -133,33 +146,48 @@ def _run(
 class _MeanLoss(torch.autograd.Function):
     """The mean over rows: its gradients are computed with it, up to the factor that comes from above."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, state: Tensor, table: Tensor, target: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        state: Tensor, table: Tensor, target: Tensor, bias: Tensor | None, wanted: tuple[bool, bool]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         rows = state.shape[0]
         weight = state.new_full((rows,), 1 / max(rows, 1), dtype=_kernel_dtype(state))
-        loss, *gradients = _run(state, table, target, bias, weight, ctx.needs_input_grad[:2])
-        ctx.save_for_backward(state, table, *gradients)
-        return loss.mean().to(state.dtype)
+        loss, *gradients = _run(state, table, target, bias, weight, wanted)
+        return (loss.mean().to(state.dtype), *gradients)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        _, *gradients = output
+        ctx.mark_non_differentiable(*gradients)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[:2], *gradients)
 
     @staticmethod
     @first_order(NAME)
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, above: Tensor, *_: None) -> tuple[Tensor | None, ...]:
         _, _, *gradients = ctx.saved_tensors
         # A loss that is minimised as it is has factor 1: V D products less.
         as_they_are = unobserved(above) and above.item() == 1
         return *(
             (gradient if as_they_are else gradient * above) if want else None
             for gradient, want in zip(gradients, ctx.needs_input_grad[:2], strict=True)
-        ), None, None  # fmt: skip
+        ), None, None, None  # fmt: skip
 
 
 class _RowLosses(torch.autograd.Function):
     """The losses of the rows, each with a factor of its own from above: their gradients wait for it."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, state: Tensor, table: Tensor, target: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(state, table, target, bias)
+    def forward(state: Tensor, table: Tensor, target: Tensor, bias: Tensor | None) -> Tensor:
         return _run(state, table, target, bias, None, (False, False))[0].to(state.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     @first_order(NAME)

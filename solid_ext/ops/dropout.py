@@ -62,11 +62,16 @@ def _check(x: Tensor, key: Tensor, probability: float, first: int = 0) -> None:
 
 
 class _Dropout(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, key: Tensor, probability: float, first: int = 0) -> Tensor:
-        ctx.save_for_backward(key)
-        ctx.probability, ctx.first = probability, first
+    def forward(x: Tensor, key: Tensor, probability: float, first: int) -> Tensor:
         return _operator(x, key, probability, first)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float, int], output: Tensor) -> None:
+        _, key, ctx.probability, ctx.first = inputs
+        ctx.save_for_backward(key)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:

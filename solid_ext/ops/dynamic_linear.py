@@ -13,12 +13,16 @@ from solid_ext._native import kernels
 from solid_ext.ops import dynamic_linear_cuda, reference
 from solid_ext.ops._arguments import Accepted, Backend, expect_backend, expect_like, expect_tensor, expect_tensors, real
 from solid_ext.ops._library import (
+    autocasts,
     define_operator,
     expect_no_tangent,
-    expect_untransformed,
     first_order,
+    fold,
+    in_turn,
     plain_shapes,
+    under_transforms,
     unobserved,
+    without_autocast,
 )
 
 Activation = Literal["none", "tanh"]
@@ -64,10 +68,12 @@ def dynamic_linear(
     Raises:
         ValueError: a shape or an option that does not fit.
         TypeError: a dtype that does not fit.
-        NotImplementedError: the native backend inside a transform of `torch.func` (fold the mapped dimension into B).
+        NotImplementedError: a derivative of second order or in forward mode of the native backend, where the reference
+            has both.
 
     Gradient: to x, both z and all four parameters, of first order only; through the clip where |w| <= delta (closed
-    interval). Under autocast x and z are taken in the dtype of the maps.
+    interval). Under autocast x and z are taken in the dtype of the maps. `torch.vmap` folds its batch into B where the
+    parameters are shared and nothing is kept for a backward, and calls the kernel for each element elsewhere.
 
     Not finite: in the forward pass NaN and infinity go where the formula takes them, in both back ends alike. The clip
     takes infinity to the bound and leaves a NaN, and nothing crosses to another sequence. A clipped or NaN weight
@@ -161,7 +167,7 @@ def _run(
     backend: str,
 ) -> Tensor:
     expect_tensor(name, "x", x)
-    if torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
+    if autocasts(x):
         x, z_item, z_semantic = in_dtype_of((*item_maps, *semantic_maps), x, z_item, z_semantic)
     if z_item is None:
         item_maps = item_offsets = ()
@@ -180,10 +186,9 @@ def _run(
         parameters = (*item_maps, *item_offsets, *semantic_maps, *semantic_offsets)
         return _native(name, x, z_item, z_semantic, parameters, delta, tanh_last, plain=shapes is not None)
     expect_backend(name, backend)
-    y = reference.dynamic_mlp(
-        x, z_item, z_semantic, item_maps, item_offsets, semantic_maps, semantic_offsets, delta=delta
-    )
-    return y.tanh() if tanh_last else y
+    with without_autocast(x):
+        y = reference.dynamic_mlp(x, z_item, z_semantic, *lists, delta=delta)
+        return y.tanh() if tanh_last else y
 
 
 ACCEPTED = Accepted()
@@ -328,15 +333,15 @@ def _native(
         plain: whether nothing observes the call and all tensors are as `plain_shapes` says.
     """
     expect_no_tangent(name, x, z_item, z_semantic, *parameters)
-    expect_untransformed(name)
     if x.is_cuda and _layers(z_item, z_semantic, parameters) > dynamic_linear_cuda.MOST_LAYERS:
         call = name, x, z_item, z_semantic, parameters, delta, tanh_last
         return _in_runs(*call, dynamic_linear_cuda.MOST_LAYERS)
     if torch.is_grad_enabled():
+        transformed = under_transforms()
         for tensor in (x, z_item, z_semantic, *parameters):
-            if tensor is not None and tensor.requires_grad:
+            if tensor is not None and (transformed or tensor.requires_grad):
                 parts = _parts(x)
-                y = _DynamicMlp.apply(
+                y, _ = _DynamicMlp.apply(
                     plain,
                     *without_aliases(_divided(x, parts), _repeated(z_item, parts), _repeated(z_semantic, parts)),
                     delta,
@@ -415,9 +420,10 @@ def without_aliases(*tensors: Tensor | None) -> Sequence[Any]:
 class _DynamicMlp(torch.autograd.Function):
     """All layers in one call forward and one backward; hidden activations are kept, generated weights are not."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        ctx: Any,
         plain: bool,
         x: Tensor,
         z_item: Tensor | None,
@@ -425,17 +431,21 @@ class _DynamicMlp(torch.autograd.Function):
         delta: float,
         tanh_last: bool,
         *parameters: Tensor,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         run = _forward_cpu if plain else forward_operator
-        y, hidden = run(x, z_item, z_semantic, parameters, delta, tanh_last, True)
-        ctx.save_for_backward(x, z_item, z_semantic, y if tanh_last else None, hidden, *parameters)
-        ctx.delta = delta
-        ctx.tanh_last = tanh_last
-        return y
+        return run(x, z_item, z_semantic, parameters, delta, tanh_last, True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _, x, z_item, z_semantic, ctx.delta, ctx.tanh_last, *parameters = inputs
+        y, hidden = output
+        ctx.mark_non_differentiable(hidden)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, z_item, z_semantic, y if ctx.tanh_last else None, hidden, *parameters)
 
     @staticmethod
     @first_order("dynamic_mlp")
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor, _: None) -> tuple[Tensor | None, ...]:
         x, z_item, z_semantic, y, hidden, *parameters = ctx.saved_tensors
         wanted = [*ctx.needs_input_grad[1:4], *ctx.needs_input_grad[6:]]
         plain = unobserved(dy, x, z_item, z_semantic, y, *parameters)
@@ -566,6 +576,27 @@ def _forward_fake(
     return x.new_empty((*x.shape[:-1], sizes[-1])), _empty_hidden(x, sizes, keep)
 
 
+def _forward_vmap(
+    info: Any,
+    in_dims: tuple[Any, ...],
+    x: Tensor,
+    z_item: Tensor | None,
+    z_semantic: Tensor | None,
+    parameters: Sequence[Tensor],
+    delta: float,
+    tanh_last: bool,
+    keep: bool,
+) -> tuple[Any, Any]:
+    """The batch folded into B where parameters are shared; what is kept for the backward lies by layers, not by
+    elements."""
+    if keep or any(dim is not None for dim in in_dims[3]):
+        return in_turn(forward_operator)(info, in_dims, x, z_item, z_semantic, parameters, delta, tanh_last, keep)
+    size = info.batch_size
+    given = [None if t is None else fold(t, d, size) for t, d in zip((x, z_item, z_semantic), in_dims, strict=False)]
+    y, _ = forward_operator(*given, parameters, delta, tanh_last, False)
+    return (y.unflatten(0, (size, -1)), y.new_empty(size, 0)), (0, 0)
+
+
 def _backward_cpu(
     dy: Tensor,
     x: Tensor,
@@ -621,6 +652,7 @@ forward_operator = define_operator(
     cpu=_forward_cpu,
     cuda=dynamic_linear_cuda.forward,
     fake=_forward_fake,
+    vmap=_forward_vmap,
 )
 backward_operator = define_operator(
     "dynamic_mlp_backward(Tensor dy, Tensor x, Tensor? z_item, Tensor? z_semantic, Tensor[] parameters, Tensor? y, "

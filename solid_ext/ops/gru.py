@@ -12,7 +12,17 @@ from torch import Tensor
 from solid_ext._native import kernels
 from solid_ext.ops import gru_cuda, reference
 from solid_ext.ops._arguments import DTYPES, Backend, expect_backend, expect_like, expect_mask, expect_tensor
-from solid_ext.ops._library import define_operator, expect_no_tangent, expect_untransformed, first_order, unobserved
+from solid_ext.ops._library import (
+    autocasts,
+    define_operator,
+    expect_no_tangent,
+    first_order,
+    fold,
+    in_turn,
+    under_transforms,
+    unobserved,
+    without_autocast,
+)
 
 
 def gru_last_state(
@@ -45,10 +55,12 @@ def gru_last_state(
     Raises:
         ValueError: a shape or an option that does not fit.
         TypeError: a dtype that does not fit.
-        NotImplementedError: the native backend inside a transform of `torch.func` (fold the mapped dimension into B).
+        NotImplementedError: a derivative of second order or in forward mode of the native backend, where the reference
+            has both.
 
     Gradient: to x and the parameters, of first order only; zero for x where the mask is False. Under autocast x is
-    taken in the dtype of the parameters.
+    taken in the dtype of the parameters. `torch.vmap` folds its batch into B where the parameters are shared and
+    nothing is kept for a backward, and calls the kernel for each element elsewhere.
 
     Not finite: in the forward pass NaN and infinity go where the formula takes them, in both back ends alike. A NaN
     stays in the state of its sequence, infinity saturates the gates, and a position where the mask is False reaches
@@ -60,13 +72,14 @@ def gru_last_state(
     name = "gru_last_state"
     expect_tensor(name, "x", x)
     parameters = (weight_input, weight_hidden, bias_input, bias_hidden)
-    if torch.is_autocast_enabled(x.device.type) and isinstance(weight_input, Tensor):
+    if autocasts(x) and isinstance(weight_input, Tensor):
         x = x.to(weight_input.dtype)
     _check(name, x, mask, *parameters)
     if backend == "native":
         return _native(name, x, mask, *parameters)
     expect_backend(name, backend)
-    return reference.gru_last_state(x, mask, *parameters)
+    with without_autocast(x):
+        return reference.gru_last_state(x, mask, *parameters)
 
 
 def _check(
@@ -119,9 +132,8 @@ def _check_backward(
 def _native(name: str, x: Tensor, mask: Tensor, *parameters: Tensor) -> Tensor:
     """Run the kernel, under autograd only where a gradient is wanted."""
     expect_no_tangent(name, x, *parameters)
-    expect_untransformed(name)
-    if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters)):
-        return _GruLastState.apply(x, mask, *parameters)
+    if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters) or under_transforms()):
+        return _GruLastState.apply(x, mask, *parameters)[0]
     return _forward(x, mask, parameters, False)[0]
 
 
@@ -133,15 +145,23 @@ def _forward(x: Tensor, mask: Tensor, parameters: Sequence[Tensor], keep: bool) 
 class _GruLastState(torch.autograd.Function):
     """All positions in one call forward and one backward; states are kept, gates are not."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mask: Tensor, *parameters: Tensor) -> Tensor:
-        h, states = _forward(x, mask, parameters, True)
+    def forward(x: Tensor, mask: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return _forward(x, mask, parameters, True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, mask, *parameters = inputs
+        _, states = output
+        ctx.mark_non_differentiable(states)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, mask, states, *parameters)
-        return h
 
     @staticmethod
     @first_order("gru_last_state")
-    def backward(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dh: Tensor, _: None) -> tuple[Tensor | None, ...]:
         x, mask, states, *parameters = ctx.saved_tensors
         wanted = [ctx.needs_input_grad[0], *ctx.needs_input_grad[2:]]
         run = _backward_cpu if unobserved(dh, x, mask, *parameters) else backward_operator
@@ -221,6 +241,17 @@ def _backward_cpu(
     return [g if g.dtype == x.dtype else g.to(x.dtype) for g in gradients if g is not None]
 
 
+def _forward_vmap(
+    info: Any, in_dims: tuple[Any, ...], x: Tensor, mask: Tensor, parameters: Sequence[Tensor], keep: bool
+) -> tuple[Any, Any]:
+    """The batch folded into B where parameters are shared; states that are kept lie by positions, not by elements."""
+    if keep or any(dim is not None for dim in in_dims[2]):
+        return in_turn(forward_operator)(info, in_dims, x, mask, parameters, keep)
+    size = info.batch_size
+    h, _ = forward_operator(fold(x, in_dims[0], size), fold(mask, in_dims[1], size), parameters, False)
+    return (h.unflatten(0, (size, -1)), h.new_empty(size, 0)), (0, 0)
+
+
 def _backward_fake(
     dh: Tensor, x: Tensor, mask: Tensor, parameters: Sequence[Tensor], states: Tensor, wanted: Sequence[bool]
 ) -> list[Tensor]:
@@ -233,6 +264,7 @@ forward_operator = define_operator(
     cpu=_forward_cpu,
     cuda=gru_cuda.forward,
     fake=_forward_fake,
+    vmap=_forward_vmap,
 )
 backward_operator = define_operator(
     "gru_last_state_backward(Tensor dh, Tensor x, Tensor mask, Tensor[] parameters, Tensor states, bool[] wanted) "

@@ -13,12 +13,16 @@ from solid_ext._native import kernels
 from solid_ext.ops import reference
 from solid_ext.ops._arguments import Accepted, Backend, expect_backend, expect_like, expect_tensor, expect_tensors, real
 from solid_ext.ops._library import (
+    autocasts,
     define_operator,
     expect_no_tangent,
-    expect_untransformed,
     first_order,
+    fold,
+    in_turn,
     plain_shapes,
+    under_transforms,
     unobserved,
+    without_autocast,
 )
 from solid_ext.ops.dynamic_linear import KERNEL_TYPES, dynamic_linear, in_dtype_of, without_aliases
 
@@ -71,10 +75,11 @@ def low_rank_mlp(
     Raises:
         ValueError: a shape or an option that does not fit.
         TypeError: a dtype that does not fit.
-        NotImplementedError: the native backend inside a transform of `torch.func` (fold the mapped dimension into B).
+        NotImplementedError: a derivative of second order or in forward mode of the native backend, where the reference
+            has both.
 
     Gradient: to every tensor, of first order only; through the clip as in `dynamic_linear`. Under autocast x and z are
-    taken in the dtype of the maps, and values that are not finite are treated as there.
+    taken in the dtype of the maps, and `torch.vmap` and values that are not finite are treated as there.
 
     Source: docs/kernels/low_rank.md#contract.
     """
@@ -83,7 +88,7 @@ def low_rank_mlp(
     if z_semantic is None:
         semantic_maps = semantic_offsets = ()
     expect_tensor("low_rank_mlp", "x", x)
-    if torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
+    if autocasts(x):
         x, z_item, z_semantic = in_dtype_of((*item_maps, *semantic_maps), x, z_item, z_semantic)
     delta = real("low_rank_mlp", "delta", delta)
     lists = (enters, leaves, biases, item_maps, item_offsets, semantic_maps, semantic_offsets)
@@ -99,11 +104,11 @@ def low_rank_mlp(
     if not delta >= 0:
         raise ValueError(f"low_rank_mlp: expected delta >= 0, got {delta}")
     if backend == "native":
-        if not x.is_cpu:
+        if not x.is_cpu and not x.is_meta:
             return _composed(x, z_item, z_semantic, gate, lists, delta)
         return _native(tensors, len(enters), delta, plain=shapes is not None)
     expect_backend("low_rank_mlp", backend)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         return reference.low_rank_mlp(x, z_item, z_semantic, *lists, delta=delta, gate=gate)
 
 
@@ -174,7 +179,7 @@ def _composed(
     """On a GPU: `dynamic_linear`'s kernels for the cores, torch's own products around them."""
     enters, leaves, biases, *tables = lists
     h = x
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         for layer, (enter, leave, bias) in enumerate(zip(enters, leaves, biases, strict=True)):
             core = [values[layer] if values else None for values in tables]
             h = torch.nn.functional.linear(torch.tanh(h) if layer else h, enter)
@@ -198,11 +203,11 @@ def _divided(tensors: Sequence[Any], layers: int) -> tuple[Tensors, list[Sequenc
 def _native(tensors: Tensors, layers: int, delta: float, *, plain: bool) -> Tensor:
     """Run the kernel, under autograd only where a gradient is wanted."""
     expect_no_tangent("low_rank_mlp", *tensors)
-    expect_untransformed("low_rank_mlp")
     if torch.is_grad_enabled():
+        transformed = under_transforms()
         for tensor in tensors:
-            if tensor is not None and tensor.requires_grad:
-                return _LowRankMlp.apply(plain, layers, delta, *without_aliases(*tensors))
+            if tensor is not None and (transformed or tensor.requires_grad):
+                return _LowRankMlp.apply(plain, layers, delta, *without_aliases(*tensors))[0]
     if plain:
         return _forward_cpu(tensors, layers, delta, False)[0]
     return forward_operator(*_of_operator(tensors), layers, delta, False)[0]
@@ -216,19 +221,25 @@ def _of_operator(tensors: Sequence[Any]) -> tuple[Any, ...]:
 class _LowRankMlp(torch.autograd.Function):
     """All layers in one call forward and one backward."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, plain: bool, layers: int, delta: float, *tensors: Tensor | None) -> Tensor:
+    def forward(plain: bool, layers: int, delta: float, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
         if plain:
-            y, kept = _forward_cpu(tensors, layers, delta, True)
-        else:
-            y, kept = forward_operator(*_of_operator(tensors), layers, delta, True)
+            return _forward_cpu(tensors, layers, delta, True)
+        return forward_operator(*_of_operator(tensors), layers, delta, True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _, ctx.layers, ctx.delta, *tensors = inputs
+        _, kept = output
+        ctx.mark_non_differentiable(kept)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(kept, *tensors)
-        ctx.layers, ctx.delta = layers, delta
-        return y
 
     @staticmethod
     @first_order("low_rank_mlp")
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor, _: None) -> tuple[Tensor | None, ...]:
         kept, *tensors = ctx.saved_tensors
         wanted = ctx.needs_input_grad[3:]
         if unobserved(dy, kept, *tensors):
@@ -424,6 +435,17 @@ def _forward_fake(
     return y, _empty_kept(tensors, layers, delta, keep)
 
 
+def _forward_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+    """The batch folded into B where gate and parameters are shared and nothing is kept for the backward."""
+    x, z_item, z_semantic, gate, parameters, layers, delta, keep = arguments
+    if keep or in_dims[3] is not None or any(dim is not None for dim in in_dims[4]):
+        return in_turn(forward_operator)(info, in_dims, *arguments)
+    size = info.batch_size
+    given = [None if t is None else fold(t, d, size) for t, d in zip((x, z_item, z_semantic), in_dims, strict=False)]
+    y, _ = forward_operator(*given, gate, parameters, layers, delta, False)
+    return (y.unflatten(0, (size, -1)), y.new_empty(size, 0)), (0, 0)
+
+
 def _backward_fake(
     dy: Tensor,
     x: Tensor,
@@ -457,6 +479,7 @@ forward_operator = define_operator(
     check=_check_forward,
     cpu=_operator_forward,
     fake=_forward_fake,
+    vmap=_forward_vmap,
 )
 backward_operator = define_operator(
     "low_rank_mlp_backward(Tensor dy, Tensor x, Tensor? z_item, Tensor? z_semantic, Tensor? gate, Tensor[] parameters, "

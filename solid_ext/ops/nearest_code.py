@@ -10,7 +10,15 @@ from torch import Tensor
 from solid_ext._native import kernels
 from solid_ext.ops import nearest_code_cuda, reference
 from solid_ext.ops._arguments import Backend, expect_device, expect_mask, expect_tensor
-from solid_ext.ops._library import define_operator, expect_no_tangent, first_order, fold, unobserved
+from solid_ext.ops._library import (
+    define_operator,
+    expect_no_tangent,
+    first_order,
+    fold,
+    in_turn,
+    under_transforms,
+    unobserved,
+)
 from solid_ext.ops.segment_sum import sum_segments
 
 Gradient = Literal["straight_through", "none", "rotation"]
@@ -76,8 +84,8 @@ def nearest_code(
     Raises:
         ValueError: a shape, a device or an option that does not fit; said before work starts.
         TypeError: a dtype that does not fit.
-        NotImplementedError: a codebook for each element of a `vmap`, which folds the batch of x alone; a derivative of
-            second order or in forward mode of the native backend, where the reference has both.
+        NotImplementedError: a derivative of second order or in forward mode of the native backend, where the reference
+            has both.
 
     Gradient: to x from `quantized` as chosen above, and `2 (x - c)` from `distance`, c being the chosen entry; to the
     codebook segment sums of the gradient of `quantized` and of `-2 (x - c)`, added in the order of the rows, whatever
@@ -152,7 +160,7 @@ def _lookup(
         x, codebook = unit_rows(x), unit_rows(codebook)
     rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
     valid = mask if mask is None or mask.dim() == 1 else mask.reshape(-1)
-    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    transformed = under_transforms()
     if backend == "reference":
         found = _search_reference(rows, codebook, valid, gradient, statistics, distance_gradient)
     # What a transform such as vmap wraps does not say whether a gradient is wanted of it.
@@ -184,7 +192,7 @@ def _check(x: Tensor, codebook: Tensor, mask: Tensor | None, gradient: str, metr
         raise ValueError(f"nearest_code: expected metric in {METRICS}, got {metric!r}")
     if backend not in BACKENDS:
         raise ValueError(f"nearest_code: expected backend in {BACKENDS}, got {backend!r}")
-    if backend == "native" and not x.is_cpu and x.device.type not in ("cpu", "cuda"):
+    if backend == "native" and not x.is_cpu and x.device.type not in ("cpu", "cuda", "meta"):
         raise ValueError(f"nearest_code: expected x on the CPU or a CUDA device for backend 'native', got {x.device}")
 
 
@@ -425,16 +433,12 @@ def _search_vmap(
     info: Any, in_dims: tuple[int | None, ...], x: Tensor, codebook: Tensor, mask: Tensor | None
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     if in_dims[1] is not None:
-        raise NotImplementedError("nearest_code: expected one codebook for all of vmap's batch, got one each")
+        return in_turn(_search_operator)(info, in_dims, x, codebook, mask)
     size = info.batch_size
     rows = fold(x, in_dims[0], size)
     valid = None if mask is None else fold(mask, in_dims[2], size)
     found = _search_operator(rows, codebook, valid)
     return tuple(part.unflatten(0, (size, -1)) for part in found), (0, 0, 0)
-
-
-def _statistics_vmap(*_: Any) -> Any:
-    raise NotImplementedError("nearest_code_statistics: expected a call without vmap (its sums mix the whole batch)")
 
 
 def _search_fake(x: Tensor, codebook: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
@@ -460,5 +464,4 @@ _statistics_operator = define_operator(
     cpu=_statistics_cpu,
     cuda=nearest_code_cuda.statistics,
     fake=_statistics_fake,
-    vmap=_statistics_vmap,
 )

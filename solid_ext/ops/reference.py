@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from solid_ext.ops._library import exporting, without_autocast
+
 QUERIES_PER_BLOCK = 4096  # bounds the block of distances in `nearest_index` to 4096 x K values
 
 
@@ -28,11 +30,15 @@ def nearest_index(x: Tensor, codebook: Tensor, mask: Tensor | None = None) -> Te
 
     Source: docs/kernels/nearest_code.md#contract.
     """
-    blocks = []
-    with torch.autocast(x.device.type, enabled=False):
-        for rows in x.split(QUERIES_PER_BLOCK):
-            distance = torch.cdist(rows, codebook, compute_mode="donot_use_mm_for_euclid_dist")
-            blocks.append(torch.where(distance < torch.inf, distance, torch.inf).argmin(1))
+    if exporting():  # blocks of unknown number, and `cdist`, are what no other runtime has
+        distance = (x.unsqueeze(1) - codebook).square().sum(2)
+        blocks = [torch.where(distance < torch.inf, distance, torch.inf).argmin(1)]
+    else:
+        blocks = []
+        with without_autocast(x):
+            for rows in x.split(QUERIES_PER_BLOCK):
+                distance = torch.cdist(rows, codebook, compute_mode="donot_use_mm_for_euclid_dist")
+                blocks.append(torch.where(distance < torch.inf, distance, torch.inf).argmin(1))
     index = torch.cat(blocks) if blocks else x.new_zeros(0, dtype=torch.int64)
     return index if mask is None else index * mask
 

@@ -36,7 +36,7 @@ class BERT4Rec(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        batch, dim = len(embedded), embedded.shape[2]
+        batch, _, dim = embedded.shape
         token = (self.token + self.position.weight[0]).expand(batch, 1, dim)
         states = self.dropout(torch.cat([embedded + self.position(ages(mask) + 1), token], dim=1))
         allowed = torch.cat([mask, mask.new_ones(batch, 1)], dim=1).unsqueeze(1)
