@@ -15,6 +15,8 @@ import pytest
 from bench.speed import bench_ranks as ranks
 from python_tests.worlds import TRAININGS, small_world
 from solid_ext import distributed
+from solid_ext.files import write_json
+from solid_ext.run import begun_by
 
 ROOT = Path(__file__).parents[1]
 
@@ -117,8 +119,8 @@ def test_a_rank_that_dies_is_named_and_torchrun_goes_on_to_the_curve_that_was_ne
     fields: dict[str, Any] = {"dataset": str(small), "dim": 8, "epochs": 3, "batch_size": 4, "neighbours": False}
     printed = ranks.killed(tmp_path / "killed", **fields)
     assert "solid-ext: ranks: expected all 2 processes to go on, lost one, as rank 0 found" in printed
-    for count, out in ((2, tmp_path / "straight"),):
-        subprocess.run(ranks.command(out, count, **fields), check=True, env=ranks.one_thread(), capture_output=True)
+    straight = ranks.command(tmp_path / "straight", 2, **fields)
+    subprocess.run(straight, check=True, env=ranks.one_thread(), capture_output=True)
     assert lines_of(tmp_path / "killed") == lines_of(tmp_path / "straight")
     assert (tmp_path / "killed" / "model").is_dir()
 
@@ -134,3 +136,24 @@ def test_a_run_goes_on_with_another_number_of_ranks(small: Path, tmp_path: Path)
     subprocess.run(alone, check=True, env=ranks.one_thread(), capture_output=True)
     for own, other in zip(ranks.curves(out)["stage1"], ranks.curves(tmp_path / "alone")["stage1"], strict=True):
         np.testing.assert_allclose(float(own["loss"]), float(other["loss"]), rtol=1e-10)
+
+
+def test_a_restart_knows_its_own_run_and_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    assert distributed.job() is None
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "first")
+    assert distributed.restarted_job() is None
+    write_json(tmp_path / "run.json", {"job": distributed.job()})
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert begun_by(tmp_path, distributed.restarted_job())
+    assert not begun_by(tmp_path / "nothing", distributed.restarted_job())
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun without --rdzv-id: known by its process
+    assert distributed.job() == f"process {os.getppid()}"
+    assert not begun_by(tmp_path, distributed.restarted_job())
+
+
+def test_a_numbered_gpu_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="device: expected cuda, of which each of several processes takes its own"):
+        distributed.joined("cuda:1").__enter__()
