@@ -90,3 +90,27 @@ print([name for name in heavy if name in sys.modules], file=sys.stderr)
     )
     assert (done.returncode, done.stderr) == (0, "[]\n")
     assert "solid" in done.stdout
+
+
+def test_a_device_needs_numpy_alone(tmp_path: Path) -> None:
+    from python_tests.untrained import untrained
+
+    solid = untrained(50, low_rank=False)
+    solid.export_device(tmp_path / "device")
+    (tmp_path / "blob").write_bytes(solid.personalize([30, 40]))
+    done = python(
+        BLOCKED
+        + """
+for name in ("torch", "_solid_ext"):
+    sys.modules[name] = None
+from solid_ext.device import DeviceModel
+device = DeviceModel("device").load("blob")
+print([entry.item for entry in device.observe(70).recommend(20)])
+""",
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    from solid_ext.device import DeviceModel
+
+    here = DeviceModel(tmp_path / "device").load(tmp_path / "blob").observe(70).recommend(20)
+    assert done.stdout == f"{[entry.item for entry in here]}\n"

@@ -44,7 +44,7 @@ _HOMES = {
     "load_dataset": "data",
     "nearest_code": "ops",
 }
-_PACKAGES = {"config", "data", "evaluate", "models", "nn", "ops", "scorers", "serve", "solid", "train"}
+_PACKAGES = {"config", "data", "device", "evaluate", "models", "nn", "ops", "scorers", "serve", "solid", "train"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,11 +9,18 @@
 // touches the OpenMP pool that its parent left behind. How a thread waits that finds no block left is
 // OpenMP's: asleep, unless somebody has set OMP_WAIT_POLICY (there too).
 //
+// A compiler without OpenMP, as Apple's, starts the team's threads for each loop: some tens of microseconds.
+//
 // SOLID_CHECK_THREADS: ThreadSanitizer does not see the barriers of GCC's OpenMP and would report every
 // parallel region; the thread check (csrc/check) runs the same loop on a team that it sees.
 #pragma once
 
 #include <cstdint>
+
+#if !defined(_OPENMP)
+#  include <thread>
+#  include <vector>
+#endif
 
 #if defined(SOLID_CHECK_THREADS)
 namespace solid::check {  // csrc/check/threads.cpp
@@ -30,12 +37,25 @@ template <class Work>
 void run_team(int team, const Work& work) {
   check::run_team(team, [](const void* of) { (*static_cast<const Work*>(of))(); }, &work);
 }
-#else
+#elif defined(_OPENMP)
 // work() on each of `team` threads.
 template <class Work>
 void run_team(int team, const Work& work) {
 #  pragma omp parallel num_threads(team)
   work();
+}
+#else
+// work() on at most `team` threads, this one among them: on fewer where the system has no more.
+template <class Work>
+void run_team(int team, const Work& work) {
+  std::vector<std::thread> others;
+  try {
+    others.reserve(static_cast<size_t>(team - 1));
+    while (static_cast<int>(others.size()) < team - 1) others.emplace_back([&work] { work(); });
+  } catch (...) {
+  }
+  work();
+  for (std::thread& other : others) other.join();
 }
 #endif
 

@@ -22,7 +22,8 @@ from solid_ext.methods import METHODS
 MARK = re.compile(r"<!-- generated: ([\w.]+) -->")
 TOP = "solid_ext"
 PACKAGES = [
-    f"solid_ext.{name}" for name in ("ops", "nn", "data", "evaluate", "models", "scorers", "train", "serve", "compare")
+    f"solid_ext.{name}"
+    for name in ("ops", "nn", "data", "evaluate", "models", "scorers", "train", "serve", "device", "compare")
 ]
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Errors")
 ENTRY = re.compile(r"[\w.,'()* \[\]-]{1,40}: ")

@@ -241,6 +241,57 @@ def sizing(file: str) -> list[list[str]]:
     return rows
 
 
+def device(file: str) -> list[list[str]]:
+    """What a device model reaches by its width and method: full NDCG@10 over seeds, beside its bytes."""
+    rows = [["", "d", "full NDCG@10", "least to largest, seeds", "bytes on the device", "bytes a person"]]
+    for run in json.loads((RESULTS / file).read_text(encoding="utf-8"))["means"]:
+        name = "SOLID, a personal bias alone" if run["method"] == "solid-bias" else METHODS[run["method"]]
+        spread = f"{number(run['least'], 4)} to {number(run['largest'], 4)}, {run['seeds']}"
+        sizes = [f"{run[size]:,}" for size in ("device_bytes", "bytes_a_person")]
+        rows.append([f"{run['dataset']}, {name}", str(run["dim"]), number(run["ndcg@10"], 4), spread, *sizes])
+    return rows
+
+
+def device_equality(file: str) -> list[list[str]]:
+    """Lists and scores of a device beside those of the server."""
+    rows = [["", "equal lists", "equal but for ties", "largest difference of a score", "bytes", "bytes a person"]]
+    for run in json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]:
+        lists = [f"{run[name]} of {run['users']}" for name in ("lists_equal", "lists_equal_but_for_ties")]
+        sizes = [f"{run[size]:,}" for size in ("bytes", "median_bytes_a_person")]
+        name = f"{run['dataset']}, {BACKBONES[run['backbone']]}"
+        rows.append([name, *lists, f"{run['largest_difference']:.1e}", *sizes])
+    return rows
+
+
+def staleness(file: str) -> list[list[str]]:
+    """Full NDCG@10 by how many events ago the layers were made, and what it costs never to be older."""
+    found = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
+    ages = list(found[0]["ndcg@10"])
+    rows = [["layers of n events ago", *(f"n = {age}" for age in ages[:-1]), "nobody's"]]
+    for run in found:
+        rows.append([f"{run['dataset']}, full NDCG@10", *(number(run["ndcg@10"][age], 4) for age in ages)])
+        sent = [run["blob_bytes"] / (int(age) + 1) for age in ages[:-1]]
+        rows.append(["bytes an event", *(f"{each:,.0f}" for each in sent), "0"])
+        if run["events_a_day"] is not None:
+            each_day = [f"{each * run['events_a_day']:,.0f}" for each in sent]
+            rows.append([f"bytes a day with events, of which there are {run['events_a_day']:g}", *each_day, "0"])
+    return rows
+
+
+def drift(file: str) -> list[list[str]]:
+    """The threshold that validation kept: what it asks for, and what random requests reach at that rate."""
+    rows = [
+        ["", "threshold", "requests an event", "bytes an event", "full NDCG@10 by drift", "at random", "always fresh"]
+    ]
+    for run in json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]:
+        kept = run["kept"]
+        threshold = "never asks" if kept["threshold"] is None else f"{kept['threshold']:g}"
+        cells = [threshold, number(kept["requests_an_event"], 3), f"{kept['bytes_an_event']:,}"]
+        reached = [number(value, 4) for value in (kept["drift"], kept["random"], run["ndcg@10"]["0"])]
+        rows.append([run["dataset"], *cells, *reached])
+    return rows
+
+
 def registers(*names: str) -> list[list[str]]:
     """The registers that tests allow a CUDA kernel, most over the architectures."""
     limits = json.loads((ROOT / "python_tests" / "cuda_limits.json").read_text(encoding="utf-8"))["registers"]
@@ -260,6 +311,10 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "cold": cold,
     "ranks": ranks,
     "sizing": sizing,
+    "device": device,
+    "device_equality": device_equality,
+    "staleness": staleness,
+    "drift": drift,
 }
 
 

@@ -20,7 +20,10 @@ from starlette.testclient import TestClient
 from solid_ext.service import Follower, create_app
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-OPERATIONS = ["POST /recommend", "POST /observe", "GET /similar", "GET /items", "GET /health", "GET /metrics"]
+OPERATIONS = [
+    *("POST /recommend", "POST /observe", "GET /similar", "GET /items", "GET /health", "GET /metrics"),
+    *("GET /device/static", "GET /device/items", "POST /device/personal"),
+]
 EXAMPLES = 20
 
 

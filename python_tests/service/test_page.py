@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import shutil
 import socket
@@ -17,7 +19,10 @@ import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
-from python_tests.service.conftest import TITLES  # noqa: E402
+from python_tests.service.conftest import ITEMS, TITLES  # noqa: E402
+from python_tests.untrained import untrained  # noqa: E402
+from solid_ext import SOLID  # noqa: E402
+from solid_ext.device import DeviceModel  # noqa: E402
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -121,6 +126,75 @@ def test_recommendations_change_with_each_click_and_say_why(page: Any) -> None:
     assert settled(page, 1) == one
     page.click("#clear")
     assert settled(page, 0) == newcomer
+
+
+def test_a_model_on_this_device_answers_as_the_service_does(page: Any, solid: SOLID) -> None:
+    def scores() -> dict[str, float]:
+        return {entry["title"]: entry["score"] for entry in page.evaluate("device.model.recommend(20)")}
+
+    def served(history: list[str]) -> dict[str, Any]:
+        found = solid.recommend([[10 * TITLES.index(title) for title in history]], 20)[0]
+        return {entry.title: pytest.approx(entry.score, abs=1e-5) for entry in found}
+
+    newcomer = settled(page, 0)
+    page.select_option("#example", index=2)
+    there = settled(page, 4)
+    page.check("#device")
+    page.wait_for_selector("#sent:not([hidden])")
+    assert settled(page, 4) == there
+    assert re.fullmatch(r"[\d,]+ bytes for everybody, [\d,]+ for you", page.inner_text("#sent"))
+    assert scores() == served(titles(page, "history"))
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.click("#recommended button >> nth=0")
+    settled(page, 5)
+    assert asked == []  # what happens on the device stays there
+    assert page.inner_text("#sent").endswith("layers made 1 event ago")
+    stale = scores()
+    page.click("#renew")
+    until(page, "document.getElementById('renew').hidden")
+    here = settled(page, 5)
+    assert scores() == served(titles(page, "history")) != stale
+    page.uncheck("#device")
+    page.wait_for_selector("#sent", state="hidden")
+    assert settled(page, 5) == here
+    page.check("#device")
+    page.click("#clear")
+    assert settled(page, 0) == newcomer
+
+
+LAYERS: list[dict[str, Any]] = [{}, {"low_rank": False}, {"personal_bias": True}, {"target": "mlp", "blocks": 2}]
+
+
+@pytest.mark.parametrize(
+    "fields", [*LAYERS, *({"backbone": name, "blocks": 2} for name in ("gru4rec", "bert4rec", "din"))]
+)
+def test_every_backbone_and_kind_of_layers_computes_in_a_browser(
+    browser: Any, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    solid = untrained(ITEMS, TITLES, **fields)
+    solid.export_device(tmp_path / "device")
+    parts = [
+        (tmp_path / "device" / "static.safetensors").read_bytes(),
+        solid.personalize([30, 70, 20, 90, 100, 110, 540]),
+    ]
+    named = json.loads((tmp_path / "device" / "items.json").read_text())
+    page = browser.new_page()
+    page.add_script_tag(path=ROOT / "solid_ext" / "service" / "page" / "device.js")
+    found = page.evaluate(
+        """([parts, named]) => {
+            const [part, blob] = parts.map((text) => Uint8Array.from(atob(text), (char) => char.charCodeAt(0)).buffer);
+            const model = new DeviceModel(part, named);
+            model.load(blob);
+            model.observe(50);
+            return model.recommend(20);
+        }""",
+        [[base64.b64encode(part).decode() for part in parts], named],
+    )
+    page.close()
+    expected = DeviceModel(tmp_path / "device").load(parts[1]).observe(50).recommend(20)
+    assert [entry["item"] for entry in found] == [entry.item for entry in expected]
+    assert [e["score"] for e in found] == pytest.approx([e.score for e in expected], abs=1e-5)
 
 
 def test_an_example_user_has_a_history(page: Any) -> None:

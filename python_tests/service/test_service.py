@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load
 from starlette.testclient import TestClient
 
 from python_tests.service.conftest import ITEMS, TITLES
 from solid_ext import SOLID
+from solid_ext.device import DeviceModel
 from solid_ext.service import Follower, Limits, create_app
 
 
@@ -118,7 +121,7 @@ def test_what_python_refuses_is_refused_with_the_same_sentence(
         ("/recommend", b"", 422, "recommend: expected a body, got none"),
         ("/observe", b"{}", 422, "observe: expected item, got none"),
         ("/observe", b'{"item": "none"}', 422, "observe: expected items of the catalogue, got 'none'"),
-        ("/nowhere", b"{}", 404, "expected one of /examples, /health, "),
+        ("/nowhere", b"{}", 404, "expected one of /device/items, /device/personal, "),
         ("/items", b"{}", 405, "expected another method for '/items', got 'POST'"),
     ],
 )
@@ -171,7 +174,7 @@ def test_health_names_the_model_and_metrics_count(client: TestClient) -> None:
 
 def test_a_token_is_asked_for_everywhere_but_at_the_page_and_health(folder: Path) -> None:
     with TestClient(create_app(Follower(folder), token="secret")) as client:
-        for path in ("/", "/page.js", "/page.css", "/docs", "/docs.js", "/openapi.json", "/health"):
+        for path in ("/", "/page.js", "/device.js", "/page.css", "/docs", "/docs.js", "/openapi.json", "/health"):
             assert client.get(path).status_code == 200
         for given in (None, "Bearer other", "Bearer ", "Basic secret", "secret", "Bearer secr\u00e9t"):
             headers = {} if given is None else {"authorization": given.encode()}
@@ -255,3 +258,21 @@ def test_a_head_that_is_too_large_is_refused(client: TestClient) -> None:
         assert answer.status_code == 431
         assert answer.json()["detail"] == "expected a request's head of at most 32,768 bytes, got more"
     assert client.get("/items", headers={"x-large": "x" * 32_000}).status_code == 200
+
+
+def test_a_device_gets_its_static_part_and_a_persons_layers(client: TestClient, solid: SOLID, tmp_path: Path) -> None:
+    solid.export_device(tmp_path / "device")
+    assert client.get("/device/items").content == (tmp_path / "device" / "items.json").read_bytes()
+    static, written = client.get("/device/static").content, (tmp_path / "device" / "static.safetensors").read_bytes()
+    for (name, array), (other, same) in zip(sorted(load(static).items()), sorted(load(written).items()), strict=True):
+        assert name == other
+        np.testing.assert_array_equal(array, same)
+    answer = client.post("/device/personal", json={"history": [50, "100"]})
+    assert answer.headers["content-type"] == "application/octet-stream"
+    found = DeviceModel(tmp_path / "device").load(answer.content).recommend(10)
+    expected = [(entry.item, pytest.approx(entry.score, abs=1e-5)) for entry in solid.recommend([[50, 100]])[0]]
+    assert [(entry.item, entry.score) for entry in found] == expected
+    refused = client.post("/device/personal", json={"history": ["none"]})
+    assert refused.status_code == 422
+    assert refused.json()["detail"].startswith("personalize: expected items of the catalogue in history, got 'none'")
+    assert client.post("/device/personal", json={}).status_code == 422

@@ -76,14 +76,12 @@ class OnDevice:
             self.static = {name: _array(tensor) for name, tensor in shared_tensors(asked).items()}
             self.about = _about(asked)
             self.version = _digest(self.static, self.about)
-            counts = catalogue.counts if catalogue.counts is not None else np.ones(catalogue.num_items, np.int64)
-            popular = np.argsort(-counts, kind="stable")
-            for layer, weights in enumerate(_layers_of_nobody(asked, popular[:ANYBODY] + 1, counts)):
+            for layer, weights in enumerate(generated_layers(asked, conditions_of_nobody(asked, catalogue))):
                 self.static[f"anybody.{layer}"] = _array(weights[0])
-        self.popular = popular[:MOST]
+        popular, counts = popular_items(catalogue, MOST), _counts(catalogue)
         scores = log_odds(torch.from_numpy(counts)).numpy() if catalogue.counts is not None else np.zeros(len(counts))
-        self.static["popular.items"] = self.popular.astype(np.int32)
-        self.static["popular.scores"] = scores[self.popular].astype(np.float32)
+        self.static["popular.items"] = popular.astype(np.int32)
+        self.static["popular.scores"] = scores[popular].astype(np.float32)
 
     def personalize(self, history: Tensor, dtype: Literal["float32", "float16"] = "float32") -> bytes:
         """What makes the static part one person's: safetensors of weights, history and the neighbours that matter.
@@ -134,7 +132,7 @@ class OnDevice:
 
     def bytes(self) -> DeviceBytes:
         """The bytes of the static part's arrays in float32, and of a blob for a history of the popular items."""
-        popular = torch.from_numpy(self.popular[: self.model.length] + 1)
+        popular = torch.from_numpy(popular_items(self.catalogue, self.model.length) + 1)
         return DeviceBytes(sum(array.nbytes for array in self.static.values()), len(self.personalize(popular)))
 
     def content(self, dtype: Rounding = "float32") -> dict[str, bytes]:
@@ -203,7 +201,7 @@ class OnDevice:
         Returns:
             {"score": the largest difference of any score, "top10": the share of the ten best items that stay so}.
         """
-        histories = torch.from_numpy(np.sort(self.popular_items(TYPICAL)) + 1).unsqueeze(1)
+        histories = torch.from_numpy(popular_items(self.catalogue, TYPICAL) + 1).unsqueeze(1)
         every = torch.arange(1, self.catalogue.num_items + 1)
         found = []
         for scorer in (self.neighbours or self.model, self.rounded(dtype)):
@@ -213,11 +211,6 @@ class OnDevice:
         best = [scores.topk(min(10, len(every)), dim=1).indices for scores in found]
         kept = (best[0].unsqueeze(2) == best[1].unsqueeze(1)).any(2)
         return {"score": float((found[0] - found[1]).abs().max()), "top10": float(kept.double().mean())}
-
-    def popular_items(self, count: int) -> np.ndarray:
-        """The places of the most popular items."""
-        counts = self.catalogue.counts
-        return np.arange(min(count, self.catalogue.num_items)) if counts is None else np.argsort(-counts)[:count]
 
 
 def shared_tensors(model: DynamicRecommender) -> dict[str, Tensor]:
@@ -250,24 +243,27 @@ def generated_layers(model: DynamicRecommender, conditions: Conditions) -> list[
     return found
 
 
-def mean_conditions(model: DynamicRecommender, sequences: Tensor, weights: Tensor) -> Conditions:
-    """The mean conditions [1, k] of sequences [B, L], weighted by [B]."""
-    share = (weights / weights.sum()).to(model.device, model.item_embedding.weight.dtype).unsqueeze(0)
+def conditions_of_nobody(model: DynamicRecommender, catalogue: Catalogue) -> Conditions:
+    """The conditions [1, k] of nobody in particular: the mean of those of histories of one item, by how often it was
+    had."""
+    items = popular_items(catalogue, ANYBODY)
+    share = torch.from_numpy(_counts(catalogue)[items]).clamp(min=1).to(model.item_embedding.weight)
     parts = []
-    for some in sequences.to(model.device).split(1024):
+    for some in torch.from_numpy(items + 1).unsqueeze(1).to(model.device).split(1024):
         given = model._conditions(some)
         parts.append((given.item, given.semantic))
-    means = [None if z[0] is None else share @ torch.cat(z) for z in zip(*parts, strict=True)]
+    whole = [None if z[0] is None else torch.cat(z) for z in zip(*parts, strict=True)]
+    means = [None if z is None else (share / share.sum()).unsqueeze(0) @ z for z in whole]
     return Conditions(*means, None, None)
 
 
-def _layers_of_nobody(model: DynamicRecommender, items: np.ndarray, counts: np.ndarray) -> list[Tensor]:
-    """The layers of nobody in particular: those of the mean condition of histories of one item, by how often each was
-    had."""
-    if isinstance(model.dynamic, nn.Sequential):
-        return []
-    weights = torch.from_numpy(counts[items - 1].astype(np.float64)).clamp(min=1)
-    return generated_layers(model, mean_conditions(model, torch.from_numpy(items).unsqueeze(1), weights))
+def popular_items(catalogue: Catalogue, most: int) -> np.ndarray:
+    """The places, from 0, of the most popular items, the most popular first."""
+    return np.argsort(-_counts(catalogue), kind="stable")[:most]
+
+
+def _counts(catalogue: Catalogue) -> np.ndarray:
+    return np.ones(catalogue.num_items, np.int64) if catalogue.counts is None else catalogue.counts
 
 
 def _about(model: DynamicRecommender) -> dict[str, Any]:

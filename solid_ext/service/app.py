@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from solid_ext._native import build_info
+from solid_ext.device.model import ITEMS, STATIC
 from solid_ext.serve.histories import known_items
 from solid_ext.serve.recommend import Recommendation
 from solid_ext.service import reasons
@@ -25,11 +26,13 @@ from solid_ext.service.metrics import Metrics
 from solid_ext.service.model import Follower
 from solid_ext.service.problem import Problem, problem_response, sentence_of
 from solid_ext.service.schemas import (
+    DeviceItems,
     ExamplesAnswer,
     Health,
     ItemsAnswer,
     ObserveAnswer,
     ObserveAsked,
+    PersonalAsked,
     RecommendAnswer,
     RecommendAsked,
     Refusal,
@@ -42,10 +45,12 @@ PAGE = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
+    "/device.js": ("device.js", "text/javascript"),
     "/docs": ("docs.html", "text/html"),
     "/docs.js": ("docs.js", "text/javascript"),
 }
 ASIDE = 2  # titles, reasons and the like that are looked up at a time: each holds the interpreter for a while
+BYTES = {200: {"content": {"application/octet-stream": {}}, "description": "A safetensors file."}}
 STATUSES = {
     400: "Not a request of HTTP and JSON.",
     401: "The service has a token, and the request has another one or none.",
@@ -199,6 +204,22 @@ def create_app(
     async def examples() -> Response:
         """Histories of users who are made up of popular items."""
         return as_json({"examples": follower.current.examples})
+
+    @app.get("/device/static", response_class=Response, responses=BYTES, dependencies=OWN_FIELDS)
+    async def device_static() -> Response:
+        """What every device holds of the model."""
+        return Response((await aside(follower.current.on_device))[STATIC], media_type="application/octet-stream")
+
+    @app.get("/device/items", response_model=DeviceItems, dependencies=OWN_FIELDS)
+    async def device_items() -> Response:
+        """The ids and titles of its items, in its order."""
+        return Response((await aside(follower.current.on_device))[ITEMS], media_type="application/json")
+
+    @app.post("/device/personal", response_class=Response, responses=BYTES, dependencies=OWN_FIELDS)
+    async def device_personal(asked: PersonalAsked) -> Response:
+        """What makes a device's model one person's: the layers that a history generates."""
+        blob = await aside(follower.current.personalize, asked.history, asked.unknown)
+        return Response(blob, media_type="application/octet-stream")
 
     @app.get("/health", response_model=Health)
     async def health() -> Response:

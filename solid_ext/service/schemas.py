@@ -40,6 +40,15 @@ class RecommendAsked(Asked):
     """Say of each item why, and of the history how the model sees it."""
 
 
+class PersonalAsked(Asked):
+    """The layers of a history, for a device."""
+
+    history: Annotated[list[ItemId], Field(max_length=MOST_HISTORY)]
+    """Raw item ids, oldest first; none for a newcomer."""
+    unknown: Literal["error", "ignore"] = "error"
+    """What to do about an id that the model does not know."""
+
+
 class ObserveAsked(Asked):
     """An event of a session; without one, of a new one."""
 
@@ -105,6 +114,12 @@ class SimilarAnswer(Answer):
 
 class ItemsAnswer(Answer):
     items: list[Item]
+
+
+class DeviceItems(Answer):
+    items: list[Any]
+    """The raw ids."""
+    titles: list[str]
 
 
 class ObserveAnswer(Answer):

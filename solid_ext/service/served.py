@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,6 +54,7 @@ class Served:
             raise ValueError("serve: expected a fitted model, got one before fit() or load()")
         self.solid, self.name, self.network, self.catalogue = solid, name, solid.model, solid.catalogue
         self._scorer, self._table = solid.scorer, ItemTable()
+        self._making, self._for_devices = Lock(), dict[str, bytes]()
 
     def prepare(self) -> None:
         """Make all that is made once, before anyone waits for it."""
@@ -121,6 +123,23 @@ class Served:
     def similar(self, item: Any, k: int) -> list[Recommendation]:
         """The k items most like one, by its raw id."""
         return similar_items(self.network, self.catalogue, [item], k, table=self._table)[0]
+
+    def on_device(self) -> dict[str, bytes]:
+        """The static part for devices, by the names of its files.
+
+        Raises:
+            ValueError: a model that no device computes.
+        """
+        with self._making:
+            self._for_devices = self._for_devices or self.solid.on_device().content()
+        return self._for_devices
+
+    def personalize(self, history: list[Any], unknown: str) -> bytes:
+        """A device's blob for a history of raw ids.
+
+        Raises: as `SOLID.personalize`, with the same sentences.
+        """
+        return self.solid.personalize(history, unknown=unknown)
 
     def semantic_of(self, number: int) -> int:
         """The semantic of an item."""

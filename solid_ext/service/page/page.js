@@ -8,8 +8,14 @@ let history = []; // {item, title}, oldest first
 let token = "";
 let turn = 0; // of the last question about recommendations; an answer to an earlier one is not shown
 let searches = 0;
+let device = null; // the model on this device, once it was asked for
+let fresh = false; // its layers are of the history as it was when they came, to which events were added at most
 
 async function ask(address, body) {
+  return (await fetched(address, body)).json();
+}
+
+async function fetched(address, body) {
   const headers = token ? { authorization: `Bearer ${token}` } : {};
   const options = { headers };
   if (body !== undefined) {
@@ -22,10 +28,9 @@ async function ask(address, body) {
     byId("entry").hidden = false;
     byId("token").focus();
   }
-  const found = await answer.json();
-  if (!answer.ok) throw new Error(found.detail);
+  if (!answer.ok) throw new Error((await answer.json()).detail);
   byId("problem").hidden = true;
-  return found;
+  return answer;
 }
 
 function fail(error) {
@@ -82,7 +87,10 @@ function parts(entry) {
 
 function showRecommended(items) {
   byId("recommended").replaceChildren(
-    ...items.map((entry) => row(entry.title, "Add", () => add(entry), entry.reason.text, parts(entry))),
+    ...items.map((entry) => {
+      const notes = entry.reason ? [entry.reason.text, parts(entry)] : [entry.score.toFixed(4)];
+      return row(entry.title, "Add", () => add(entry), ...notes);
+    }),
   );
 }
 
@@ -91,8 +99,7 @@ async function refresh(said) {
   byId("recommended").setAttribute("aria-busy", "true");
   showHistory(history.map((entry) => ({ ...entry, read: true }))); // at once; what is known of it comes with the answer
   try {
-    const body = { history: history.map((entry) => entry.item), k: K, reasons: true, unknown: "ignore" };
-    const answer = await ask("recommend", body);
+    const answer = byId("device").checked ? await rankedHere() : await rankedThere();
     if (mine !== turn) return;
     showHistory(answer.history);
     showRecommended(answer.items);
@@ -105,15 +112,53 @@ async function refresh(said) {
   }
 }
 
+function rankedThere() {
+  return ask("recommend", { history: history.map((entry) => entry.item), k: K, reasons: true, unknown: "ignore" });
+}
+
+// By the model on this device. Its layers come from the service where the history is another one; what was added since
+// is observed here, and nobody hears of it.
+async function rankedHere() {
+  if (!device) {
+    const [part, named] = await Promise.all([fetched("device/static"), ask("device/items")]);
+    const content = await part.arrayBuffer();
+    device = { model: new DeviceModel(content, named), bytes: content.byteLength, blob: 0, added: 0 };
+  }
+  if (!fresh) {
+    const asked = { history: history.map((entry) => entry.item), unknown: "ignore" };
+    const blob = await (await fetched("device/personal", asked)).arrayBuffer();
+    try {
+      device.model.load(blob);
+    } catch (error) {
+      device = null; // the service has another model now, which the next question fetches
+      throw error;
+    }
+    Object.assign(device, { blob: blob.byteLength, added: 0 });
+    fresh = true;
+  }
+  const { model, bytes, blob, added } = device;
+  const since = added ? `, layers made ${added} ${added === 1 ? "event" : "events"} ago` : "";
+  byId("sent").textContent = `${bytes.toLocaleString("en")} bytes for everybody, ${blob.toLocaleString("en")} for you${since}`;
+  byId("renew").hidden = !added;
+  const read = history.length - model.about.length;
+  const seen = history.map((entry, place) => ({ ...entry, read: place >= read }));
+  return { history: seen, items: model.recommend(K), model: `${model.version.slice(0, 12)} on this device` };
+}
+
 function add(entry) {
   const focused = document.activeElement;
   history = [...history, { item: entry.item, title: entry.title }];
+  if (byId("device").checked && device && fresh) {
+    device.model.observe(entry.item);
+    device.added += 1;
+  } else fresh = false;
   refresh(`Added ${entry.title}.`).then(() => keepFocus(focused, byId("recommended")));
 }
 
 function remove(place) {
   const title = history[place].title;
   history = history.filter((_, other) => other !== place);
+  fresh = false;
   refresh(`Removed ${title}.`).then(() => {
     const buttons = byId("history").querySelectorAll("button");
     (buttons[Math.min(place, buttons.length - 1)] ?? byId("history-title")).focus();
@@ -153,6 +198,7 @@ async function begin() {
     choice.onchange = () => {
       if (choice.value === "") return;
       history = examples[Number(choice.value)].history;
+      fresh = false;
       refresh("An example's history.");
     };
     await Promise.all([search(), refresh("")]);
@@ -161,6 +207,19 @@ async function begin() {
   }
 }
 
+byId("device").addEventListener("change", () => {
+  const here = byId("device").checked;
+  fresh = false;
+  byId("sent").hidden = !here;
+  byId("renew").hidden = true;
+  refresh(here ? "On this device." : "On the service.");
+});
+byId("renew").addEventListener("click", () => {
+  fresh = false;
+  byId("device").focus();
+  refresh("The layers are new.");
+});
+
 let settling;
 byId("query").addEventListener("input", () => {
   clearTimeout(settling);
@@ -168,6 +227,7 @@ byId("query").addEventListener("input", () => {
 });
 byId("clear").addEventListener("click", () => {
   history = [];
+  fresh = false;
   byId("example").value = "";
   byId("history-title").focus();
   refresh("The history is empty.");
