@@ -212,25 +212,6 @@ def cold(file: str) -> list[list[str]]:
     return rows
 
 
-def ranks(file: str) -> list[list[str]]:
-    """Trainings by one and by several processes beside each other."""
-    found = json.loads((RESULTS / file).read_text(encoding="utf-8"))
-    runs = {**found["runs"], "2, one killed and started again": found["killed"]}
-    rows = [["processes", "last loss", "largest difference of a loss", "full NDCG@10", "rows a second"]]
-    for name, run in runs.items():
-        difference = run["largest_relative_difference_of_losses"]
-        rows.append(
-            [
-                name,
-                f"{run['losses']['stage2'][-1]:.6f}",
-                f"{difference:.1e}" if difference else "0",
-                f"{run['ndcg@10']['full']:.4f}",
-                f"{run['stage2_rows_per_second']:,}",
-            ]
-        )
-    return rows
-
-
 def sizing(file: str) -> list[list[str]]:
     """Memory and step time by the number of items; what is not measured says so."""
     found = json.loads((RESULTS / file).read_text(encoding="utf-8"))
@@ -309,7 +290,6 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "registers": registers,
     "updates": updates,
     "cold": cold,
-    "ranks": ranks,
     "sizing": sizing,
     "device": device,
     "device_equality": device_equality,
