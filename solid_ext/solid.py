@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from solid_ext.data import (
     in_order_of,
     latest,
     load_dataset,
-    make_semantics,
     make_split,
     newest,
 )
@@ -73,11 +73,13 @@ from solid_ext.train import (
     train_solid,
 )
 from solid_ext.train.algorithm import check_memory
+from solid_ext.train.callbacks import Calling, check_callbacks
 from solid_ext.train.checks import check_device
 from solid_ext.train.isolation import isolated
 from solid_ext.train.neighbourhood import chosen_neighbours
 from solid_ext.train.progress import check_reporter
 from solid_ext.train.refit import refit_solid, semantics_of_everything
+from solid_ext.train.semantics import chosen_semantics
 from solid_ext.train.update import EPOCHS, add_items, more_of, update_solid
 
 REFIT = "refit"  # the folder of its stages beside those of the fit
@@ -92,6 +94,7 @@ class Training:
     semantics: Semantics
     stages: list[Stage]  # one log a stage, in order
     made: bool = True  # the semantics were, as the configuration says
+    seconds: dict[str, float] = field(default_factory=dict)  # of each part of `fit`
     measured: Scorer | None = None  # of a model that was trained on all: what was not, and the split's rows can measure
 
     def __repr__(self) -> str:
@@ -153,6 +156,7 @@ class SOLID:
         semantics: Semantics | None = None,
         folder: str | Path | None = None,
         reporter: Reporter | None = None,
+        callbacks: Sequence[Any] = (),
     ) -> SOLID:
         """Train both stages to convergence on validation rows, and leave the model at its best epoch.
 
@@ -167,6 +171,7 @@ class SOLID:
                 configuration (more epochs or patience are allowed) and dataset.
             reporter: told of every step and epoch; None shows a progress bar where stderr is a terminal, and nothing
                 elsewhere; `solid_ext.train.Silent()` shows nothing anywhere.
+            callbacks: told too, see `solid_ext.train.Callback`.
 
         Returns:
             self, in eval mode.
@@ -174,11 +179,13 @@ class SOLID:
         Raises:
             ValueError: data that cannot be read or split; a folder of another training, or in use by one; a process
                 forked from one that had worked on data.
-            TypeError: semantics or a reporter that are none.
+            TypeError: semantics, a reporter or callbacks that are none.
             FloatingPointError: a training that diverges.
+            StopTraining: as the reporter or a callback raised it.
         """
         check_not_forked("fit")
         check_reporter("fit", reporter)
+        check_callbacks("fit", callbacks)
         if semantics is not None and not isinstance(semantics, Semantics):
             raise TypeError(
                 "fit: expected semantics None or those that solid_ext.data.make_semantics makes, got "
@@ -186,7 +193,7 @@ class SOLID:
             )
         if reporter is None and sys.stderr.isatty() and distributed.is_writer():
             with ProgressBar(Console(stderr=True), self.config.train.validation_metric) as bar:
-                return self.fit(data, semantics=semantics, folder=folder, reporter=bar)
+                return self.fit(data, semantics=semantics, folder=folder, reporter=bar, callbacks=callbacks)
         dataset = data if isinstance(data, Dataset) else load_dataset(data)
         if semantics is not None and semantics.table.size != dataset.num_items + 1:
             raise ValueError(
@@ -196,8 +203,10 @@ class SOLID:
         config = self.config.resolved(dataset.num_users, dataset.num_items)
         folder = None if folder is None else checked_path(folder, "fit")
         check_training(config, dataset)
+        calling = Calling(callbacks, reporter)
         with _claimed(folder, "fit"), isolated():
-            self._fit(config, dataset, semantics, folder, reporter)
+            self._fit(config, dataset, semantics, folder, calling)
+        calling.finish(self.training.stages)
         return self
 
     def _fit(
@@ -212,8 +221,10 @@ class SOLID:
         split = make_split(config.evaluate.split, dataset)
         validate = Validation(config, dataset, split)
         made = semantics is None
+        start = time.perf_counter()
         if semantics is None:
-            semantics = make_semantics(config.semantics, dataset, seed=config.train.seed, train_end=split.train_end)
+            semantics = chosen_semantics(config, dataset, split)
+        seconds = {"semantics": time.perf_counter() - start}
         features = None if semantics.features is None else torch.from_numpy(semantics.features)
         # Items of a semantic tie in stage 1, and in full ranking each tie counts as ranked above: that tells nothing.
         sampled = config
@@ -230,9 +241,14 @@ class SOLID:
             folder=folder,
             reporter=reporter,
         )
+        seconds |= {stage.name: sum(epoch.seconds for epoch in stage.history) for stage in stages}
+        start = time.perf_counter()
         neighbours = chosen_neighbours(config, model, dataset, split, semantics.features)
-        catalogue, training = _counted(dataset, split.train_end), Training(dataset, split, semantics, stages, made)
-        trained = Trained(dataset.num_items, latest(dataset, split.train_end))
+        seconds["neighbours"] = time.perf_counter() - start
+        training = Training(dataset, split, semantics, stages, made, seconds=seconds)
+        catalogue = _counted(dataset, split.train_end)
+        source = semantics.source if made and config.semantics.semantics == "auto" else None
+        trained = Trained(dataset.num_items, latest(dataset, split.train_end), semantics=source)
         # All of it at the end: a fit that is stopped leaves the model that was fitted before, whole.
         self.model, self.neighbours, self.catalogue = model, neighbours, catalogue
         self.fingerprint, self.trained, self._training = dataset.fingerprint, trained, training
@@ -274,7 +290,7 @@ class SOLID:
             )
         ends = dataset.offsets[1:]
         made = self._other(model, neighbours, _counted(dataset, ends))
-        made.trained = Trained(dataset.num_items, latest(dataset, ends), everything=True)
+        made.trained = replace(self.trained, until=latest(dataset, ends), everything=True)
         made._training = replace(training, semantics=semantics, stages=stages, measured=self.scorer)
         return made
 
@@ -315,7 +331,7 @@ class SOLID:
         given = data if isinstance(data, Dataset) else load_dataset(data)
         expect_ids_like("update", catalogue.table["item_id"], _new_ids(catalogue, given))
         dataset = in_order_of(catalogue, given)
-        config = self.config.resolved(dataset.num_users, dataset.num_items)
+        config = self._as_made().resolved(dataset.num_users, dataset.num_items)
         check_device(config.train.device)
         split = _newest_of(dataset, catalogue, trained)
         check_memory(config, dataset.num_items, dataset.num_interactions)
@@ -327,7 +343,9 @@ class SOLID:
             )
         made = self._other(found.model, found.neighbours, _counted(dataset, dataset.offsets[1:]))
         made.fingerprint = given.fingerprint
-        made.trained = Trained(first, latest(dataset, dataset.offsets[1:]), everything=True, updated=True)
+        made.trained = replace(
+            trained, first_items=first, until=latest(dataset, dataset.offsets[1:]), everything=True, updated=True
+        )
         made._training = Training(dataset, split, semantics, found.stages, measured=found.validated)
         return made
 
@@ -358,9 +376,14 @@ class SOLID:
         first = self.trained.first_items or catalogue.num_items
         with isolated():
             named = {"title": title, "categories": categories}
-            made = self._other(*add_items(self.config, model, self.neighbours, catalogue, items, first, named))
+            made = self._other(*add_items(self._as_made(), model, self.neighbours, catalogue, items, first, named))
         made.trained = replace(self.trained, first_items=first)
         return made
+
+    def _as_made(self) -> Config:
+        """The configuration with the source of semantics that `fit` chose, where it did."""
+        source = self.trained.semantics
+        return self.config if source is None else self.config.replace(semantics=source)
 
     def _other(self, model: DynamicRecommender, neighbours: WithNeighbours | None, catalogue: Catalogue) -> SOLID:
         made = SOLID(self.config)

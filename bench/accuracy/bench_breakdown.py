@@ -97,8 +97,8 @@ def main() -> None:
         dataset: {
             label: {
                 "seeds": len(values),
-                "mean": np.mean(values, 0).round(5).tolist(),
-                "std": np.std(values, 0, ddof=1).round(5).tolist() if len(values) > 1 else None,
+                "mean": np.mean(values, 0).tolist(),
+                "std": np.std(values, 0, ddof=1).tolist() if len(values) > 1 else None,
             }
             for label, values in methods.items()
         }

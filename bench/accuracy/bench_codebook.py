@@ -84,9 +84,9 @@ def main() -> None:
         first = np.array(by_option[options.options[0]])
         summary[dataset_name] = {
             name: {
-                "seeds": np.round(values, 4).tolist(),
-                "mean": np.mean(values, 0).round(4).tolist(),
-                "difference of each seed": (np.array(values) - first).round(4).tolist(),
+                "seeds": np.array(values).tolist(),
+                "mean": np.mean(values, 0).tolist(),
+                "difference of each seed": (np.array(values) - first).tolist(),
             }
             for name, values in by_option.items()
         }

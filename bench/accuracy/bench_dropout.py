@@ -33,7 +33,7 @@ def of_torch(layer: dropout.Dropout, x: Tensor) -> Tensor:
 def measured(dataset: Dataset, seed: int) -> list[float]:
     """The test metrics of the default SOLID, in the order of COLUMNS."""
     metrics = SOLID(seed=seed, threads=1).fit(dataset, reporter=Silent()).evaluate()
-    return [round(metrics[protocol][name], 4) for protocol, name in (column.split(": ") for column in COLUMNS)]
+    return [metrics[protocol][name] for protocol, name in (column.split(": ") for column in COLUMNS)]
 
 
 def main() -> None:
@@ -57,8 +57,8 @@ def main() -> None:
         "dataset": options.data.name,
         "columns": COLUMNS,
         "seeds": seeds,
-        "mean": {name: np.mean(values, 0).round(4).tolist() for name, values in seeds.items()},
-        "standard deviation": {name: np.std(values, 0, ddof=1).round(4).tolist() for name, values in seeds.items()},
+        "mean": {name: np.mean(values, 0).tolist() for name, values in seeds.items()},
+        "standard deviation": {name: np.std(values, 0, ddof=1).tolist() for name, values in seeds.items()},
         "p of equal means (Welch)": stats.ttest_ind(ours, theirs, equal_var=False).pvalue.round(3).tolist(),
     }
     sys.stdout.write(json.dumps(content, indent=1) + "\n")

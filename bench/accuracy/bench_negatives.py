@@ -52,8 +52,8 @@ def main() -> None:
                         "dataset": name,
                         "negatives": way,
                         "seed": seed,
-                        "ndcg@10": round(found["ndcg@10"], 5),
-                        "hr@10": round(found["hr@10"], 5),
+                        "ndcg@10": found["ndcg@10"],
+                        "hr@10": found["hr@10"],
                         "processor_seconds": round(seconds),
                     }
                 )
@@ -77,7 +77,7 @@ def means(runs: list[dict[str, object]]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for dataset, way in dict.fromkeys((run["dataset"], run["negatives"]) for run in runs):
         values = [float(str(r["ndcg@10"])) for r in runs if (r["dataset"], r["negatives"]) == (dataset, way)]
-        mean, deviation = round(float(np.mean(values)), 5), round(float(np.std(values)), 5)
+        mean, deviation = float(np.mean(values)), float(np.std(values))
         rows.append(
             {"dataset": dataset, "negatives": way, "seeds": len(values), "ndcg@10": mean, "deviation": deviation}
         )

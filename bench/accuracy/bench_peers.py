@@ -63,7 +63,7 @@ def main() -> None:
                 evaluate_full(scorer, dataset, split.test, exclude_history=True),
             ]
             values = {metrics.protocol: metrics.to_dict() for metrics in found}
-            rows.append([round(values[protocol][metric], 5) for protocol, metric in COLUMNS])
+            rows.append([values[protocol][metric] for protocol, metric in COLUMNS])
             sys.stdout.write(f"{name} seed {seed}: {rows[-1]}\n")
             sys.stdout.flush()
         results[name] = {"ours, a seed each": rows, "elsewhere": ELSEWHERE[name]}

@@ -1,11 +1,12 @@
 """How old a person's layers may be: the blob of some events ago, while the device's backbone reads what is newest.
 
     OMP_NUM_THREADS=1 python -m bench.accuracy.bench_staleness --data FOLDER
-        [--datasets lastfm,movielens_100k,movielens_latest_small,foursquare] [--seed 0] [--json]
+        [--datasets lastfm,movielens_100k,movielens_latest_small,foursquare] [--seed 0] [--last 60] [--json]
 
 The preset `device` without neighbours, at most 20 epochs a stage, leave-one-out, full ranking. A test row is ranked
 with layers of the history up to n events ago, n = 0 .. 20, and with those of nobody in particular; where the history is
-not that long, nothing was known then, and the layers are nobody's too.
+not that long, nothing was known then, and the layers are nobody's too. With --last each user's history is cut to so
+many events before anything is trained.
 
 A policy of requests is played over the 20 events before the test row, beginning with layers that are 20 events old: at
 each event it asks for a new blob where the drift of the conditions, `||z - z'|| / ||z'||` with z' those that the blob
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,8 @@ class Measured:
             ranks = [_ranks(model, now, targets, given) for given in [*by_age, _expanded(nobody, len(batch))]]
             ndcg.append(np.stack([ndcg_per_row(rank, 10) for rank in ranks], axis=1))
             conditions.append(torch.stack([torch.cat([z for z in g[:2] if z is not None], 1) for g in by_age], 1))
+        history = rows.positions - dataset.offsets[rows.users]
+        self.events = int(np.minimum(history, OLDEST).sum())  # of the last 20 of each row, those that there were
         self.ndcg, self.conditions = np.concatenate(ndcg), torch.cat(conditions).numpy()
 
     def ages_by_drift(self, threshold: float) -> tuple[np.ndarray, float]:
@@ -78,7 +82,7 @@ class Measured:
             old = self.conditions[np.arange(len(age)), age]
             moved = np.linalg.norm(self.conditions[:, now] - old, axis=1) > threshold * np.linalg.norm(old, axis=1)
             age, requests = np.where(moved, now, age), requests + int(moved.sum())
-        return age, requests / (OLDEST * len(age))
+        return age, requests / self.events
 
     def reached(self, age: np.ndarray) -> float:
         """The mean NDCG@10 by layers of these ages, one a row."""
@@ -116,9 +120,19 @@ def _ranks(model: DynamicRecommender, sequences: Tensor, targets: Tensor, condit
     return (scores >= scores.gather(1, targets.unsqueeze(1) - 1)).sum(1).numpy()
 
 
-def measure(name: str, data: Path, seed: int) -> dict[str, Any]:
+def newest_of(dataset: Dataset, last: int) -> Dataset:
+    """The dataset with the last events of each user alone; all of them for 0."""
+    sizes = np.diff(dataset.offsets)
+    place = np.arange(len(dataset.items)) - np.repeat(dataset.offsets[1:] - last, sizes)
+    kept = (place >= 0) | (last == 0)
+    ends = np.cumsum(np.minimum(sizes, last or sizes.max()))
+    times = None if dataset.timestamps is None else dataset.timestamps[kept]
+    return replace(dataset, items=dataset.items[kept], timestamps=times, offsets=np.concatenate(([0], ends)))
+
+
+def measure(name: str, data: Path, seed: int, last: int = 0) -> dict[str, Any]:
     """A dataset's table and curves."""
-    start, dataset = time.process_time(), load_dataset(data / name)
+    start, dataset = time.process_time(), newest_of(load_dataset(data / name), last)
     solid = SOLID(Config().replace(**FIELDS, seed=seed)).fit(dataset)
     split, blob = solid.training.split, solid.on_device().bytes().person
     with torch.inference_mode():
@@ -136,6 +150,7 @@ def measure(name: str, data: Path, seed: int) -> dict[str, Any]:
     found = {
         "dataset": name,
         "seed": seed,
+        "last_events": last,
         "rows": len(test.ndcg),
         "blob_bytes": blob,
         "events_a_day": events_a_day(dataset),
@@ -166,8 +181,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     FigureCanvasAgg(figure)
     for axes, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
         rate = [point["requests_an_event"] for point in row["curve"]]
-        for policy, style in (("drift", "-"), ("random", "--")):
-            axes.plot(rate, [point[policy] for point in row["curve"]], style, label=f"asked for by {policy}")
+        for policy, style, words in (("drift", "-", "by drift"), ("random", "--", "at random")):
+            axes.plot(rate, [point[policy] for point in row["curve"]], style, label=f"asked for {words}")
         axes.axhline(row["ndcg@10"]["nobody's"], color="grey", linestyle=":", label="nobody's layers")
         if (kept := row["kept"]) is not None:
             axes.plot(kept["requests_an_event"], kept["drift"], "o", color="black", label="kept threshold")
@@ -181,6 +196,7 @@ def main() -> None:
     arguments.add_argument("--data", type=Path, required=True, help="the folder with a folder for each dataset")
     arguments.add_argument("--datasets", default=DATASETS)
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--last", type=int, default=0, help="events of each user that are kept; 0 for all")
     arguments.add_argument("--json", action="store_true", help="write bench/results/staleness.json and .png")
     options = arguments.parse_args()
     path = RESULTS / "staleness.json"
@@ -189,7 +205,7 @@ def main() -> None:
     for name in options.datasets.split(","):
         if (name, options.seed) in done:
             continue
-        rows.append(measure(name, options.data, options.seed))
+        rows.append(measure(name, options.data, options.seed, options.last))
         Console().print_json(json.dumps({key: value for key, value in rows[-1].items() if key != "curve"}))
         if options.json:
             content = {"machine": machine(), "fields": FIELDS, "rows": rows}

@@ -54,7 +54,7 @@ def generator_step(model: DynamicRecommender) -> Work:
 
     def step() -> object:
         z_semantic = model.semantic_encoder(model.semantic_embedding(model.semantics[sequences]), mask)
-        z_item = model.item(sequences)
+        z_item = model.item(sequences, model.item_embedding)
         total = model.dynamic(state, z_item, z_semantic).sum()
         return torch.autograd.grad(total, [state, *parameters])
 

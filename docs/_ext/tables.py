@@ -32,6 +32,7 @@ METRICS = {
 HEADINGS = {"full-NDCG@10": "full NDCG@10", "excluded-NDCG@10": "full, history excluded"}
 METHODS = {
     "itemknn": "ItemKNN, cosine",
+    "neighbours": "neighbours alone, tuned",
     "markov": "Markov chain",
     "popularity": "popularity",
     "sasrec-softmax": "SASRec, full softmax, two layers",
@@ -46,6 +47,7 @@ METHODS = {
     "solid-no-alignment": "SOLID without alignment",
     "solid-cold": "SOLID, stage 2 started cold",
     "solid-apg": "SOLID, low-rank layers",
+    "solid-id": "SOLID on ids alone",
     "finetune": "static, fine-tuned per user",
 }
 BACKBONES = {"gru4rec": "GRU4Rec", "sasrec": "SASRec", "bert4rec": "BERT4Rec", "din": "DIN", "-": ""}
@@ -54,7 +56,19 @@ Run = tuple[str, str, str]  # dataset, backbone, method
 
 
 def read_runs(folder: str) -> dict[Run, dict[str, list[float]]]:
-    """Every run's metrics, a value a seed, in the order of the file."""
+    """Every run's metrics, a value a seed, in the order of the file.
+
+    Of `a+b` those of `a`, and of its datasets and backbones those methods of `b` that it lacks; peers come first.
+    """
+    first, *more = map(_read, folder.split("+"))
+    datasets = list(dict.fromkeys(dataset for dataset, _, _ in first))
+    known = {(dataset, backbone) for dataset, backbone, _ in first} | {(dataset, "-") for dataset in datasets}
+    for other in more:
+        first |= {run: values for run, values in other.items() if run[:2] in known and run not in first}
+    return dict(sorted(first.items(), key=lambda entry: (datasets.index(entry[0][0]), entry[0][1] != "-")))
+
+
+def _read(folder: str) -> dict[Run, dict[str, list[float]]]:
     found: dict[Run, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     named = {(protocol, metric): name for name, (protocol, metric, _) in METRICS.items()}
     with open(RESULTS / folder / "runs.csv", newline="", encoding="utf-8") as file:
@@ -142,6 +156,33 @@ def differences(folder: str) -> list[list[str]]:
     return rows
 
 
+def seeds(metric: str, *arguments: str) -> list[list[str]]:
+    """SOLID less `method=`, seed by seed, and the p of a t-test to which the seeds alone are random."""
+    from scipy import stats
+
+    (method,) = (argument.removeprefix("method=") for argument in arguments if "=" in argument)
+    digits = 4
+    rows = [[f"SOLID less {METHODS.get(method, method)}", "seed by seed", "mean", "p over seeds"]]
+    for folder in (argument for argument in arguments if "=" not in argument):
+        found = read_runs(folder)
+        for dataset, backbone, name in found:
+            other = found.get((dataset, backbone, method))
+            if name != "solid" or other is None:
+                continue
+            pairs = zip(found[dataset, backbone, "solid"][metric], other[metric], strict=True)
+            gaps = [ours - theirs for ours, theirs in pairs]
+            p = stats.ttest_1samp(gaps, 0).pvalue if len(gaps) > 1 else None
+            shown = ", ".join(signed(gap, digits) for gap in gaps)
+            p_shown = "" if p is None else "< .001" if p < 0.001 else number(p, 3)
+            rows.append([f"{dataset}, `{folder}/`", shown, signed(mean(gaps), digits), p_shown])
+    return rows
+
+
+def signed(value: float, digits: int) -> str:
+    """A difference as tables print it."""
+    return f"{value:+.{digits}f}".replace("0.", ".", 1)
+
+
 def ratios(file: str) -> list[list[str]]:
     """The time of each other contestant over ours, one thread / two threads."""
     entries = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
@@ -222,6 +263,34 @@ def sizing(file: str) -> list[list[str]]:
     return rows
 
 
+def trials(file: str) -> list[list[str]]:
+    """What was done to runs, how often, and what came of it."""
+    rows = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
+    names = ("trials", "survived", "lost")
+    total = [f"**{sum(row[name] for row in rows)}**" for name in names]
+    shown = [[row["disturbance"], *(str(row[name]) for name in names)] for row in rows]
+    return [["disturbance", *names], *shown, ["**all**", *total]]
+
+
+def fuzzed(file: str) -> list[list[str]]:
+    """How many inputs each reader of a file was given, and how many it did not answer as it should."""
+    rows = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
+    return [["reader", "inputs", "found"], *([row["target"], f"{row['inputs']:,}", str(row["found"])] for row in rows)]
+
+
+def example(name: str, *columns: str) -> list[list[str]]:
+    """A program of docs/examples: means over seeds of `COLUMN:DIGITS`, whole numbers without their deviation."""
+    measured = json.loads((RESULTS / "examples.json").read_text(encoding="utf-8"))[name]
+    wanted = [(column.replace("_", " "), int(digits)) for column, digits in (each.split(":") for each in columns)]
+    rows = [["", *(column for column, _ in wanted)]]
+    for who, seeds in measured.items():
+        cells = [([seed[column] for seed in seeds], digits) for column, digits in wanted]
+        rows.append(
+            [who, *(f"{mean(values):,.0f}" if digits == 0 else spread(values, digits) for values, digits in cells)]
+        )
+    return rows
+
+
 def device(file: str) -> list[list[str]]:
     """What a device model reaches by its width and method: full NDCG@10 over seeds, beside its bytes."""
     rows = [["", "d", "full NDCG@10", "least to largest, seeds", "bytes on the device", "bytes a person"]]
@@ -273,6 +342,15 @@ def drift(file: str) -> list[list[str]]:
     return rows
 
 
+def programs(file: str) -> list[list[str]]:
+    """Scores of exported networks beside the networks' own."""
+    rows = [["", "largest difference", "largest score", "bytes"]]
+    for run in json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]:
+        scores = f"{run['largest difference']:.1e}", f"{run['largest score']:.1f}"
+        rows.append([f"{BACKBONES[run['backbone']]}, {run['preset']} configuration", *scores, f"{run['bytes']:,}"])
+    return rows
+
+
 def registers(*names: str) -> list[list[str]]:
     """The registers that tests allow a CUDA kernel, most over the architectures."""
     limits = json.loads((ROOT / "python_tests" / "cuda_limits.json").read_text(encoding="utf-8"))["registers"]
@@ -284,6 +362,7 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "across": across,
     "breakdown": breakdown,
     "differences": differences,
+    "seeds": seeds,
     "ratios": ratios,
     "memory": memory,
     "throughput": throughput,
@@ -291,6 +370,10 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "updates": updates,
     "cold": cold,
     "sizing": sizing,
+    "trials": trials,
+    "fuzzed": fuzzed,
+    "example": example,
+    "programs": programs,
     "device": device,
     "device_equality": device_equality,
     "staleness": staleness,

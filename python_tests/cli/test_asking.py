@@ -182,7 +182,9 @@ def test_items_that_nobody_has_had_are_added_to_a_model_in_a_folder_of_its_own(
     assert not (tmp_path / "again").exists()
 
 
-@pytest.mark.parametrize("command", ["recommend", "vectors", "prepare", "update", "add-items", "train", "compare", "tune"])
+@pytest.mark.parametrize(
+    "command", ["recommend", "vectors", "prepare", "update", "add-items", "train", "compare", "tune"]
+)
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     command: str, run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:

@@ -64,6 +64,7 @@ def test_a_run_holds_everything_it_promises(run: Path) -> None:
         ".solid_ext.lock",
         "config.yaml",
         "run.json",
+        ".run.json",
         "static",
         "stage1",
         "stage2",
@@ -195,7 +196,8 @@ def test_resume_alone_goes_on_as_the_run_was_started_and_with_more_epochs_furthe
     (out / "config.yaml").write_text("\n".join(text.splitlines()[:9]), encoding="utf-8")
     main(resumed)  # fields that a file cut short has lost never become defaults
     assert (out / "config.yaml").read_text(encoding="utf-8") == text
-    (out / "run.json").write_text((out / "run.json").read_text()[:-20])
+    for name in ("run.json", ".run.json"):  # a copy of the other
+        (out / name).write_text((out / name).read_text()[:-20])
     assert "expected a whole run.json" in fails(resumed, capsys)
 
 
@@ -531,3 +533,15 @@ def test_an_append_that_runs_beside_another_is_refused_and_loses_no_rows(
     assert [other.returncode for other in found] == [2, 2]
     assert all("prepare: expected a folder that nobody works in" in other.stderr.replace("\n", " ") for other in found)
     assert Dataset.load(out).num_interactions == 361
+
+
+@pytest.mark.slow
+def test_export_writes_programs_and_refuses_a_folder_that_is_there(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", "--run", str(run), "--for", "torch", "--out", str(tmp_path / "out")]
+    main(command)
+    assert "encode.pt2, score.pt2 in" in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "out" / "items.parquet").exists()
+    assert "export: expected" in fails(command, capsys)
+    main([*command, "--overwrite"])

@@ -16,6 +16,7 @@ from solid_ext.data import Catalogue
 from solid_ext.models import DynamicRecommender
 from solid_ext.serve.export import export_programs, in_reference, write_programs
 
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 ITEMS, SEMANTICS, LENGTH = 40, 7, 6
 SMALL = {"dim": 8, "heads": 2, "length": LENGTH, "rank": 4}
 
@@ -70,6 +71,23 @@ def test_a_program_of_torch_gives_the_networks_scores_for_any_batch(fields: dict
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_the_whole_scorer_compiles_without_a_break_and_trains(backend: str) -> None:
+    model = network(backend=backend)
+    compiled = torch.compile(lambda s, c: model.score(model.encode(s), c), fullgraph=True, backend="aot_eager")
+    for rows, targets in ((3, 5), (7, 4)):
+        sequences, candidates = batch(rows, targets)
+        expected = model.score(model.encode(sequences), candidates)
+        found = compiled(sequences, candidates)
+        torch.testing.assert_close(found, expected)
+        wanted = [p for p in model.parameters() if p.requires_grad]
+        truth = torch.autograd.grad(expected.square().sum(), wanted, allow_unused=True)
+        for one, other in zip(torch.autograd.grad(found.square().sum(), wanted, allow_unused=True), truth, strict=True):
+            if other is not None:
+                torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.slow
 def test_native_programs_keep_the_packages_operators_and_reference_ones_have_none() -> None:
     def operators(model: DynamicRecommender) -> set[str]:
         graphs = [m for p in export_programs(model).values() for m in p.graph_module.modules() if hasattr(m, "graph")]
@@ -82,6 +100,8 @@ def test_native_programs_keep_the_packages_operators_and_reference_ones_have_non
     assert model.config.backend == "native"
 
 
+# torch 2.6 exports, but cannot write, a size that is an input of an inner graph.
+@pytest.mark.skipif(TORCH < (2, 13), reason="the extra `export` asks for torch 2.13")
 def test_programs_are_written_beside_their_items_and_read_back(tmp_path: Path) -> None:
     model = network()
     files = write_programs(model, catalogue(), tmp_path / "out", "torch")

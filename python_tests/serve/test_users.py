@@ -139,11 +139,11 @@ def test_nobody_is_kept_in_the_model_s_folder(skewed: tuple[Dataset, SOLID], tmp
     data, solid = skewed
     before = {path.name: path.stat().st_size for path in solid.save(tmp_path / "before").iterdir()}
     items = data.item_ids.sample(600, with_replacement=True, seed=0)
-    people = load_dataset(([f"person {user}" for user in range(300)] * 2, items, list(range(600))))
+    people = load_dataset(([f"visitor {user}" for user in range(300)] * 2, items, list(range(600))))
     solid.recommend_users(people)
     for path in solid.save(tmp_path / "after").iterdir():
         assert path.stat().st_size == before.pop(path.name)
-        assert b"person" not in path.read_bytes()
+        assert b"visitor" not in path.read_bytes()
     assert before == {}
 
 

@@ -18,7 +18,7 @@ class Compare:
     Example: solid-ext compare --datasets data/ratings --methods popularity,static,solid --seeds 0,1 --out runs/table
 
     The same command again goes on where it stopped; with more datasets, backbones, methods or seeds it adds their runs.
-    The methods popularity, markov, itemknn and sasrec-softmax have no backbone and run once a seed.
+    The methods popularity, markov, itemknn, neighbours and sasrec-softmax have no backbone and run once a seed.
     """
 
     datasets: str

@@ -25,6 +25,7 @@ from solid_ext.cli.explain import Explain
 from solid_ext.cli.export import Export
 from solid_ext.cli.prepare import Prepare
 from solid_ext.cli.recommend import Recommend, before_dashes
+from solid_ext.cli.replay import Replay
 from solid_ext.cli.score import Score
 from solid_ext.cli.serve import Serve
 from solid_ext.cli.similar import Similar
@@ -50,6 +51,7 @@ COMMANDS: dict[str, type] = {
     "serve": Serve,
     "compare": Compare,
     "tune": Tune,
+    "replay": Replay,
     "doctor": Doctor,
 }
 

@@ -60,6 +60,8 @@ class Train:
     refit: bool = False
     """When all has been measured, train again on all interactions for the epochs that were best: the folder model has
     that one, for use, and measured the one that was measured. With --resume also after a run without it has ended."""
+    profile: bool = False
+    """Also profile some steps of each stage: the folder profile gets a trace and a table of the slowest operations."""
     settings: Settings = field(default_factory=Config)
 
     def run(self) -> None:
@@ -73,9 +75,12 @@ class Train:
     def _run(self, settings: Config) -> None:
         from solid_ext import distributed
         from solid_ext.cli.stopping import stoppable
-        from solid_ext.run import begun_by, example_users, train_run
+        from solid_ext.run import begun_by, example_users, planned_stages, slowest_part, train_run
+        from solid_ext.run.folder import PROFILE
         from solid_ext.threads import use_threads
         from solid_ext.train import ProgressBar
+        from solid_ext.train.profiled import Profiled
+        from solid_ext.train.time_left import TimeLeft
 
         resume = self.resume or distributed.of_writer(begun_by(self.out, distributed.restarted_job()))
         console.print(f"threads: {use_threads(settings.train.threads, self.out if resume else None)}")
@@ -91,7 +96,11 @@ class Train:
             console.print(Text.assemble(("\nconfiguration", "bold"), f", all of it in {where}; not the default:"))
             console.print(changes.rstrip() + "\n", style="dim")
 
-        with ProgressBar(console, settings.train.validation_metric) as progress, stoppable(progress) as reporter:
+        train = settings.train
+        stages = planned_stages(settings, baseline=self.baseline, refit=self.refit)
+        bar = ProgressBar(console, train.validation_metric, TimeLeft(stages, train.epochs, train.patience))
+        profiled = Profiled(self.out / PROFILE, bar) if self.profile and distributed.is_writer() else None
+        with bar, stoppable(profiled or bar) as reporter:
             run = train_run(
                 self.out,
                 settings,
@@ -116,8 +125,10 @@ class Train:
         for difference in run.metrics["differences"]:
             console.print(f"  {difference['in_words']}")
         show_device(run.metrics)
-        times = ", ".join(f"{stage['stage']} {stage['seconds']:.0f} s" for stage in run.metrics["stages"])
-        console.print(f"\ntrained in {run.metrics['seconds']['train']:.0f} s ({times})")
+        console.print(f"\n{slowest_part(run.metrics['seconds']['parts'])}")
+        for stage, table in ({} if profiled is None else profiled.tables).items():
+            console.print(f"\nsteps of {stage}, by the time of each operation without those inside it:")
+            console.print(table, soft_wrap=True)
         for name in ("metrics.json", "report.png"):
             console.print(f"  {self.out / name}")
         for name, words in run.metrics["folders"].items():
@@ -161,6 +172,9 @@ def show_semantics(found: dict[str, Any]) -> None:
             f"{found['fallback_items']:,} items in the fallback",
         )
     )
+    if "probed" in found:
+        values = ", ".join(f"{source} {value:.4f}" for source, value in found["probed"].items())
+        console.print(f"  {found['source']} chosen on validation rows by a probe without training: {values}")
     if "inertia" in found:
         console.print(f"  k-means: inertia {found['inertia']:.1f}, {found['explained']:.1%} of the spread explained")
     if "purity" in found:

@@ -18,7 +18,7 @@ NO_BACKBONE = "-"
 VERSION = 3
 
 # A method's switches are its own; these a method may set, and a file may for the methods that do not.
-_TUNED = {"delta", "alignment", "low_rank"}
+_TUNED = {"delta", "alignment", "low_rank", "semantics"}
 _OF_THE_GRID = {"backbone", "seed", "threads"} | {
     name for method in METHODS.values() for name in method.fields if name not in _TUNED
 }

@@ -11,9 +11,11 @@ from solid_ext.config import Config
 from solid_ext.data import Dataset, Split
 from solid_ext.evaluate import Scorer, evaluate_full
 from solid_ext.models import SASRecSoftmax
-from solid_ext.scorers import ItemKNN, Markov, Popularity
+from solid_ext.scorers import ItemKNN, Markov, NoNetwork, Popularity
 from solid_ext.train import Reporter, Stage, train_stage
 from solid_ext.train.algorithm import seeded
+from solid_ext.train.neighbourhood import best_neighbours
+from solid_ext.train.semantics import chosen_semantics
 
 
 class PeerTask(NamedTuple):
@@ -44,6 +46,13 @@ def itemknn(task: PeerTask) -> PeerResult:
     return ItemKNN(task.dataset, task.split.train_end), []
 
 
+def neighbours(task: PeerTask) -> PeerResult:
+    """The neighbourhood that SOLID adds to its network, without any: its settings are chosen by the same code."""
+    config, dataset, split = task.config, task.dataset, task.split
+    features = chosen_semantics(config, dataset, split).features
+    return best_neighbours(config, NoNetwork(config.model.length), dataset, split, features), []
+
+
 def sasrec_softmax(task: PeerTask) -> PeerResult:
     """SASRec at its usual size, its epoch chosen by full ranking of the validation items."""
     config, dataset, split = task.config, task.dataset, task.split
@@ -69,6 +78,7 @@ PEERS: dict[str, Callable[[PeerTask], PeerResult]] = {
     "popularity": popularity,
     "markov": markov,
     "itemknn": itemknn,
+    "neighbours": neighbours,
     "sasrec-softmax": sasrec_softmax,
 }
 
@@ -84,4 +94,5 @@ def peer_config(config: Config) -> Config:
         threads=train.threads,
         device=train.device,
     )
-    return Config(model=replace(default.model, length=config.model.length), train=shared, evaluate=config.evaluate)
+    model = replace(default.model, length=config.model.length)
+    return Config(semantics=config.semantics, model=model, train=shared, evaluate=config.evaluate)

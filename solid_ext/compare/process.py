@@ -65,11 +65,12 @@ def run_planned(
     _borrow_stage1(folder, planned, others or {})
     set_threads(config.train.threads)
     split, clock, start = make_split(config.evaluate.split, dataset), Clock(), time.perf_counter()
+    semantics = None
     if planned.method in PEERS:
         scorer, stages = PEERS[planned.method](PeerTask(config, dataset, split, folder, clock))
     else:
         solid = SOLID(config).fit(dataset, folder=folder, reporter=clock)
-        scorer, stages = solid.scorer, solid.training.stages
+        scorer, stages, semantics = solid.scorer, solid.training.stages, solid.training.semantics.source
     trained = time.perf_counter()
     rows = split.test
     sampled = evaluate_sampled(scorer, dataset, rows, negatives=config.evaluate.eval_negatives, seed=config.train.seed)
@@ -100,6 +101,7 @@ def run_planned(
                 **{metrics.protocol: metrics.to_dict() for metrics in (sampled, full, new)},
                 "beyond": beyond,
             },
+            "semantics": semantics,
             "stages": [{"stage": s.name, "epochs": len(s.history), "best_epoch": s.best.epoch} for s in stages],
             "seconds": {
                 "train": sum(epoch.seconds for epoch in epochs) if epochs else trained - start,

@@ -14,7 +14,7 @@ from solid_ext.compare.grid import NO_BACKBONE, Grid, PlannedRun
 from solid_ext.compare.picture import draw_comparison
 from solid_ext.compare.process import METRICS, RUNS, USERS, finished
 from solid_ext.evaluate import hr_per_row, mean_per_user, mrr_per_row, ndcg_per_row
-from solid_ext.evaluate.significance import Difference, paired_differences
+from solid_ext.evaluate.significance import Difference, paired_differences, seed_differences
 from solid_ext.files import read_json, write_text
 
 FloatArray = NDArray[np.float64]
@@ -38,8 +38,9 @@ class MethodResult(NamedTuple):
 
     backbone: str
     method: str
+    numbers: tuple[int, ...]  # the seeds that have finished
     seeds: dict[tuple[str, str], list[float]]  # protocol and metric -> a value a seed
-    users: dict[tuple[str, str], FloatArray]  # of SHOWN: [U], mean over the user's rows and the seeds
+    users: dict[tuple[str, str], FloatArray]  # of SHOWN: [S, U], mean over the user's rows
 
     @property
     def name(self) -> str:
@@ -96,29 +97,38 @@ def _who(run: dict[str, Any]) -> dict[str, Any]:
 
 def read_results(out: Path, plan: list[PlannedRun]) -> list[MethodResult]:
     """The finished runs of one dataset, seeds brought together, in the grid's order."""
-    grouped: dict[tuple[str, str], list[Path]] = {}
+    grouped: dict[tuple[str, str], dict[int, Path]] = {}
     for planned in plan:
-        grouped.setdefault((planned.backbone, planned.method), []).append(out / RUNS / planned.name)
+        grouped.setdefault((planned.backbone, planned.method), {})[planned.seed] = out / RUNS / planned.name
     results = []
-    for (backbone, method), folders in grouped.items():
+    for (backbone, method), of_seed in grouped.items():
+        folders = of_seed.values()
         metrics = [read_json(folder / METRICS, "compare")["metrics"] for folder in folders]
         tables = [pl.read_parquet(folder / USERS, glob=False) for folder in folders]
         seeds = {(protocol, metric): [run[protocol][metric] for run in metrics] for protocol, metric in SHOWN}
         users = {
-            name: np.mean([mean_per_user(of_row(table), table["user"].to_numpy())[1] for table in tables], axis=0)
+            name: np.stack([mean_per_user(of_row(table), table["user"].to_numpy())[1] for table in tables])
             for name, of_row in SHOWN.items()
         }
-        results.append(MethodResult(backbone, method, seeds, users))
+        results.append(MethodResult(backbone, method, tuple(of_seed), seeds, users))
     return results
 
 
-def compare_results(results: list[MethodResult]) -> dict[tuple[str, str], dict[tuple[str, str], Difference]]:
+class Tested(NamedTuple):
+    """One difference by both tests."""
+
+    over_users: Difference
+    over_seeds: Difference | None  # of users and seeds; None of fewer than two seeds that both methods have
+
+
+def compare_results(results: list[MethodResult]) -> dict[tuple[str, str], dict[tuple[str, str], Tested]]:
     """SOLID on each backbone against every other method there and every peer.
 
     Returns:
-        (backbone, other method) -> metric -> difference. The p-values of a backbone and metric are corrected together.
+        (backbone, other method) -> metric -> both tests. The p-values of a backbone, metric and test are corrected
+        together.
     """
-    found: dict[tuple[str, str], dict[tuple[str, str], Difference]] = {}
+    found: dict[tuple[str, str], dict[tuple[str, str], Tested]] = {}
     for ours in results:
         if ours.method != OURS:
             continue
@@ -126,10 +136,17 @@ def compare_results(results: list[MethodResult]) -> dict[tuple[str, str], dict[t
             result for result in results if result is not ours and result.backbone in (ours.backbone, NO_BACKBONE)
         ]
         for metric in TESTED:
-            values = {result.method: result.users[metric] for result in others}
-            for other, difference in paired_differences(ours.users[metric], values).items():
-                found.setdefault((ours.backbone, other), {})[metric] = difference
+            means = {result.method: result.users[metric].mean(0) for result in others}
+            by_seed = _by_seed(ours, others, metric)
+            for other, difference in paired_differences(ours.users[metric].mean(0), means).items():
+                found.setdefault((ours.backbone, other), {})[metric] = Tested(difference, by_seed.get(other))
     return found
+
+
+def _by_seed(ours: MethodResult, others: list[MethodResult], metric: tuple[str, str]) -> dict[str, Difference]:
+    """The tests with seeds as random, against the methods that have the same two or more seeds."""
+    same = {result.method: result.users[metric] for result in others if result.numbers == ours.numbers}
+    return seed_differences(ours.users[metric], same) if len(ours.numbers) > 1 else {}
 
 
 def _markdown(grid: Grid, results: dict[str, list[MethodResult]], costs: pl.DataFrame, missing: list[str]) -> str:
@@ -140,8 +157,8 @@ def _markdown(grid: Grid, results: dict[str, list[MethodResult]], costs: pl.Data
         f"Preset `{grid.preset}`{' with ' + fields if fields else ''}; seeds {', '.join(map(str, grid.seeds))}. "
         "The epoch is chosen on validation rows; test rows are read once. Sampled: the positive against negatives "
         "that the user never had; full: against the whole catalogue, with the items that the user had before or "
-        "without them (history excluded); ties count against the model. No model is trained on validation or test "
-        "items.",
+        "without them (history excluded). A tie counts against the model in a rank and one half in an AUC. No model is "
+        "trained on validation or test items.",
         "",
         "![the same in a picture](report.png)",
     ]
@@ -170,12 +187,12 @@ def _metrics_table(results: list[MethodResult], several: bool) -> list[str]:
     return [*text, "", f"Mean over seeds{spread}. The best of a column is bold."]
 
 
-def _differences_table(differences: dict[tuple[str, str], dict[tuple[str, str], Difference]]) -> list[str]:
+def _differences_table(differences: dict[tuple[str, str], dict[tuple[str, str], Tested]]) -> list[str]:
     text = [_row("backbone", "less", *(f"{protocol} {metric}" for protocol, metric in TESTED)), _rule(2, len(TESTED))]
     for (backbone, other), by_metric in differences.items():
         shown = [
-            f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}] p {_p(gap.p)}"
-            for gap in (by_metric[metric] for metric in TESTED)
+            f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}] p {_p(gap.p)}{_with_seeds(by_seed)}"
+            for gap, by_seed in (by_metric[metric] for metric in TESTED)
         ]
         text.append(_row(backbone, other, *shown))
     return [
@@ -183,8 +200,13 @@ def _differences_table(differences: dict[tuple[str, str], dict[tuple[str, str], 
         "",
         f"{OURS} less the other, mean over users of each user's mean over seeds, and its 95 % interval. Two-sided "
         "paired t-test over users; p corrected after Holm over the rows of a backbone, for each metric. It tells how "
-        "a difference holds over users, not over further seeds.",
+        "a difference holds over users, not over further seeds; the p after it, with seeds, is that of a test to which "
+        "seeds are as random as users, corrected alike.",
     ]
+
+
+def _with_seeds(difference: Difference | None) -> str:
+    return "" if difference is None else f", with seeds {_p(difference.p)}"
 
 
 def _p(value: float) -> str:

@@ -113,6 +113,7 @@ def check_values(config: Config) -> None:
     if not (train.learning_rate > 0 and math.isfinite(train.learning_rate)):
         raise ValueError(f"learning_rate: expected a positive number, got {train.learning_rate}")
     for name, rate in {
+        "clip_gradient": train.clip_gradient,
         "alignment": train.stage2.alignment,
         "weight_decay": train.weight_decay,
         "finetune_rate": model.finetune_rate,

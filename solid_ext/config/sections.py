@@ -16,7 +16,8 @@ class SemanticsConfig(Section):
         "auto", "category", "id", "text", "image", "id+text", "id+image", "text+image", "id+text+image"
     ] = "auto"
     """category: the category column; id, text, image: k-means of an embedding of each item; with +: of their
-    concatenation, each L2-normalised; auto: text where at least half of the items have any, else id."""
+    concatenation, each L2-normalised; auto: where at least half of the items have any text, whichever of text, id+text
+    and id foretells validation rows best, else id."""
     num_semantics: int = 0
     """Number of clusters; 0 for a tenth of the items, between 16 and 1024; -1 for the best mean silhouette."""
     id_features: str = ""
@@ -58,6 +59,8 @@ class ItemConfig(Section):
     """Module 3: weights generated from the item sequence."""
     delta: float = 0.01
     """Bound of the item branch's weights; inf for none."""
+    shared_items: bool = False
+    """The item branch reads the backbone's item embeddings in place of a table of its own, as DUET and APG do."""
     neighbours: bool = True
     """Add to the trained model's logits what the history's items were seen together with and (up to 65,536 items)
     resemble by their features; weighted on validation."""
@@ -142,6 +145,8 @@ class TrainConfig(Section):
     """Adam's."""
     weight_decay: float = 0.0
     """L2 penalty (decoupled)."""
+    clip_gradient: float = 0.0
+    """Length to which a step's gradient is scaled where it is longer; 0 for no such bound."""
     batch_size: int = 1024
     """B, sequences per step."""
     epochs: int = 100

@@ -75,8 +75,7 @@ class DeviceModel:
         Raises:
             ValueError: a blob of another static part, or bytes that are none; the model is as before.
         """
-        given = isinstance(personal, (bytes, bytearray, memoryview))
-        content = bytes(personal) if given else Path(personal).read_bytes()
+        content = personal if isinstance(personal, bytes) else Path(personal).read_bytes()
         arrays, metadata = read_tensors(content, "load")
         if metadata.get("format") != PERSONAL:
             raise ValueError(f"load: expected a blob of format {PERSONAL!r}, got {metadata.get('format')!r:.40}")
@@ -154,8 +153,7 @@ class DeviceModel:
     def _forget(self) -> None:
         """Nobody's layers, and no event."""
         self._layers = [self._static[f"anybody.{layer}"] for layer in range(self._about["generated"])]
-        self._window: list[int] = []
-        self._seen: set[int] = set()
+        self._window, self._seen = list[int](), set[int]()
         self._added = np.zeros(0, np.int32), np.zeros(0, np.float32)
 
     def _personal(self, state: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ from solid_ext.evaluate.protocols import (
     sampled_scores,
 )
 from solid_ext.evaluate.scorer import Scorer
-from solid_ext.evaluate.significance import Difference, holm, in_words, paired_differences
+from solid_ext.evaluate.significance import Difference, holm, in_words, paired_differences, seed_differences
 from solid_ext.evaluate.validation import Validation, both_protocols
 
 __all__ = [
@@ -61,5 +61,6 @@ __all__ = [
     "ranks_of_known",
     "sampled_candidates",
     "sampled_scores",
+    "seed_differences",
     "user_auc",
 ]

@@ -1,4 +1,4 @@
-"""Whether a difference is larger than the users' own scatter: a paired t-test over users, corrected after Holm."""
+"""Whether a difference is larger than the scatter of users, and than that of users and seeds; corrected after Holm."""
 
 from __future__ import annotations
 
@@ -48,6 +48,68 @@ def paired_differences(one: NDArray[np.float64], others: Mapping[str, NDArray[np
         test = stats.ttest_rel(one, other)
         low, high = test.confidence_interval(0.95)
         found[name] = Difference(mean, float(low), float(high), float(test.pvalue))
+    return _corrected(found)
+
+
+def seed_differences(one: NDArray[np.float64], others: Mapping[str, NDArray[np.float64]]) -> dict[str, Difference]:
+    """Test `one` against each of `others` with seeds as random as users are; p-values corrected after Holm.
+
+    The gaps of the same users and the same seeds are `gap[s, u] = mean + user[u] + seed[s] + rest[s, u]`, each term but
+    the mean random. With the mean squares `MS` of that two-way table, the mean's variance is estimated by
+
+        V = (E + max(MS_user - E, 0) + max(MS_seed - E, 0)) / (S U),   E = MS_rest,
+
+    which is that of REML in a mixed model where both differences are positive, and the test is a two-sided t-test with
+    Satterthwaite's degrees of freedom. Where users alone scatter it is the paired test over users, and where seeds
+    do it tends to a t-test over the S differences of seeds.
+
+    Args:
+        one: `[S, U] float64`, a metric of each seed and user.
+        others: the same seeds and users of other methods.
+
+    Raises:
+        ValueError: other shapes, or fewer than 2 seeds or users.
+
+    Source: docs/evaluation.md#tests; Satterthwaite, An approximate distribution of estimates of variance components,
+        1946.
+    """
+    from scipy import stats
+
+    found = {}
+    for name, other in others.items():
+        if one.ndim != 2 or one.shape != other.shape or min(one.shape) < 2:
+            raise ValueError(
+                f"seed_differences: expected [S >= 2, U >= 2] values, got {list(one.shape)}, {list(other.shape)}"
+            )
+        gap = one - other
+        mean = float(gap.mean())
+        if np.ptp(gap) <= 1e-9 * abs(mean):
+            found[name] = Difference(mean, mean, mean, float(mean == 0))
+            continue
+        variance, freedom = _mean_of_crossed(gap)
+        deviation = float(np.sqrt(variance))
+        reach = float(stats.t.ppf(0.975, freedom)) * deviation
+        found[name] = Difference(
+            mean, mean - reach, mean + reach, float(2 * stats.t.sf(abs(mean) / deviation, freedom))
+        )
+    return _corrected(found)
+
+
+def _mean_of_crossed(gap: NDArray[np.float64]) -> tuple[float, float]:
+    """The variance of the mean of gaps [S, U] by two-way random effects, and its degrees of freedom."""
+    seeds, users = gap.shape
+    of_seed, of_user = gap.mean(1), gap.mean(0)
+    rest = gap - of_seed[:, None] - of_user + gap.mean()
+    squares = np.array([seeds * of_user.var(ddof=1), users * of_seed.var(ddof=1), (rest**2).sum()])
+    freedoms = np.array([users - 1.0, seeds - 1.0, (seeds - 1.0) * (users - 1.0)])
+    squares[2] /= freedoms[2]
+    more = squares[:2] > squares[2]
+    parts = np.array([*np.where(more, squares[:2], 0.0), (1 - more.sum()) * squares[2]])
+    total = parts.sum()
+    return float(total / gap.size), float(total**2 / (parts**2 / freedoms).sum())
+
+
+def _corrected(found: dict[str, Difference]) -> dict[str, Difference]:
     corrected = holm([difference.p for difference in found.values()])
     return {
         name: difference._replace(p=float(p)) for (name, difference), p in zip(found.items(), corrected, strict=True)

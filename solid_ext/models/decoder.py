@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from solid_ext.nn.codebook import Codebook, CodebookOutput
 from solid_ext.nn.padding import valid_positions
 from solid_ext.ops._arguments import Backend
-from solid_ext.ops._library import exporting, first_order
+from solid_ext.ops._library import applied, exporting, first_order
 from solid_ext.ops.segment_sum import sum_segments
 
 SLOPE = 0.1  # of the LeakyReLU below zero
@@ -71,7 +71,8 @@ class CodebookDecoder(nn.Sequential):
         What comes back for positions where mask [B, L] bool is False reaches no gradient.
         """
         first, _, last = self
-        return _DecodedLookup.apply(
+        return applied(
+            _DecodedLookup,
             decoded.table,
             decoded.positive,
             first.weight,

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from solid_ext.config import ModelConfig
 from solid_ext.models.decoder import CodebookDecoder
 from solid_ext.models.encoder import ConditionEncoder
-from solid_ext.models.symbols import SymbolEmbedding
+from solid_ext.models.symbols import ItemEmbedding, RowEmbedding, SymbolEmbedding
 from solid_ext.nn import Codebook
 from solid_ext.nn.padding import unpack, valid_mask, valid_positions
+from solid_ext.ops._library import applied
 
 
 class Metacode(NamedTuple):
@@ -39,7 +40,7 @@ class Metacode(NamedTuple):
         """
         if self.entries is None:
             return None
-        return _SquaredDistance.apply(embedded, self.entries, self.codebook_index, mask)
+        return applied(_SquaredDistance, embedded, self.entries, self.codebook_index, mask)
 
 
 class _SquaredDistance(torch.autograd.Function):
@@ -74,7 +75,8 @@ class ItemBranch(nn.Module):
     Shapes: sequences [B, L] int64, ids 0 .. V with 0 for padding -> z_v [B, k], k the width of the generators.
 
     Args:
-        config: with `use_codebook` False the encoder reads the item embeddings themselves.
+        config: with `use_codebook` False the encoder reads the item embeddings themselves; with `shared_items` these
+            are the backbone's.
         num_items: V.
         num_semantics: C, which is also the number K of entries.
 
@@ -84,7 +86,11 @@ class ItemBranch(nn.Module):
     def __init__(self, config: ModelConfig, num_items: int, num_semantics: int) -> None:
         super().__init__()
         dim = config.code_dim
-        self.embedding = SymbolEmbedding(num_items, config.length, dim, config.backend)
+        self.embedding: RowEmbedding | SymbolEmbedding
+        if config.item.shared_items:
+            self.embedding = RowEmbedding(config.length, config.dim, dim)
+        else:
+            self.embedding = SymbolEmbedding(num_items, config.length, dim, config.backend)
         self.codebook = None
         entries = config.item.codebook
         if entries.use_codebook:
@@ -92,9 +98,13 @@ class ItemBranch(nn.Module):
             self.decoder = CodebookDecoder(dim, entries.codebook_hidden, config.backend)
         self.encoder = ConditionEncoder(dim, config.dynamic_layers, config.backend, config.dropout)
 
-    def metacode(self, sequences: Tensor) -> Metacode:
-        """The sequences [B, L] through the codebook, where there is one."""
-        embedded, mask = self.embedding(sequences), valid_mask(sequences)
+    def metacode(self, sequences: Tensor, items: ItemEmbedding) -> Metacode:
+        """The sequences [B, L] through the codebook, where there is one; `items` are the backbone's embeddings."""
+        mask = valid_mask(sequences)
+        if isinstance(self.embedding, RowEmbedding):
+            embedded = self.embedding(items(sequences), mask)
+        else:
+            embedded = self.embedding(sequences)
         if self.codebook is None:
             return Metacode(embedded)
         entries = self.codebook.weight.detach().clone()  # before the lookup: a codebook that learns by it moves them
@@ -105,5 +115,5 @@ class ItemBranch(nn.Module):
         sequence = self.decoder(found.quantized) if decoded is None else self.decoder.look_up(decoded, found, mask)
         return Metacode(sequence, found.index, entries)
 
-    def forward(self, sequences: Tensor) -> Tensor:
-        return self.encoder(self.metacode(sequences).sequence, valid_mask(sequences))
+    def forward(self, sequences: Tensor, items: ItemEmbedding) -> Tensor:
+        return self.encoder(self.metacode(sequences, items).sequence, valid_mask(sequences))

@@ -162,7 +162,7 @@ class DynamicRecommender(nn.Module):
     def _conditions(self, sequences: Tensor) -> Conditions:
         """What the generators read of the sequences, each part where the configuration has it."""
         mask = valid_mask(sequences)
-        metacode = self.item.metacode(sequences) if self.config.item.item_branch else None
+        metacode = self.item.metacode(sequences, self.item_embedding) if self.config.item.item_branch else None
         z_item = z_semantic = auxiliary_loss = None
         if self.config.semantic_trunk:
             embedded = self.semantic_embedding(self.semantics[sequences])

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from solid_ext.nn.lookup import Lookup, sparse_rows
 from solid_ext.nn.padding import ages, valid_mask
 from solid_ext.ops._arguments import Backend, expect_ids
-from solid_ext.ops._library import exporting, first_order
+from solid_ext.ops._library import applied, exporting, first_order
 from solid_ext.ops.segment_sum import sum_segments
 from solid_ext.ops.symbols import embed_symbols
 
@@ -67,6 +67,31 @@ class ItemEmbedding(Lookup):
         return self.rows_of(self.table(), index)
 
 
+class RowEmbedding(nn.Module):
+    """`H = tanh(linear(e + position[age]))` of rows e that another table holds, zero on padding.
+
+    Shapes: rows e [B, L, d], mask [B, L] bool -> H [B, L, k].
+
+    Gradient: to the rows and to all parameters.
+
+    Args:
+        length: the largest L.
+        dim: d.
+        width: k.
+
+    Source: docs/method.md#module-2-semantic-parameter-generation.
+    """
+
+    def __init__(self, length: int, dim: int, width: int) -> None:
+        super().__init__()
+        self.position = nn.Embedding(length, dim)
+        self.linear = nn.Linear(dim, width)
+        nn.init.normal_(self.position.weight, std=dim**-0.5)
+
+    def forward(self, rows: Tensor, mask: Tensor) -> Tensor:
+        return self.linear(rows + self.position(ages(mask))).tanh() * mask.unsqueeze(2)
+
+
 class SymbolEmbedding(nn.Module):
     """`H = tanh(linear(table[s] + position[age]))`, zero on padding.
 
@@ -108,7 +133,7 @@ class SymbolEmbedding(nn.Module):
             raise ValueError(f"SymbolEmbedding: expected sequences [B, L <= {length}], got {list(sequences.shape)}")
         if self.backend == "native":
             weights = (self.table.weight, self.position.weight, self.linear.weight, self.linear.bias)
-            return _Symbols.apply(sequences, *weights, self.table.sparse)
+            return applied(_Symbols, sequences, *weights, self.table.sparse)
         mask = valid_mask(sequences)
         embedded = self.table(sequences) + self.position(ages(mask))
         return self.linear(embedded).tanh() * mask.unsqueeze(2)

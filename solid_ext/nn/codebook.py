@@ -73,7 +73,7 @@ class Codebook(nn.Module):
             entry is `s / n`. An entry starts with `n = 1` and `s = entry`, and stays where it is while unused.
         revive_after: an entry that no vector chose in this many training calls in a row becomes a vector of the batch,
             picked by a hash of `seed` and the number of calls, so that it is the same on every device and after a
-            resume; 0 for never.
+            resume; 0 for never. Of entries that are a Parameter it is not for FSDP, which gathers a copy of them.
         metric: "l2", or "cosine", by which vectors and entries are compared, and returned, as unit vectors.
         commitment: the weight of the pull of x towards its entry.
         with_loss: whether the loss is computed; without it, it is 0 and nothing is kept for it.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from solid_ext.ops._arguments import Backend, expect_backend, expect_ids
-from solid_ext.ops._library import first_order
+from solid_ext.ops._library import applied, first_order
 from solid_ext.ops.segment_sum import sum_segments
 
 
@@ -42,7 +42,7 @@ class Lookup(nn.Embedding):
     def rows_of(self, table: Tensor, index: Tensor) -> Tensor:
         """The rows of a table [num, d] made of the weights, looked up as they are."""
         if self.backend == "native":
-            return _Lookup.apply(index, table, self.padding_idx, self.sparse and table is self.weight)
+            return applied(_Lookup, index, table, self.padding_idx, self.sparse and table is self.weight)
         return F.embedding(index, table, self.padding_idx, sparse=self.sparse and table is self.weight)
 
 

@@ -154,6 +154,18 @@ def under_transforms() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
+def applied(function: Any, *arguments: Any) -> Any:
+    """`function.apply(*arguments)` of an autograd function.
+
+    For one with `setup_context`, which transforms need, torch reads the signature of its `forward` in every call, to
+    bind keyword arguments: as long as all else of a small call. Where nothing transforms it is not asked to.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return function.apply(*arguments)
+    given = torch._functorch.utils.unwrap_dead_wrappers(arguments)
+    return super(torch.autograd.Function, function).apply(*given)
+
+
 def autocasts(tensor: torch.Tensor) -> bool:
     """Whether autocast is on for the tensor's device."""
     if tensor.is_cpu:

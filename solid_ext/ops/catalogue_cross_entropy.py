@@ -21,6 +21,7 @@ from solid_ext.ops._arguments import (
     expect_tensor,
 )
 from solid_ext.ops._library import (
+    applied,
     autocasts,
     define_operator,
     expect_no_tangent,
@@ -129,9 +130,9 @@ def _native(state: Tensor, table: Tensor, target: Tensor, bias: Tensor | None, r
     if torch.is_grad_enabled():
         wanted = (True, True) if under_transforms() else (state.requires_grad, table.requires_grad)
         if any(wanted) and reduction == "mean":
-            return _MeanLoss.apply(state, table, target, bias, wanted)[0]
+            return applied(_MeanLoss, state, table, target, bias, wanted)[0]
         if any(wanted):
-            return _RowLosses.apply(state, table, target, bias)
+            return applied(_RowLosses, state, table, target, bias)
     loss = _run(state, table, target, bias, None, (False, False))[0]
     return (loss.mean() if reduction == "mean" else loss).to(state.dtype)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from solid_ext._native import kernels
 from solid_ext.ops import reference
 from solid_ext.ops._arguments import DTYPES, Backend, expect_backend, expect_device, expect_tensor, real, size
-from solid_ext.ops._library import define_operator, expect_no_tangent
+from solid_ext.ops._library import applied, define_operator, expect_no_tangent
 
 
 def dropout(x: Tensor, key: Tensor, probability: float, *, first: int = 0, backend: Backend = "native") -> Tensor:
@@ -43,7 +43,7 @@ def dropout(x: Tensor, key: Tensor, probability: float, *, first: int = 0, backe
         return reference.dropout(x, key, probability, first)
     expect_backend("dropout", backend)
     expect_no_tangent("dropout", x)
-    return _Dropout.apply(x, key, float(probability), first)
+    return applied(_Dropout, x, key, float(probability), first)
 
 
 def _check(x: Tensor, key: Tensor, probability: float, first: int = 0) -> None:
@@ -76,7 +76,7 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
         (key,) = ctx.saved_tensors
-        return _Dropout.apply(dy, key, ctx.probability, ctx.first), None, None, None
+        return applied(_Dropout, dy, key, ctx.probability, ctx.first), None, None, None
 
 
 def _dropout_cpu(x: Tensor, key: Tensor, probability: float, first: int = 0) -> Tensor:

@@ -13,6 +13,7 @@ from solid_ext._native import kernels
 from solid_ext.ops import dynamic_linear_cuda, reference
 from solid_ext.ops._arguments import Accepted, Backend, expect_backend, expect_like, expect_tensor, expect_tensors, real
 from solid_ext.ops._library import (
+    applied,
     autocasts,
     define_operator,
     expect_no_tangent,
@@ -341,7 +342,8 @@ def _native(
         for tensor in (x, z_item, z_semantic, *parameters):
             if tensor is not None and (transformed or tensor.requires_grad):
                 parts = _parts(x)
-                y, _ = _DynamicMlp.apply(
+                y, _ = applied(
+                    _DynamicMlp,
                     plain,
                     *without_aliases(_divided(x, parts), _repeated(z_item, parts), _repeated(z_semantic, parts)),
                     delta,

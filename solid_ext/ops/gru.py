@@ -13,6 +13,7 @@ from solid_ext._native import kernels
 from solid_ext.ops import gru_cuda, reference
 from solid_ext.ops._arguments import DTYPES, Backend, expect_backend, expect_like, expect_mask, expect_tensor
 from solid_ext.ops._library import (
+    applied,
     autocasts,
     define_operator,
     expect_no_tangent,
@@ -133,7 +134,7 @@ def _native(name: str, x: Tensor, mask: Tensor, *parameters: Tensor) -> Tensor:
     """Run the kernel, under autograd only where a gradient is wanted."""
     expect_no_tangent(name, x, *parameters)
     if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters) or under_transforms()):
-        return _GruLastState.apply(x, mask, *parameters)[0]
+        return applied(_GruLastState, x, mask, *parameters)[0]
     return _forward(x, mask, parameters, False)[0]
 
 

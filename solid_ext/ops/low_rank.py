@@ -13,6 +13,7 @@ from solid_ext._native import kernels
 from solid_ext.ops import reference
 from solid_ext.ops._arguments import Accepted, Backend, expect_backend, expect_like, expect_tensor, expect_tensors, real
 from solid_ext.ops._library import (
+    applied,
     autocasts,
     define_operator,
     expect_no_tangent,
@@ -207,7 +208,7 @@ def _native(tensors: Tensors, layers: int, delta: float, *, plain: bool) -> Tens
         transformed = under_transforms()
         for tensor in tensors:
             if tensor is not None and (transformed or tensor.requires_grad):
-                return _LowRankMlp.apply(plain, layers, delta, *without_aliases(*tensors))[0]
+                return applied(_LowRankMlp, plain, layers, delta, *without_aliases(*tensors))[0]
     if plain:
         return _forward_cpu(tensors, layers, delta, False)[0]
     return forward_operator(*_of_operator(tensors), layers, delta, False)[0]

@@ -11,6 +11,7 @@ from solid_ext._native import kernels
 from solid_ext.ops import nearest_code_cuda, reference
 from solid_ext.ops._arguments import Backend, expect_device, expect_mask, expect_tensor
 from solid_ext.ops._library import (
+    applied,
     define_operator,
     expect_no_tangent,
     first_order,
@@ -165,7 +166,7 @@ def _lookup(
         found = _search_reference(rows, codebook, valid, gradient, statistics, distance_gradient)
     # What a transform such as vmap wraps does not say whether a gradient is wanted of it.
     elif torch.is_grad_enabled() and (x.requires_grad or codebook.requires_grad or transformed):
-        found = _NearestCode.apply(rows, codebook, valid, gradient, statistics, distance_gradient)
+        found = applied(_NearestCode, rows, codebook, valid, gradient, statistics, distance_gradient)
     else:
         found = _search(rows, codebook, valid, statistics)
     if rows is x and found[1].dtype == dtype:

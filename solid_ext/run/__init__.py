@@ -3,7 +3,7 @@
 from solid_ext.run.examples import Example, example_users
 from solid_ext.run.folder import Begun, begun_by, begun_run, check_out, holds_run, open_run
 from solid_ext.run.picture import draw_report
-from solid_ext.run.training import Run, train_run
+from solid_ext.run.training import Run, planned_stages, slowest_part, train_run
 from solid_ext.run.updating import update_run
 
 __all__ = [
@@ -17,6 +17,8 @@ __all__ = [
     "example_users",
     "holds_run",
     "open_run",
+    "planned_stages",
+    "slowest_part",
     "train_run",
     "update_run",
 ]

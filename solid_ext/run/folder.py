@@ -17,15 +17,16 @@ from solid_ext.data import Dataset
 from solid_ext.files import LOCK, check_replaceable, checked_path, read_json, write_json, write_text
 from solid_ext.model_folder import foreign_model
 from solid_ext.solid import REFIT
-from solid_ext.train.stage_folder import check_resumed, check_version, is_begun
+from solid_ext.train.stage_folder import FAULT, check_resumed, check_version, is_begun
 
 DESCRIPTION = "run.json"
+PROFILE = "profile"
 COPY = ".run.json"  # of the description, which is small and which everything hangs on
 STAGES, RIVAL = ("stage1", "stage2"), "static"
 MODEL, MEASURED = "model", "measured"  # for use; and, of a refitted run, the one that the metrics are of
 BEGUN = {LOCK, "config.yaml", DESCRIPTION, COPY}  # what a run has before its first epoch
-FOLDERS = {*STAGES, RIVAL, MODEL, MEASURED, REFIT, "tensorboard"}
-WRITTEN = {*BEGUN, *FOLDERS, "semantics.safetensors", "metrics.json", "report.png"}
+FOLDERS = {*STAGES, RIVAL, MODEL, MEASURED, REFIT, "tensorboard", PROFILE}
+WRITTEN = {*BEGUN, *FOLDERS, "semantics.safetensors", "metrics.json", "users.parquet", "report.png", FAULT}
 REPLACED = ".replaced"  # the run that is overwritten, until the new one has an epoch
 SERVED = {MODEL, MEASURED}  # which readers have open: they stay until the new run's take their place
 
@@ -147,7 +148,7 @@ def check_out(folder: Path, *, resume: bool, overwrite: bool) -> None:
     if resume:
         for model in (MODEL, MEASURED):
             check_replaceable(folder / model, "out", overwrite=True, ours=foreign_model)
-    begun = {LOCK, REPLACED} | (SERVED if REPLACED in found else set())
+    begun = {LOCK, REPLACED, FAULT} | (SERVED if REPLACED in found else set())
     if resume or not found - begun:  # a run that was killed before it had described itself has no more
         return
     if not overwrite:
@@ -212,7 +213,7 @@ def _set_aside(folder: Path) -> None:
     if not aside.is_dir() and os.path.lexists(aside):
         aside.unlink()
     aside.mkdir(exist_ok=True)
-    for path in [path for path in folder.iterdir() if path.name in WRITTEN - {LOCK} - SERVED]:
+    for path in [path for path in folder.iterdir() if path.name in WRITTEN - {LOCK, FAULT} - SERVED]:
         if os.path.lexists(aside / path.name):
             _delete(path)
         else:
@@ -238,7 +239,10 @@ def under_way(folder: Path, *, made: bool) -> Iterator[None]:
         yield
     except BaseException:
         if not any(is_begun(folder / stage) for stage in STAGES):
-            for path in [path for path in folder.iterdir() if path.name in WRITTEN - {LOCK} - SERVED]:
+            for path in folder.glob(f"*/{FAULT}"):  # to be computed again, and in nobody's way
+                path.replace(folder / FAULT)
+                made = False
+            for path in [path for path in folder.iterdir() if path.name in WRITTEN - {LOCK, FAULT} - SERVED]:
                 _delete(path)
             for path in list(aside.iterdir()) if aside.exists() else ():
                 path.rename(folder / path.name)

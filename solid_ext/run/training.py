@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from solid_ext import distributed
 from solid_ext.config import Config
 from solid_ext.data import Dataset
-from solid_ext.evaluate import Scorer, both_protocols
-from solid_ext.files import owned, write_json
+from solid_ext.evaluate import Metrics, Scorer, both_protocols
+from solid_ext.files import owned, write_json, written
 from solid_ext.methods import method_config
 from solid_ext.run.differences import differences
 from solid_ext.run.folder import MEASURED, MODEL, RIVAL, Also, check_out, open_run, under_way
@@ -25,9 +27,11 @@ from solid_ext.serve import evaluate_beyond
 from solid_ext.solid import SOLID
 from solid_ext.train import Epoch, Prefixed, Renamed, Reporter, Silent, Stage, TensorBoard, check_training
 from solid_ext.train.algorithm import stage1_config
+from solid_ext.train.callbacks import Calling, check_callbacks
 from solid_ext.train.progress import check_reporter
 
 MEASURED_WORDS = "the model that these metrics are of, trained on the split's training rows"
+USERS = "users.parquet"
 ITEMKNN_ITEMS = 65_536  # items up to which ItemKNN is measured too: its neighbours are counted in seconds
 
 
@@ -59,6 +63,7 @@ def train_run(
     resume: bool = False,
     overwrite: bool = False,
     reporter: Reporter | None = None,
+    callbacks: Sequence[Any] = (),
     begun: Callable[[], None] | None = None,
 ) -> Run:
     """Train, evaluate beside popularity, ItemKNN and, if asked for, the static method, and write everything down.
@@ -69,21 +74,27 @@ def train_run(
             is resumed has it where it was begun with it, or is asked for it now.
         refit: also train the model again on all interactions, for use; as with `baseline` for a run that is resumed.
         source: where the dataset is found again, for who resumes the run by its folder alone.
+        callbacks: told of every stage, the static method's and the refit's too, see `solid_ext.train.Callback`.
         begun: called once everything has been checked and the folder is there.
 
     Returns:
         The run; its folder holds `config.yaml`, `run.json`, a folder a stage, `static/` with those of the static
-        method if there is one, `model/`, `semantics.safetensors`, `metrics.json`, `report.png`. Of a refitted run
-        `model/` is the one for use, `measured/` the one that was measured, and `refit/` has the stages of the former.
+        method if there is one, `model/`, `semantics.safetensors`, `metrics.json`, `users.parquet`, `report.png`. Of a
+        refitted run `model/` is the one for use, `measured/` the one that was measured, and `refit/` has the stages of
+        the former.
 
     Raises:
         ValueError: what cannot be trained, said before the folder is made or anything in it replaced; a folder in
             which another process works.
     """
     check_reporter("train_run", reporter)
+    check_callbacks("train_run", callbacks)
     config = config.resolved(dataset.num_users, dataset.num_items)
     if config.train.tensorboard and distributed.is_writer():
         reporter = TensorBoard(folder / "tensorboard", reporter or Silent())
+    calling = Calling(callbacks, reporter)
+    if callbacks:
+        reporter = calling
     check_training(config, dataset)
     writes = distributed.is_writer()
     if writes:
@@ -118,7 +129,12 @@ def train_run(
                 )
             seconds = {"train": time.perf_counter() - start}
         run = _measured(folder, solid, rival, method, seconds, also.refit)
-        return _refitted(run, reporter) if also.refit else run
+        run = _refitted(run, reporter) if also.refit else run
+        again = run.solid.training.stages if also.refit else []
+        calling.finish(
+            [*solid.training.stages, *([] if rival is None else map(_of_rival, rival.training.stages)), *again]
+        )
+        return run
 
 
 def _measured(
@@ -143,6 +159,9 @@ def _measured(
         return Run(folder, solid, solid, {})
     beyond = {model: evaluate_beyond(scorer, dataset, split) for model, scorer in scorers.items()}
     seconds["evaluate"] = time.perf_counter() - start
+    parts = {**training.seconds, "evaluation": seconds["evaluate"]}
+    if rival is not None:
+        parts[RIVAL] = rival.training.seconds["stage2"]
     usage = solid.code_usage()
     stages = [*([] if rival is None else map(_of_rival, rival.training.stages)), *training.stages]
     metrics = {
@@ -173,10 +192,12 @@ def _measured(
         ],
         "device": None if config.model.finetune_steps else solid.on_device().bytes()._asdict(),
         "entries_used": None if usage is None else int((usage > 0).sum()),
-        "seconds": seconds,
+        "seconds": {**seconds, "parts": parts},
         "folders": {MEASURED: MEASURED_WORDS} if refit else {MODEL: f"{MEASURED_WORDS}, and for use"},
     }
     write_json(folder / "metrics.json", metrics)
+    with written(folder / USERS) as partial:
+        _users(found).write_parquet(partial)
     solid.save(folder / (MEASURED if refit else MODEL), overwrite=True)
     if not refit:  # of a refitted run that this one replaces
         shutil.rmtree(folder / MEASURED, ignore_errors=True)
@@ -184,6 +205,23 @@ def _measured(
     history = [epoch.row() for stage in stages for epoch in stage.history]
     draw_report(folder / "report.png", history, usage, models, validation=_validation_axis(config))
     return Run(folder, solid, solid, metrics)
+
+
+def _users(found: Mapping[str, Mapping[str, Metrics]]) -> pl.DataFrame:
+    """A row a model and test row: its user and ranks, so that whoever has the run can repeat a test."""
+    return pl.concat(
+        pl.DataFrame(
+            {
+                "model": pl.Series([model], dtype=pl.String).new_from_index(0, len(sampled.users)),
+                "user": sampled.users,
+                "area": sampled.areas,
+                "sampled_rank": sampled.ranks,
+                "full_rank": protocols["full"].ranks,
+            }
+        )
+        for model, protocols in found.items()
+        for sampled in (protocols["sampled"],)
+    )
 
 
 def _refitted(run: Run, reporter: Reporter | None) -> Run:
@@ -196,10 +234,27 @@ def _refitted(run: Run, reporter: Reporter | None) -> Run:
     epochs = {stage.name: len(stage.history) for stage in used.training.stages}
     used.save(run.folder / MODEL, overwrite=True)
     seconds = {**run.metrics["seconds"], "refit": time.perf_counter() - start}
+    seconds["parts"] = {**seconds["parts"], "refit": seconds["refit"]}
     folders = {MODEL: "trained on all interactions, for use: these metrics are not its own", **run.metrics["folders"]}
     metrics = {**run.metrics, "seconds": seconds, "folders": folders, "refit_epochs": epochs}
     write_json(run.folder / "metrics.json", metrics)
     return replace(run, solid=used, metrics=metrics)
+
+
+def planned_stages(config: Config, *, baseline: bool, refit: bool) -> list[str]:
+    """The names of what a run trains, in the order in which it is reported."""
+    own = ["stage2"] if stage1_config(config) is None else ["stage1", "stage2"]
+    rival = [RIVAL] if baseline and method_config(config, RIVAL) != config else []
+    return [*own, *rival, *(f"refit {name}" for name in own if refit)]
+
+
+def slowest_part(parts: Mapping[str, float]) -> str:
+    """A sentence about where a run's time went, the slowest part first."""
+    total = sum(parts.values())
+    first, *others = sorted(parts.items(), key=lambda part: -part[1])
+    rest = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in others)
+    share = first[1] / (total or 1)
+    return f"{total:.0f} s in all, the slowest part {first[0]} with {first[1]:.0f} s ({share:.0%}); {rest}"
 
 
 def _of_rival(stage: Stage) -> Stage:

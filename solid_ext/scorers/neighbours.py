@@ -30,6 +30,21 @@ class _State(NamedTuple):
     added: sparse.csr_array  # [B, V + 1], what is added to the logits
 
 
+class NoNetwork:
+    """A `Scorer` to which all items are alike, with logits of 0: with neighbours around it they alone are ranked by."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def encode(self, sequences: Tensor) -> Tensor:
+        """0 for each of `sequences: [B, L] int64`, [B, 1]."""
+        return torch.zeros(len(sequences), 1, dtype=torch.float64)
+
+    def score(self, state: Tensor, candidates: Tensor) -> Tensor:
+        """Logits of 0 of candidates [B, T] or [T] int64; [B, T] float64."""
+        return state.expand(len(state), candidates.shape[-1])
+
+
 class WithNeighbours:
     """A model's logit and ItemKNN's score of the same history, added; a `Scorer`.
 

@@ -1,6 +1,7 @@
 """Training: losses, one stage, both stages, checkpoints and what is reported on the way."""
 
 from solid_ext.train.algorithm import build_model, restore_model, train_solid
+from solid_ext.train.callbacks import Callback, StepDone
 from solid_ext.train.checkpoint import load_checkpoint, load_model, save_checkpoint
 from solid_ext.train.checks import check_training
 from solid_ext.train.progress import (
@@ -18,6 +19,7 @@ from solid_ext.train.stage import Stage, train_stage
 from solid_ext.train.step import Step, make_optimizer
 
 __all__ = [
+    "Callback",
     "Epoch",
     "Passing",
     "Prefixed",
@@ -27,6 +29,7 @@ __all__ = [
     "Silent",
     "Stage",
     "Step",
+    "StepDone",
     "StopTraining",
     "TensorBoard",
     "build_model",

@@ -7,7 +7,7 @@ from scipy import sparse
 
 from solid_ext.config import Config
 from solid_ext.data import Dataset, Split
-from solid_ext.evaluate import Validation
+from solid_ext.evaluate import Scorer, Validation
 from solid_ext.models import DynamicRecommender
 from solid_ext.scorers import ItemKNN, WithNeighbours, choose_neighbours, content_similarity
 from solid_ext.scorers.content import MOST_ITEMS
@@ -22,9 +22,16 @@ def chosen_neighbours(
     """The model with the neighbours that are best on the validation rows; None where the configuration has none."""
     if not config.model.item.neighbours:
         return None
+    return best_neighbours(config, fine_tuned(model), dataset, split, features)
+
+
+def best_neighbours(
+    config: Config, scorer: Scorer, dataset: Dataset, split: Split, features: np.ndarray | None
+) -> WithNeighbours:
+    """A scorer with the neighbours, counted in the training part, that are best on the validation rows."""
     validate = Validation(config, dataset, split, most=NEIGHBOUR_ROWS)
-    knn = ItemKNN(dataset, split.train_end, model.length)
-    return choose_neighbours(fine_tuned(model), knn, validate.of_each, _content(features)).narrow()
+    knn = ItemKNN(dataset, split.train_end, scorer.length)
+    return choose_neighbours(scorer, knn, validate.of_each, content_of(features)).narrow()
 
 
 def counted_neighbours(
@@ -33,7 +40,7 @@ def counted_neighbours(
     """The model with neighbours as they were chosen for another, counted in all interactions."""
     if chosen is None:
         return None
-    knn, content = ItemKNN(dataset, dataset.offsets[1:], model.length), _content(features)
+    knn, content = ItemKNN(dataset, dataset.offsets[1:], model.length), content_of(features)
     if content is not None and chosen.content:
         knn = ItemKNN.of(knn.similarity + content * chosen.content, knn.length)
     return WithNeighbours(fine_tuned(model), knn, chosen.weight, chosen.decay, chosen.content).narrow()
@@ -53,7 +60,7 @@ def grown_neighbours(
     had, size = old.shape[0], model.num_items + 1
     row, column = old.tocoo().coords
     similarity = sparse.csr_array((old.tocoo().data, (row, column)), shape=(size, size))
-    content = _content(features) if known.content else None
+    content = content_of(features) if known.content else None
     if content is not None:
         pairs = content.tocoo()
         row, column = pairs.coords
@@ -65,5 +72,6 @@ def grown_neighbours(
     )
 
 
-def _content(features: np.ndarray | None) -> sparse.csr_array | None:
+def content_of(features: np.ndarray | None) -> sparse.csr_array | None:
+    """How much items resemble each other by features [V + 1, F]; None without any, or of too many items."""
     return None if features is None or len(features) - 1 > MOST_ITEMS else content_similarity(features)

@@ -7,14 +7,18 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from torch import Tensor
 
 from solid_ext import distributed
 from solid_ext.files import write_text
+
+if TYPE_CHECKING:
+    from solid_ext.train.time_left import TimeLeft
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,13 @@ class Silent:
     def end(self, stage: str, best: Epoch) -> None: ...
 
 
+def tell_loss(reporter: Reporter, loss: Tensor) -> None:
+    """Give a reporter the loss of the step that it is told of next, if it has a method `computed` for it."""
+    computed = getattr(reporter, "computed", None)
+    if computed is not None:
+        computed(loss)
+
+
 def check_reporter(call: str, reporter: Any) -> None:
     """Refuse what cannot be told of a training, before it starts.
 
@@ -79,6 +90,10 @@ class Passing:
 
     def begin(self, stage: str, steps: int, epochs: int) -> None:
         self.after.begin(stage, steps, epochs)
+
+    def computed(self, loss: Tensor) -> None:
+        """A step's loss, before `step`: for reporters that have this method too."""
+        tell_loss(self.after, loss)
 
     def step(self) -> None:
         self.after.step()
@@ -153,10 +168,14 @@ class Prefixed(Passing):
 
 
 class ProgressBar:
-    """A rich progress bar, one line a stage; a context manager."""
+    """A rich progress bar, one line a stage; a context manager.
 
-    def __init__(self, console: Console, metric: str) -> None:
-        self.metric = metric
+    Args:
+        left: how long the whole run still trains; None says nothing of it.
+    """
+
+    def __init__(self, console: Console, metric: str, left: TimeLeft | None = None) -> None:
+        self.metric, self.left = metric, left
         self.bar = Progress(
             TextColumn("{task.description:<12}"),
             BarColumn(bar_width=24),
@@ -178,6 +197,8 @@ class ProgressBar:
 
     def begin(self, stage: str, steps: int, epochs: int) -> None:
         self.start = time.perf_counter()
+        if self.left is not None:
+            self.left.begin(stage, epochs)
         self.task = self.bar.add_task(stage, total=steps, status=f"epoch 1 of at most {epochs}")
 
     def step(self) -> None:
@@ -185,13 +206,19 @@ class ProgressBar:
             self.bar.advance(self.task)
 
     def epoch(self, epoch: Epoch, best: Epoch) -> None:
+        if self.left is not None:
+            self.left.epoch(epoch, best)
         if self.task is not None:
             status = f"epoch {epoch.epoch + 1}  loss {epoch.loss:.4f}"
             if epoch.valid is not None:
                 status += f"  {self.metric} {epoch.valid:.4f} (best {best.valid:.4f} at {best.epoch})"
+            if self.left is not None:
+                status += self.left.words()
             self.bar.update(self.task, completed=0, status=status)
 
     def end(self, stage: str, best: Epoch) -> None:
+        if self.left is not None:
+            self.left.end()
         if self.task is not None:
             task, seconds = self.bar.tasks[self.task], time.perf_counter() - self.start
             status = (

@@ -72,7 +72,7 @@ def semantics_of_everything(config: Config, dataset: Dataset, semantics: Semanti
     """
     if "id" not in semantics.source.split("+") or config.semantics.id_features or semantics.features is None:
         return semantics
-    same_count = replace(config.semantics, num_semantics=semantics.count - 1)
+    same_count = replace(config.semantics, semantics=semantics.source, num_semantics=semantics.count - 1)
     return make_semantics(same_count, dataset, seed=config.train.seed, train_end=dataset.offsets[1:])
 
 

@@ -20,9 +20,19 @@ from solid_ext.data import Dataset, NegativeSampler, Rows, Split, gather_sequenc
 from solid_ext.distributed import Share
 from solid_ext.nn import Codebook
 from solid_ext.train.ahead import one_ahead
+from solid_ext.train.gradients import NotFinite
 from solid_ext.train.isolation import generator_states, isolated, seed_generators, set_generators
-from solid_ext.train.progress import Epoch, Reporter, Silent, StopTraining, check_reporter, together
+from solid_ext.train.progress import (
+    Epoch,
+    Reporter,
+    Silent,
+    StopTraining,
+    check_reporter,
+    tell_loss,
+    together,
+)
 from solid_ext.train.stage_folder import (
+    FAULT,
     Stage,
     Trainable,
     Within,
@@ -30,6 +40,7 @@ from solid_ext.train.stage_folder import (
     is_begun,
     origin_of,
     resume_stage,
+    save_fault,
     save_stage,
 )
 from solid_ext.train.step import Step, make_optimizer
@@ -85,6 +96,8 @@ def train_stage(
     if folder is not None and is_begun(folder):
         stage, best, within = resume_stage(folder, origin, config, model, optimizer)
     distributed.expect_same(name, {**origin, "epochs": [[epoch.loss, epoch.valid] for epoch in stage.history]})
+    if folder is not None and distributed.is_writer():
+        (folder / FAULT).unlink(missing_ok=True)  # of a training that was ended there, and goes on
     step = Step(model, optimizer, config)
     own = config.loss != "full_softmax" and not config.shared_negatives
     sampler = NegativeSampler(dataset, split.train_end) if own else None
@@ -101,6 +114,8 @@ def train_stage(
             if folder is not None and distributed.is_writer():
                 save_stage(folder, stage, origin, model, optimizer, best, stop.within)
             raise stop.cause from None
+        except _FaultyStep as fault:
+            raise _told(fault, folder, name, number, model, config, origin["config"]) from None
         within = None
         optimizer.flush()
         _check_progress(name, number, loss, alignment, model, config)
@@ -163,6 +178,34 @@ class _StoppedWithin(Exception):
         self.cause, self.within = cause, within
 
 
+class _FaultyStep(Exception):
+    """A step that was not finite, with what it was computed from besides the weights."""
+
+    def __init__(
+        self, found: NotFinite, step: int, batch: tuple[Tensor, Tensor], generators: dict[str, Tensor]
+    ) -> None:
+        super().__init__()
+        self.found, self.step, self.batch, self.generators = found, step, batch, generators
+
+
+def _told(
+    fault: _FaultyStep,
+    folder: Path | None,
+    stage: str,
+    epoch: int,
+    model: Trainable,
+    config: TrainConfig,
+    fields: Mapping[str, Any],
+) -> FloatingPointError:
+    """What is said of a step that was not finite, once it is kept where the stage has a folder."""
+    sentence = f"{stage}: expected {fault.found} in epoch {epoch}; {_advice(config)} may help"
+    if folder is None or not distributed.is_writer():
+        return FloatingPointError(f"{sentence} (step {fault.step})")
+    described = {"stage": stage, "epoch": epoch, "step": fault.step, "said": str(fault.found), "config": fields}
+    save_fault(folder / FAULT, model, fault.batch, fault.generators, described)
+    return FloatingPointError(f"{sentence} (step {fault.step}, which `solid-ext replay` computes again, is kept)")
+
+
 def _train_epoch(
     model: Trainable,
     step: Step,
@@ -211,9 +254,15 @@ def _train_epoch(
     for number, (sequences, candidates, size, share) in enumerate(given, 1):
         if number <= done:
             continue
-        loss, alignment = step(_on(model.device, sequences), _on(model.device, candidates), share)
+        batch = _on(model.device, sequences), _on(model.device, candidates)
+        before = generator_states(model.device) if model.device.type == "cpu" else {}
+        try:
+            loss, alignment = step(*batch, share)
+        except NotFinite as found:
+            raise _FaultyStep(found, number, batch, before) from None
         sums[0] += loss * size
         sums[1] += alignment * size
+        tell_loss(reporter, loss)
         try:
             reporter.step()
         except StopTraining as cause:

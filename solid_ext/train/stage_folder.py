@@ -33,6 +33,7 @@ MAY_DIFFER = ("threads", "tensorboard")
 
 
 LAST, PREVIOUS, BEST = "last.safetensors", "previous.safetensors", "best.safetensors"
+FAULT = "fault.safetensors"  # a step that was not finite
 Trainable = DynamicRecommender | SemanticRecommender | SASRecSoftmax
 
 
@@ -205,6 +206,21 @@ def resume_stage(
             stacklevel=3,
         )
     return stage, best, within
+
+
+def save_fault(
+    path: Path,
+    model: Trainable,
+    batch: tuple[Tensor, Tensor],
+    generators: Mapping[str, Tensor],
+    described: Mapping[str, Any],
+) -> None:
+    """Write a step's model, batch and generator states, all of before the step, and what is known of it."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"generator.{name}": tensor for name, tensor in generators.items()}
+    tensors |= {"sequences": batch[0], "candidates": batch[1]}
+    kind = {"kind": type(model).__name__, "num_items": model.num_items}
+    save_checkpoint(path, tensors, {**described, **kind})
 
 
 def copy_of(model: Trainable) -> dict[str, Tensor]:

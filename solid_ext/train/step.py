@@ -13,6 +13,7 @@ from solid_ext import distributed
 from solid_ext.config import TrainConfig
 from solid_ext.distributed import Share
 from solid_ext.nn.dropout import rows_behind
+from solid_ext.train.gradients import check_and_clip
 from solid_ext.train.losses import binary_cross_entropy, full_softmax, sampled_softmax
 from solid_ext.train.precision import tf32_products
 from solid_ext.train.row_adam import LARGE_TABLE, RowAdam
@@ -123,16 +124,20 @@ class Step:
                 (prediction + self.config.stage2.alignment * alignment).backward()
                 found = torch.stack([prediction.detach(), alignment.detach()])
             distributed.sum_gradients(self.optimizer)
-        self._move()
+        # Of all processes: what is not finite in one is not finite in every one's sum, and all end alike.
+        self._move(distributed.summed(found.sum()))
         return found[0], found[1]
 
     def _update(self, sequences: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
         prediction, alignment = self._losses(sequences, candidates)
-        (prediction + self.config.stage2.alignment * alignment).backward()
-        self._move()
+        loss = prediction + self.config.stage2.alignment * alignment
+        loss.backward()
+        self._move(loss)
         return prediction.detach(), alignment.detach()
 
-    def _move(self) -> None:
+    def _move(self, loss: Tensor) -> None:
+        """Adam's update by the gradients that hang on the parameters, where they and the loss are finite."""
+        check_and_clip(self.model, loss, self.config)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

@@ -21,7 +21,11 @@ from solid_ext.forked import check_not_forked
 
 
 def semantics_source(config: SemanticsConfig, dataset: Dataset) -> str:
-    """Where the semantics come from; "auto" is text where at least half of the items have any, else the ids."""
+    """Where the semantics come from; "auto" is text where at least half of the items have any, else the ids.
+
+    That is the rule of thumb where there is nothing to choose by; `fit` chooses on validation rows, see
+    `solid_ext.train.semantics.chosen_semantics`.
+    """
     if config.semantics != "auto":
         return config.semantics
     return "text" if config.text_features or 2 * item_text(dataset).count() >= dataset.num_items else "id"
