@@ -103,6 +103,7 @@ for path in sorted(hostile.place.glob("*.made_up")):
 """
 
 
+@pytest.mark.slow
 def test_a_file_that_claims_to_be_huge_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
     """In a process that may take 200 MB more than it has when it begins."""
     for target, claims in CLAIMS.items():

@@ -69,7 +69,7 @@ def test_every_searched_field_exists_and_its_range_is_allowed() -> None:
         (["--fields", "luck"], "fields: expected one of learning_rate, .*, got 'luck'"),
         (["--fields", "delta,delta"], "fields: expected different ones, got 'delta' twice"),
         (["--method", "sliod"], "method: expected one of static, .*, got 'sliod'"),
-        (["--preset", "worst"], "preset: expected one of paper, best, got 'worst'"),
+        (["--preset", "worst"], "preset: expected one of paper, best, device, got 'worst'"),
         (["--backbone", "resnet"], "backbone: expected one of .*sasrec.*, got 'resnet'"),
         (["--trials", "0"], "trials: expected at least 1, got 0"),
     ],

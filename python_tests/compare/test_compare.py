@@ -159,7 +159,7 @@ def test_a_run_that_fails_leaves_the_others_alone(
         (["--backbones", "resnet"], "backbones: expected some of .*sasrec.*, got 'resnet'"),
         (["--seeds", "0,x"], "seeds: expected numbers of 0 or more, got '0,x'"),
         (["--seeds", "1,1"], "seeds: expected different ones, got 1 twice"),
-        (["--preset", "worst"], "preset: expected one of paper, best, got 'worst'"),
+        (["--preset", "worst"], "preset: expected one of paper, best, device, got 'worst'"),
         (["--jobs", "-1"], "jobs: expected 0 or more, got -1"),
         (["--datasets", "nowhere"], "dataset: expected .* a path that exists, got nowhere"),
         (["--datasets", "synthetic,synthetic"], "datasets: expected different ones, got 'synthetic' twice"),
