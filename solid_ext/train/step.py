@@ -117,12 +117,12 @@ class Step:
     def _together(self, sequences: Tensor, candidates: Tensor, share: Share) -> tuple[Tensor, Tensor]:
         """A step whose gradient is the sum of what each process has of it; one without a row has nothing."""
         with tf32_products(self.config.tf32), rows_behind(share.rows.start):
-            found = torch.zeros(2, device=sequences.device)
+            found = torch.zeros(2, dtype=torch.float64, device=sequences.device)
             if len(sequences):
                 prediction, alignment = self._losses(sequences, candidates)
                 prediction, alignment = share.of_rows * prediction, share.of_positions * alignment
                 (prediction + self.config.stage2.alignment * alignment).backward()
-                found = torch.stack([prediction.detach(), alignment.detach()])
+                found = torch.stack([prediction.detach().double(), alignment.detach().double()])
             distributed.sum_gradients(self.optimizer)
         # Of all processes: what is not finite in one is not finite in every one's sum, and all end alike.
         self._move(distributed.summed(found.sum()))
