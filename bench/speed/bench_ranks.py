@@ -33,7 +33,10 @@ GPUS, FLOAT, INDEX = 8, 4, 8
 
 def command(out: Path, processes: int, restarts: int = 0, dataset: str = "synthetic", **fields: Any) -> list[str]:
     """A training by so many processes; by one without torchrun."""
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in (FIELDS | fields).items()]
+    flags = []
+    for name, value in (FIELDS | fields).items():
+        flag = name.replace("_", "-")
+        flags.append(f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag}={value}")
     begin = [sys.executable, "-m", "solid_ext"]
     if processes > 1:
         agent = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
