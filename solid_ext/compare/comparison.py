@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 
-from solid_ext.compare.cluster import run_on
 from solid_ext.compare.grid import Grid, PlannedRun
 from solid_ext.compare.process import DATA, GRID, RUNS, finished
-from solid_ext.compare.processes import run_here
 from solid_ext.compare.report import write_report
 from solid_ext.data import Dataset, make_split, semantics_from_categories
 from solid_ext.data.semantics import semantics_source
@@ -22,13 +22,7 @@ OnFinished = Callable[[int, int, PlannedRun, str | None], None]
 
 
 def compare(
-    out: Path,
-    grid: Grid,
-    datasets: Sequence[Dataset],
-    *,
-    jobs: int = 0,
-    cluster: str | None = None,
-    on_finished: OnFinished | None = None,
+    out: Path, grid: Grid, datasets: Sequence[Dataset], *, jobs: int = 0, on_finished: OnFinished | None = None
 ) -> None:
     """Run what is not finished yet, and write `runs.csv`, `costs.csv`, `report.md` and `report.png`.
 
@@ -40,14 +34,12 @@ def compare(
         out: `compare.json` (the grid), `data/` (the datasets as they were), `runs/`, and what is written at the end.
         datasets: those that the grid was made of.
         jobs: processes at a time, each with one thread; 0 for one a processor.
-        cluster: address of a Dask scheduler, whose workers take the runs instead; each reads and writes `out`. A run
-            whose worker is lost goes on with another worker, from its checkpoints.
         on_finished: called for each finished run with its place, the number of runs, the run and what went wrong (or
             None).
 
     Raises:
         ValueError: before any run, `out` is a folder of something else or a dataset cannot be used as the runs ask;
-            after all runs, some of them failed; a cluster without Dask, or that does not answer.
+            after all runs, some of them failed.
     """
     if jobs < 0:
         raise ValueError(f"jobs: expected 0 or more, got {jobs}")
@@ -60,11 +52,7 @@ def compare(
             if not (out / DATA / dataset.name).exists():
                 dataset.save(out / DATA / dataset.name)
         failed = {}
-        todo = [number for number, planned in enumerate(plan) if not finished(out / RUNS / planned.name)]
-        ran = run_here(out, plan, todo, jobs or usable_processors()) if cluster is None else run_on(cluster, out, todo)
-        ended = chain(((number, None) for number in range(len(plan)) if number not in set(todo)), ran)
-        for place, (number, problem) in enumerate(ended, 1):
-            planned = plan[number]
+        for place, (planned, problem) in enumerate(_run_all(out, plan, jobs or usable_processors()), 1):
             if problem is not None:
                 failed[planned.name] = problem
             if on_finished is not None:
@@ -136,3 +124,53 @@ def _short(value: object) -> str:
             or "none"
         )
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _run_all(out: Path, plan: list[PlannedRun], jobs: int) -> Iterator[tuple[PlannedRun, str | None]]:
+    """Each run as it finishes, those that had finished before first, with what went wrong (None: nothing)."""
+    todo = []
+    for number, planned in enumerate(plan):
+        if finished(out / RUNS / planned.name):
+            yield planned, None
+        else:
+            todo.append(number)
+    running: dict[int, subprocess.Popen[bytes]] = {}
+    try:
+        while todo or running:
+            while todo and len(running) < jobs:
+                number = todo.pop(0)
+                running[number] = _start(out, number, _log(out, plan[number]))
+            ended = [number for number, process in running.items() if process.poll() is not None]
+            for number in ended:
+                with running.pop(number) as process:  # closes the pipe
+                    code = process.wait()
+                yield plan[number], _problem(code, _log(out, plan[number]))
+            if not ended:
+                time.sleep(0.05)
+    finally:
+        for process in running.values():
+            with process:
+                process.kill()
+
+
+def _log(out: Path, planned: PlannedRun) -> Path:
+    folder = out / RUNS / planned.name
+    return folder.with_name(folder.name + ".log")
+
+
+def _start(out: Path, number: int, log: Path) -> subprocess.Popen[bytes]:
+    """A process for one run; the pipe to it closes with this process, and then it ends as well."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+    command = [sys.executable, "-m", "solid_ext.compare.process", str(out), str(number)]
+    with log.open("wb") as written:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=written, stderr=written, env=environment)
+
+
+def _problem(code: int, log: Path) -> str | None:
+    """The last line that a failed run wrote; the log of one that went well is deleted."""
+    if code == 0:
+        log.unlink()
+        return None
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"ended with code {code}"
