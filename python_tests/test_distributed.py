@@ -1,4 +1,4 @@
-"""Several processes are one: the same curves, weights and metrics; parts, sums, refusals. Torchrun and lost ranks."""
+"""Several processes are one: the same curves, weights and metrics; parts, sums, refusals."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.speed import bench_ranks as ranks
-from python_tests.worlds import TRAININGS, small_world
+from python_tests.worlds import TRAININGS
 from solid_ext import distributed
 from solid_ext.files import write_json
 from solid_ext.run import begun_by
@@ -99,43 +98,6 @@ def test_parts_leave_out_no_row_and_have_none_twice(monkeypatch: pytest.MonkeyPa
         assert rows == 0 or parts[0].stop > 0
         blocks = [-(-(part.stop - part.start) // together) for part in parts]
         assert max(blocks) - min(blocks) <= 1
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of 40 users."""
-    return small_world()[0].save(tmp_path_factory.mktemp("data") / "small")
-
-
-def lines_of(out: Path) -> list[list[str]]:
-    """The logs of both stages but for the seconds."""
-    return [list(line.values())[:-1] for stage in ranks.curves(out).values() for line in stage]
-
-
-@pytest.mark.slow
-def test_a_rank_that_dies_is_named_and_torchrun_goes_on_to_the_curve_that_was_never_stopped(
-    small: Path, tmp_path: Path
-) -> None:
-    fields: dict[str, Any] = {"dataset": str(small), "dim": 8, "epochs": 3, "batch_size": 4, "neighbours": False}
-    printed = ranks.killed(tmp_path / "killed", **fields)
-    assert "solid-ext: ranks: expected all 2 processes to go on, lost one, as rank 0 found" in printed
-    straight = ranks.command(tmp_path / "straight", 2, **fields)
-    subprocess.run(straight, check=True, env=ranks.one_thread(), capture_output=True)
-    assert lines_of(tmp_path / "killed") == lines_of(tmp_path / "straight")
-    assert (tmp_path / "killed" / "model").is_dir()
-
-
-@pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_ranks(small: Path, tmp_path: Path) -> None:
-    fields: dict[str, Any] = {"dataset": str(small), "dim": 8, "dtype": "float64", "neighbours": False}
-    out = tmp_path / "run"
-    subprocess.run(ranks.command(out, 2, **fields, epochs=1), check=True, env=ranks.one_thread(), capture_output=True)
-    further = [*ranks.command(out, 3, **fields, epochs=2), "--resume"]
-    subprocess.run(further, check=True, env=ranks.one_thread(), capture_output=True)
-    alone = ranks.command(tmp_path / "alone", 1, **fields, epochs=2)
-    subprocess.run(alone, check=True, env=ranks.one_thread(), capture_output=True)
-    for own, other in zip(ranks.curves(out)["stage1"], ranks.curves(tmp_path / "alone")["stage1"], strict=True):
-        np.testing.assert_allclose(float(own["loss"]), float(other["loss"]), rtol=1e-10)
 
 
 def test_a_restart_knows_its_own_run_and_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
