@@ -208,7 +208,7 @@ def test_every_flag_and_field_that_a_page_names_exists(page: Path) -> None:
     flags = set(re.findall(r"\| `--([\w-]+)`", generated.commands())) | {field.replace("_", "-") for field in fields}
     for line in text.splitlines():
         # Flags of other programs stand beside their names.
-        if re.search(r"solid-ext|`--", line) and not re.search(r"gpu_session|pip |tables\.py|cmake", line):
+        if re.search(r"solid-ext|`--", line) and not re.search(r"gpu_session|pip |tables\.py|cmake|torchrun", line):
             for flag in re.findall(r"(?<![\w-])--([a-z][\w-]*)", line):
                 assert flag in flags | {"help"}, f"--{flag}"
     for field in re.findall(r"`([a-z_0-9]+): [\w.@+-]+`", text):

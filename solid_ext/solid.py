@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ import polars as pl
 import torch
 from rich.console import Console
 
+from solid_ext import distributed
 from solid_ext.config import Config
 from solid_ext.data import (
     Catalogue,
@@ -190,7 +191,7 @@ class SOLID:
                 "fit: expected semantics None or those that solid_ext.data.make_semantics makes, got "
                 f"{shown(semantics)}"
             )
-        if reporter is None and sys.stderr.isatty():
+        if reporter is None and sys.stderr.isatty() and distributed.is_writer():
             with ProgressBar(Console(stderr=True), self.config.train.validation_metric) as bar:
                 return self.fit(data, semantics=semantics, folder=folder, reporter=bar, callbacks=callbacks)
         dataset = data if isinstance(data, Dataset) else load_dataset(data)
@@ -203,7 +204,7 @@ class SOLID:
         folder = None if folder is None else checked_path(folder, "fit")
         check_training(config, dataset)
         calling = Calling(callbacks, reporter)
-        with nullcontext() if folder is None else owned(folder, "fit"), isolated():
+        with _claimed(folder, "fit"), isolated():
             self._fit(config, dataset, semantics, folder, calling)
         calling.finish(self.training.stages)
         return self
@@ -279,7 +280,7 @@ class SOLID:
         training = self.training
         dataset, config = training.dataset, self.config.resolved(training.dataset.num_users, training.dataset.num_items)
         folder = None if folder is None else checked_path(folder, "refit") / REFIT
-        with nullcontext() if folder is None else owned(folder, "refit"), isolated():
+        with _claimed(folder, "refit"), isolated():
             set_threads(config.train.threads)
             semantics = training.semantics
             if training.made:
@@ -685,6 +686,11 @@ class SOLID:
                 "holds out validation rows alone)"
             )
         return dataset, split
+
+
+def _claimed(folder: Path | None, what: str) -> AbstractContextManager[None]:
+    """The folder of checkpoints, if there is one, as this training's alone."""
+    return nullcontext() if folder is None or not distributed.is_writer() else owned(folder, what)
 
 
 def _new_ids(catalogue: Catalogue, dataset: Dataset) -> pl.Series:

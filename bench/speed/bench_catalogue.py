@@ -1,6 +1,7 @@
 """A training step over large catalogues: rows a second and peak memory, however many items there are.
 
     python -m bench.speed.bench_catalogue [--quick] [--json]
+    python -m bench.speed.bench_catalogue --large [--json]
 
 The default SOLID, stage 2, batches of 1,024 rows of random histories of ten items, one thread; a negative's own draw
 and the sequences' gathering are part of a step. Three ways:
@@ -12,6 +13,10 @@ and the sequences' gathering are part of a step. Three ways:
 
 Each runs in a process of its own, in turns; a step's time is the median of its processor times over all of them, and
 the system tells the peak memory. Before it is timed, `rows` must end where `dense` does, from the same batches.
+
+`--large` takes a hundred thousand and ten million items by rows, once each (`large_catalogue.json`). The item vectors
+have 64 dimensions; the table that generates the layers has 16, for with 64 the weights and moments of both tables alone
+are 15.4 GB.
 """
 
 from __future__ import annotations
@@ -42,14 +47,15 @@ ROUNDS, STEPS, WARM_UP = 2, 8, 3
 # Rows a second over dense's, and a step's time at a million items over that at a hundred thousand.
 AIMS = {300_000: 1.6, 1_000_000: 3.0}
 GROWTH = 1.2
+LARGE, GENERATOR_DIM = (100_000, 10_000_000), 16
 
 
 class Training:
     """A model, its optimizer and its batches, which depend on the seed alone."""
 
-    def __init__(self, dataset: Dataset, way: str) -> None:
-        shared = 1024 if way == "shared" else 0
-        self.config = Config().replace(loss="sampled_softmax_log_q", shared_negatives=shared, batch_size=BATCH)
+    def __init__(self, dataset: Dataset, way: str, generator_dim: int = 0) -> None:
+        fields = {"shared_negatives": 1024 if way == "shared" else 0, "generator_dim": generator_dim}
+        self.config = Config().replace(loss="sampled_softmax_log_q", batch_size=BATCH, **fields)
         self.dataset, self.split = dataset, leave_one_out(dataset)
         semantics = np.arange(dataset.num_items + 1) % SEMANTICS + 1
         semantics[0] = 0
@@ -57,7 +63,7 @@ class Training:
         rows = sys.maxsize if way == "dense" else LARGE_TABLE
         self.optimizer = RowAdam(self.model, rows, lr=self.config.train.learning_rate, weight_decay=0.0, fused=True)
         self.step = Step(self.model, self.optimizer, self.config.train)
-        self.sampler = None if shared else NegativeSampler(dataset, self.split.train_end)
+        self.sampler = None if way == "shared" else NegativeSampler(dataset, self.split.train_end)
         self.rng = np.random.default_rng(0)
         torch.manual_seed(0)
         self.model.train()
@@ -105,9 +111,9 @@ def validate(items: int) -> float:
     return difference
 
 
-def run(items: int, way: str, steps: int) -> None:
+def run(items: int, way: str, steps: int, generator_dim: int) -> None:
     """Print the processor seconds of each step as JSON."""
-    training = Training(histories(items), way)
+    training = Training(histories(items), way, generator_dim)
     for _ in range(WARM_UP):
         training()
     times = []
@@ -118,15 +124,45 @@ def run(items: int, way: str, steps: int) -> None:
     sys.stdout.write(json.dumps(times) + "\n")
 
 
+def large(*, write: bool) -> None:
+    """Ten million items beside a hundred thousand, by rows and by shared negatives."""
+    rows: list[dict[str, object]] = []
+    for way in WAYS[1:]:
+        for items in LARGE:
+            command: list[str | Path] = [sys.executable, "-m", "bench.speed.bench_catalogue", "--run"]
+            figures, output = measured([*command, str(items), way, str(STEPS), str(GENERATOR_DIM)])
+            taken = json.loads(output)
+            median, quartiles = statistics.median(taken), statistics.quantiles(taken, n=4)
+            rows.append(
+                {
+                    "items": items,
+                    "way": way,
+                    "step_ms": round(1e3 * median, 1),
+                    "spread": round((quartiles[2] - quartiles[0]) / median, 2),
+                    "rows_per_second": round(BATCH / median),
+                    "peak_gb": figures["peak_gb"],
+                }
+            )
+    content = {"machine": machine(), "threads": 1, "generator_dim": GENERATOR_DIM, "steps": STEPS, "rows": rows}
+    Console().print_json(json.dumps(content))
+    if write:
+        (RESULTS / "large_catalogue.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--quick", action="store_true", help="one round of few steps, only to see that it runs")
     arguments.add_argument("--json", action="store_true", help="write bench/results/catalogue.json")
-    arguments.add_argument("--run", nargs=3, metavar=("ITEMS", "WAY", "STEPS"), help=argparse.SUPPRESS)
+    arguments.add_argument("--large", action="store_true", help="ten million items beside a hundred thousand")
+    arguments.add_argument("--run", nargs=4, metavar=("ITEMS", "WAY", "STEPS", "GENERATOR_DIM"), help=argparse.SUPPRESS)
     options = arguments.parse_args()
     torch.set_num_threads(1)
     if options.run:
-        run(int(options.run[0]), options.run[1], int(options.run[2]))
+        items, way, steps, generator_dim = options.run
+        run(int(items), way, int(steps), int(generator_dim))
+        return
+    if options.large:
+        large(write=options.json)
         return
     sizes, rounds, steps = (ITEMS[:1], 1, 2) if options.quick else (ITEMS, ROUNDS, STEPS)
     difference = validate(80_000)
@@ -136,7 +172,7 @@ def main() -> None:
         for items in sizes:
             for way in WAYS:
                 command: list[str | Path] = [sys.executable, "-m", "bench.speed.bench_catalogue", "--run"]
-                figures, output = measured([*command, str(items), way, str(steps)])
+                figures, output = measured([*command, str(items), way, str(steps), "0"])
                 times.setdefault((items, way), []).extend(json.loads(output))
                 peaks[items, way] = max(peaks.get((items, way), 0.0), float(str(figures["peak_gb"])))
     rows = []

@@ -18,16 +18,20 @@ void check_type(Tally& tally, Random& random, int64_t count) {
   const uint64_t key = random.next(), low = key & 0xFFFFFFFF, high = key >> 32;
   const uint32_t threshold = uint32_t(random.next() >> 32);
   const double scale = 1 + double(random.below(8));
+  const int64_t first = random.pick({0, 0, 1, 8191, 8192, 123457, (int64_t(1) << 32) - 5});
   Array<T> x(count, lead), expected(count, lead);
   for (int64_t i = 0; i < count; ++i) {
     x[i] = T(random.uniform());
-    expected[i] = x[i] * (mix(mix(uint64_t(i) ^ low) ^ high) >= threshold ? T(scale) : T(0));
+    const uint64_t number = uint64_t(first + i), of_number = (number & 0xFFFFFFFF) ^ low;
+    const uint64_t of_key = (high + (number >> 32) * 0x9E3779B9) & 0xFFFFFFFF;
+    expected[i] = x[i] * (mix(mix(of_number) ^ of_key) >= threshold ? T(scale) : T(0));
   }
   tally.for_levels([&](int threads) {
     const Array<T> y(count, lead);
     y.poison(threads);
     Dropout call;
-    call.count = count, call.x = x.data(), call.key = &key, call.threshold = threshold, call.scale = scale;
+    call.count = count, call.first = first, call.x = x.data(), call.key = &key, call.threshold = threshold,
+    call.scale = scale;
     call.y = y.data(), call.threads = threads;
     const auto kernel = sizeof(T) == 8 ? SOLID_IN_USE(dropout_double) : SOLID_IN_USE(dropout_float);
     tally.expect(kernel(call) == Status::kOk, "status");

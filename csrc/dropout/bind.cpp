@@ -8,9 +8,10 @@ namespace solid {
 namespace {
 
 void dropout(bool is_double, int64_t count, Address x, Address key, uint32_t threshold, double scale,
-             Address y, int threads) {
+             Address y, int threads, int64_t first) {
   Dropout d;
   d.count = count;
+  d.first = first;
   d.x = pointer<const void>(x);
   d.key = pointer<const uint64_t>(key);
   d.threshold = threshold;
@@ -23,6 +24,10 @@ void dropout(bool is_double, int64_t count, Address x, Address key, uint32_t thr
 
 }  // namespace
 
-void bind_dropout(pybind11::module_& m) { m.def("dropout", &dropout, Release()); }
+void bind_dropout(pybind11::module_& m) {
+  using pybind11::arg;
+  m.def("dropout", &dropout, Release(), arg("is_double"), arg("count"), arg("x"), arg("key"),
+        arg("threshold"), arg("scale"), arg("y"), arg("threads"), arg("first") = 0);
+}
 
 }  // namespace solid

@@ -26,13 +26,14 @@ void drop(const T* x, int64_t count, uint32_t number, uint32_t low, uint32_t hig
 
 template <class T>
 Status run(const Dropout& d) {
-  if (d.count < 0) return Status::kBadArgument;
+  if (d.count < 0 || d.first < 0) return Status::kBadArgument;
   const uint64_t key = *d.key;
-  for_each_block((d.count + kBlock - 1) / kBlock, d.threads, [&](int64_t block) {
-    const int64_t first = block * kBlock;
+  const int64_t before = d.first / kBlock, end = d.first + d.count;  // blocks of numbers, not of x
+  for_each_block(d.count > 0 ? (end + kBlock - 1) / kBlock - before : 0, d.threads, [&](int64_t block) {
+    const int64_t start = (before + block) * kBlock, first = start < d.first ? d.first : start;
     const uint32_t high = uint32_t(key >> 32) + uint32_t(uint64_t(first) >> 32) * 0x9E3779B9u;
-    drop(static_cast<const T*>(d.x) + first, least(kBlock, d.count - first), uint32_t(first), uint32_t(key),
-         high, d.threshold, T(d.scale), static_cast<T*>(d.y) + first);
+    drop(static_cast<const T*>(d.x) + (first - d.first), least(start + kBlock, end) - first, uint32_t(first),
+         uint32_t(key), high, d.threshold, T(d.scale), static_cast<T*>(d.y) + (first - d.first));
   });
   return Status::kOk;
 }

@@ -253,6 +253,16 @@ def cold(file: str) -> list[list[str]]:
     return rows
 
 
+def sizing(file: str) -> list[list[str]]:
+    """Memory and step time by the number of items; what is not measured says so."""
+    found = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+    rows = [["items", "GB a process", "if 8 divided the tables", "if 64 did", "ms a step", ""]]
+    for row in found["rows"]:
+        sizes = [f"{row[name]:,}" for name in ("items", "gb", "gb_if_divided_by_8", "gb_if_divided_by_64", "step_ms")]
+        rows.append([*sizes, "measured there" if row["measured"] else "extrapolated"])
+    return rows
+
+
 def trials(file: str) -> list[list[str]]:
     """What was done to runs, how often, and what came of it."""
     rows = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
@@ -359,6 +369,7 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "registers": registers,
     "updates": updates,
     "cold": cold,
+    "sizing": sizing,
     "trials": trials,
     "fuzzed": fuzzed,
     "example": example,

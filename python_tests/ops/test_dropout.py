@@ -8,6 +8,7 @@ from torch import Tensor
 
 from python_tests.ops.cases import LEVELS, instruction_set
 from solid_ext.nn import Dropout
+from solid_ext.nn.dropout import rows_behind
 from solid_ext.ops._arguments import Backend
 from solid_ext.ops.dropout import dropout
 
@@ -23,6 +24,11 @@ def lowbias32(x: int) -> int:
     x = ((x ^ (x >> 16)) * 0x7FEB352D) % 2**32
     x = ((x ^ (x >> 15)) * 0x846CA68B) % 2**32
     return x ^ (x >> 16)
+
+
+def draw_of(number: int, key: int) -> int:
+    high = ((key >> 32) + (number >> 32) * 0x9E3779B9) % 2**32
+    return lowbias32(lowbias32((number ^ key) % 2**32) ^ high)
 
 
 def kept(count: int, key: int, probability: float) -> list[bool]:
@@ -67,6 +73,31 @@ def test_both_back_ends_give_the_same_bits(dtype: torch.dtype) -> None:
     assert torch.equal(dropout(x, key_of(3), 0.0), x)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("before", [1, 5000, 8192, 2**32 - 7])
+def test_a_part_gets_the_draws_that_it_has_in_the_whole(before: int, backend: Backend) -> None:
+    key, count = 0x0123456789ABCDEF, 9000
+    x = torch.linspace(-3, 5, count, dtype=torch.float64)
+    draws = torch.tensor([draw_of(before + i, key) >= 0.3 * 2**32 for i in range(count)])
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        assert torch.equal(dropout(x, key_of(key), 0.3, first=before, backend=backend), x * draws * (1 / 0.7))
+    part = torch.linspace(1, 2, 7, dtype=torch.float64, requires_grad=True)
+    dropout(part, key_of(key), 0.3, first=before, backend=backend).sum().backward()
+    assert torch.equal(part.grad, draws[:7].double() * (1 / 0.7))
+
+
+def test_a_layer_drops_of_rows_behind_others_what_it_drops_of_them_in_the_whole_batch() -> None:
+    x, layer = torch.randn(11, 3, 5), Dropout(0.5)
+    torch.manual_seed(3)
+    whole = layer(x)
+    torch.manual_seed(3)
+    with rows_behind(4):
+        assert torch.equal(layer(x[4:9]), whole[4:9])
+    torch.manual_seed(3)
+    assert torch.equal(layer(x), whole)
+
+
 def test_strides_do_not_matter() -> None:
     x = torch.randn(6, 10).T
     assert torch.equal(dropout(x, key_of(5), 0.5), dropout(x.contiguous(), key_of(5), 0.5))
@@ -84,6 +115,7 @@ def test_the_gradient_is_that_of_the_elements_that_were_kept(backend: Backend) -
 def test_the_operator_keeps_torchs_rules() -> None:
     x = torch.randn(3, 5)
     torch.library.opcheck(torch.ops.solid_ext.dropout.default, (x, key_of(1), 0.5))
+    torch.library.opcheck(torch.ops.solid_ext.dropout.default, (x, key_of(1), 0.5, 7))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -130,6 +162,8 @@ def test_what_does_not_fit_is_refused(backend: Backend) -> None:
     for probability in (-0.1, 1.0, float("nan")):
         with pytest.raises(ValueError, match=r"dropout: expected 0 <= probability < 1, got"):
             dropout(x, key, probability, backend=backend)
+    with pytest.raises(ValueError, match="first"):
+        dropout(x, key, 0.5, first=-1, backend=backend)
     with pytest.raises(TypeError, match=r"dropout: expected x of a floating dtype, got torch\.int64"):
         dropout(torch.arange(3), key, 0.5, backend=backend)
     with pytest.raises(TypeError, match=r"dropout: expected key of torch\.int64, got torch\.int32"):

@@ -75,8 +75,8 @@ def stoppable(reporter: Reporter) -> Iterator[Reporter]:
         signal.signal(number, watching.handle)
     try:
         yield watching
-    except _Signalled:
-        raise KeyboardInterrupt(watching.number) from None
+    except StopTraining:  # without a number where the signal came to another rank, see `solid_ext.distributed`
+        raise KeyboardInterrupt(watching.number or signal.SIGTERM) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -31,6 +31,8 @@ class Train:
 
     Example: solid-ext train --dataset data/ratings --out runs/first --loss full_softmax --dim 64
 
+    `torchrun --nproc-per-node 2 -m solid_ext train ..` trains in two processes that divide each batch.
+
     Every flag below --out is a field of the configuration. A YAML file of `name: value` lines sets them too
     (--config FILE); flags win over the file. With --resume all of them start from what the run has: `solid-ext train
     --resume --out runs/first` goes on where it stopped, and with --epochs 8 further.
@@ -63,16 +65,27 @@ class Train:
     settings: Settings = field(default_factory=Config)
 
     def run(self) -> None:
+        from solid_ext import distributed
+
+        settings = method_config(self.settings, self.method).checked()
+        with distributed.joined(settings.train.device):
+            console.quiet = not distributed.is_writer()
+            self._run(settings)
+
+    def _run(self, settings: Config) -> None:
+        from solid_ext import distributed
         from solid_ext.cli.stopping import stoppable
-        from solid_ext.run import example_users, planned_stages, slowest_part, train_run
+        from solid_ext.run import begun_by, example_users, planned_stages, slowest_part, train_run
         from solid_ext.run.folder import PROFILE
         from solid_ext.threads import use_threads
         from solid_ext.train import ProgressBar
         from solid_ext.train.profiled import Profiled
         from solid_ext.train.time_left import TimeLeft
 
-        settings = method_config(self.settings, self.method).checked()
-        console.print(f"threads: {use_threads(settings.train.threads, self.out if self.resume else None)}")
+        resume = self.resume or distributed.of_writer(begun_by(self.out, distributed.restarted_job()))
+        console.print(f"threads: {use_threads(settings.train.threads, self.out if resume else None)}")
+        if distributed.count() > 1:
+            console.print(f"processes: {distributed.count()}, which divide each batch")
         dataset = open_dataset(self.dataset)
         settings = settings.resolved(dataset.num_users, dataset.num_items)
         describe(dataset)
@@ -86,7 +99,7 @@ class Train:
         train = settings.train
         stages = planned_stages(settings, baseline=self.baseline, refit=self.refit)
         bar = ProgressBar(console, train.validation_metric, TimeLeft(stages, train.epochs, train.patience))
-        profiled = Profiled(self.out / PROFILE, bar) if self.profile else None
+        profiled = Profiled(self.out / PROFILE, bar) if self.profile and distributed.is_writer() else None
         with bar, stoppable(profiled or bar) as reporter:
             run = train_run(
                 self.out,
@@ -96,11 +109,13 @@ class Train:
                 baseline=self.baseline,
                 refit=self.refit,
                 source=self.dataset if self.dataset in NAMED_DATASETS else os.path.abspath(self.dataset),
-                resume=self.resume,
+                resume=resume,
                 overwrite=self.overwrite,
                 reporter=reporter,
                 begun=begun,
             )
+        if not distributed.is_writer():
+            return
         show_semantics(run.metrics["semantics"])
         show_examples(example_users(run.measured, dataset, count=5, k=5))
         show_metrics(run.metrics["models"], run.metrics["split"]["test_rows"])

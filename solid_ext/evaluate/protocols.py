@@ -1,7 +1,8 @@
 """The two evaluation protocols: against sampled negatives, and against the whole catalogue.
 
 Both give the same numbers for any batch and block size, as far as the scorer's own scores do not depend on
-what it is asked together with.
+what it is asked together with. Several processes (`solid_ext.distributed`) divide the batches of one process among
+them, so that they give the same bits.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from solid_ext import distributed
 from solid_ext.data import Dataset, NegativeSampler, Rows, gather_sequences
 from solid_ext.evaluate.history import distinct_counts, first_occurrence, history_pairs
 from solid_ext.evaluate.metrics import (
@@ -218,7 +220,7 @@ def sampled_scores_of_each(
     # One array from the start: a tensor kept from each batch would hold the memory between the batches' large ones.
     found: list[NDArray[np.floating]] = []
     with _asked(name, scorers) as asked:
-        for index in _slices(rows.users.size, batch_size):
+        for index in _slices(rows.users.size, batch_size, own=True):
             batch = rows.take(index)
             # Where there is none, the target is scored once more: 0 is no item.
             offered = candidates[index].astype(np.int64)
@@ -231,8 +233,11 @@ def sampled_scores_of_each(
                 if place == len(found):
                     found.append(np.empty(candidates.shape, part.dtype))
                 found[place][index] = part
+    # A process without a batch does not know what the scorers return; the first one has one.
+    dtypes = distributed.of_writer([of_scorer.dtype.name for of_scorer in found])
+    found = found or [np.empty(candidates.shape, dtype) for dtype in dtypes]
     for of_scorer in found:
-        of_scorer[candidates == 0] = -np.inf
+        distributed.completed(of_scorer, batch_size)[candidates == 0] = -np.inf
     return found
 
 
@@ -272,14 +277,14 @@ def full_ranks_of_each(
     _check_size(name, "batch_size", batch_size)
     _check_size(name, "item_block", item_block)
     first = first_occurrence(dataset) if exclude_history else None
-    ranks = [np.empty(rows.users.size, np.int64) for _ in scorers]
+    found = [np.empty(rows.users.size, np.int64) for _ in scorers]
     with _asked(name, scorers) as asked:
-        for index in _slices(rows.users.size, batch_size):
+        for index in _slices(rows.users.size, batch_size, own=True):
             batch = rows.take(index)
             pairs = None if first is None else history_pairs(dataset, batch, first)
-            for of_scorer, scorer in zip(ranks, asked, strict=True):
+            for of_scorer, scorer in zip(found, asked, strict=True):
                 of_scorer[index] = _ranks_of_batch(name, scorer, dataset, batch, pairs, item_block)
-    return ranks
+    return [distributed.completed(of_scorer, batch_size) for of_scorer in found]
 
 
 @contextmanager
@@ -345,9 +350,11 @@ def _sequences(scorer: Scorer, dataset: Dataset, rows: Rows, device: torch.devic
     return torch.from_numpy(gather_sequences(dataset, rows, scorer.length)).to(device)
 
 
-def _slices(count: int, size: int) -> Iterator[NDArray[np.int64]]:
-    for start in range(0, count, size):
-        yield np.arange(start, min(start + size, count))
+def _slices(count: int, size: int, *, own: bool = False) -> Iterator[NDArray[np.int64]]:
+    """`count` rows in groups of `size`; with `own` those that are this process's."""
+    mine = distributed.parts(count, size)[distributed.rank()] if own else slice(0, count)
+    for start in range(mine.start, mine.stop, size):
+        yield np.arange(start, min(start + size, mine.stop))
 
 
 def _check_cutoffs(name: str, cutoffs: Sequence[int]) -> None:

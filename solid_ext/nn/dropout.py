@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from solid_ext.ops._arguments import Backend, expect_backend, real
 from solid_ext.ops.dropout import dropout
+
+_state = {"before": 0}
+
+
+@contextmanager
+def rows_behind(before: int) -> Iterator[None]:
+    """Inside, what layers are given are rows of a batch that has so many before them: what is dropped of a row is what
+    would be dropped of it in the whole batch."""
+    outside, _state["before"] = _state["before"], before
+    try:
+        yield
+    finally:
+        _state["before"] = outside
 
 
 class Dropout(nn.Module):
@@ -39,7 +55,8 @@ class Dropout(nn.Module):
         if x.device.type != "cpu":
             return F.dropout(x, self.probability)
         key = torch.empty((), dtype=torch.int64, device=x.device).random_()
-        return dropout(x, key, self.probability, backend=self.backend)
+        before = _state["before"] * (x.numel() // max(len(x), 1)) if _state["before"] else 0
+        return dropout(x, key, self.probability, first=before, backend=self.backend)
 
     def extra_repr(self) -> str:
         """The options, as `print` shows them."""

@@ -324,19 +324,20 @@ def catalogue_cross_entropy(
 LOW_32_BITS = 0xFFFFFFFF
 
 
-def dropout(x: Tensor, key: Tensor, probability: float) -> Tensor:
+def dropout(x: Tensor, key: Tensor, probability: float, first: int = 0) -> Tensor:
     """Each element dropped with a probability, the others scaled; which ones is said by their numbers and the key.
 
-    `y[i] = x[i] [draw(i) >= p 2^32] / (1 - p)` with `draw` a hash of 32 bits (csrc/dropout/dropout.h).
+    `y[i] = x[i] [draw(first + i) >= p 2^32] / (1 - p)` with `draw` a hash of 32 bits (csrc/dropout/dropout.h).
 
     Args:
         x: float, of any shape; elements are numbered in the order of their indices.
         key: [] int64.
         probability: p in [0, 1).
+        first: the number of the first element.
 
     Source: docs/kernels/dropout.md#contract.
     """
-    number = torch.arange(x.numel(), device=x.device)
+    number = torch.arange(first, first + x.numel(), device=x.device)
     draw = _mix((number ^ key) & LOW_32_BITS)
     high = (key >> 32) + (number >> 32) * 0x9E3779B9
     draw = _mix((draw ^ high) & LOW_32_BITS)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from solid_ext import distributed
 from solid_ext._native import build_info
 from solid_ext.config import Config
 from solid_ext.data import Dataset
@@ -72,6 +73,14 @@ def holds_run(folder: Path) -> bool:
     return True
 
 
+def begun_by(folder: Path, job: str | None) -> bool:
+    """Whether the folder's run was begun by this job of torchrun, which has started its processes again."""
+    try:
+        return job is not None and read_json(folder / DESCRIPTION, "resume").get("job") == job
+    except ValueError:
+        return False
+
+
 def open_run(
     folder: Path,
     config: Config,
@@ -102,7 +111,7 @@ def open_run(
     """
     check_out(folder, resume=resume, overwrite=overwrite)
     facts = {"method": method, "dataset": dataset.name, "fingerprint": dataset.fingerprint, "report": dataset.report}
-    described = {**facts, "config": config.flat(), "build": build_info(), "source": source}
+    described = {**facts, "config": config.flat(), "build": build_info(), "source": source, "job": distributed.job()}
     if resume:
         saved = _check_same(folder, described)
         described["source"] = source or saved.get("source")

@@ -5,19 +5,22 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from solid_ext import distributed
 from solid_ext.config import Config
 from solid_ext.data import Dataset
 from solid_ext.evaluate import Metrics, Scorer, both_protocols
 from solid_ext.files import owned, write_json, written
 from solid_ext.methods import method_config
 from solid_ext.run.differences import differences
-from solid_ext.run.folder import MEASURED, MODEL, RIVAL, check_out, open_run, under_way
+from solid_ext.run.folder import MEASURED, MODEL, RIVAL, Also, check_out, open_run, under_way
 from solid_ext.run.picture import draw_report
 from solid_ext.scorers import ItemKNN, Popularity
 from solid_ext.serve import evaluate_beyond
@@ -39,7 +42,7 @@ class Run:
     Attributes:
         solid: the model for use, that of the folder `model`.
         measured: the model that the metrics are of; the same but for a refitted run.
-        metrics: what `metrics.json` says.
+        metrics: what `metrics.json` says; empty on a rank that does not write.
     """
 
     folder: Path
@@ -87,16 +90,19 @@ def train_run(
     check_reporter("train_run", reporter)
     check_callbacks("train_run", callbacks)
     config = config.resolved(dataset.num_users, dataset.num_items)
-    if config.train.tensorboard:
+    if config.train.tensorboard and distributed.is_writer():
         reporter = TensorBoard(folder / "tensorboard", reporter or Silent())
     calling = Calling(callbacks, reporter)
     if callbacks:
         reporter = calling
     check_training(config, dataset)
-    check_out(folder, resume=resume, overwrite=overwrite)
+    writes = distributed.is_writer()
+    if writes:
+        check_out(folder, resume=resume, overwrite=overwrite)
     made = not folder.exists()
-    with owned(folder, "out"):
-        also = open_run(
+    with owned(folder, "out") if writes else nullcontext():
+        begin = partial(
+            open_run,
             folder,
             config,
             dataset,
@@ -107,7 +113,8 @@ def train_run(
             refit=refit,
             source=source,
         )
-        with under_way(folder, made=made):
+        also = Also(*distributed.of_writer(begin() if writes else None))  # who does not write waits for the folder
+        with under_way(folder, made=made) if writes else nullcontext():
             if begun is not None:
                 begun()
             start = time.perf_counter()
@@ -148,6 +155,8 @@ def _measured(
         model: {protocol: metrics.values for protocol, metrics in protocols.items()}
         for model, protocols in found.items()
     }
+    if not distributed.is_writer():
+        return Run(folder, solid, solid, {})
     beyond = {model: evaluate_beyond(scorer, dataset, split) for model, scorer in scorers.items()}
     seconds["evaluate"] = time.perf_counter() - start
     parts = {**training.seconds, "evaluation": seconds["evaluate"]}
@@ -220,6 +229,8 @@ def _refitted(run: Run, reporter: Reporter | None) -> Run:
     start = time.perf_counter()
     stages = None if reporter is None else Prefixed("refit ", reporter)
     used = run.measured.refit(folder=run.folder, reporter=stages)
+    if not distributed.is_writer():
+        return replace(run, solid=used)
     epochs = {stage.name: len(stage.history) for stage in used.training.stages}
     used.save(run.folder / MODEL, overwrite=True)
     seconds = {**run.metrics["seconds"], "refit": time.perf_counter() - start}

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
+from solid_ext import distributed
+
 _lock = threading.RLock()
 
 
@@ -52,7 +54,7 @@ def seed_generators(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
+            torch.cuda.manual_seed(seed + distributed.rank())  # of other rows
 
 
 def generator_states(device: torch.device) -> dict[str, torch.Tensor]:

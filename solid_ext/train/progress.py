@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from torch import Tensor
 
+from solid_ext import distributed
 from solid_ext.files import write_text
 
 if TYPE_CHECKING:
@@ -100,6 +103,33 @@ class Passing:
 
     def end(self, stage: str, best: Epoch) -> None:
         self.after.end(stage, best)
+
+
+class _Agreeing(Passing):
+    """Passes everything on; a training that one of several processes ends, all of them end after the same step."""
+
+    def step(self) -> None:
+        self._agree(self.after.step)
+
+    def epoch(self, epoch: Epoch, best: Epoch) -> None:
+        self._agree(self.after.epoch, epoch, best)
+
+    def end(self, stage: str, best: Epoch) -> None:
+        self._agree(self.after.end, stage, best)
+
+    def _agree(self, tell: Callable[..., None], *what: Any) -> None:
+        own = None
+        try:
+            tell(*what)
+        except StopTraining as stop:
+            own = stop
+        if distributed.summed(torch.tensor(float(own is not None))):
+            raise own or StopTraining()
+
+
+def together(reporter: Reporter) -> Reporter:
+    """The reporter of this process, whose wish to stop is that of all."""
+    return _Agreeing(reporter) if distributed.count() > 1 else reporter
 
 
 class Renamed(Passing):

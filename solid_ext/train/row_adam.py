@@ -75,7 +75,7 @@ class RowAdam(torch.optim.AdamW):
             weight.grad = None
         super().step(closure)
         with torch.no_grad():
-            summed = {weight: _by_row(gradient) for weight, gradient in gradients.items()}
+            summed = {weight: total_of_rows(gradient) for weight, gradient in gradients.items()}
             for weight, (rows, _) in summed.items():
                 self._catch_up(weight, rows)
             self._count()
@@ -219,7 +219,7 @@ class RowAdam(torch.optim.AdamW):
         self._last[weight].index_fill_(0, rows, self.steps)
 
 
-def _by_row(gradient: Tensor) -> tuple[Tensor, Tensor]:
+def total_of_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
     """The rows that have a gradient, each once, and the total of each."""
     if gradient.layout != torch.sparse_coo:
         return torch.arange(len(gradient), device=gradient.device), gradient

@@ -14,12 +14,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from solid_ext import distributed
 from solid_ext.config import TrainConfig
 from solid_ext.data import Dataset, NegativeSampler, Rows, Split, gather_sequences
+from solid_ext.distributed import Share
+from solid_ext.nn import Codebook
 from solid_ext.train.ahead import one_ahead
 from solid_ext.train.gradients import NotFinite
 from solid_ext.train.isolation import generator_states, isolated, seed_generators, set_generators
-from solid_ext.train.progress import Epoch, Reporter, Silent, StopTraining, check_reporter, tell_loss
+from solid_ext.train.progress import (
+    Epoch,
+    Reporter,
+    Silent,
+    StopTraining,
+    check_reporter,
+    tell_loss,
+    together,
+)
 from solid_ext.train.stage_folder import (
     FAULT,
     Stage,
@@ -59,7 +70,8 @@ def train_stage(
     `loss = prediction + lambda * L_align` by Adam over shuffled training rows; each epoch redraws the order and the
     negatives from (seed, stage, epoch) alone, so that a stage resumed after epoch n, or inside an epoch that its
     reporter stopped, goes on exactly as if it had never stopped. Stages of several threads follow one another, for
-    they share torch's generators.
+    they share torch's generators. Several processes (`solid_ext.distributed`) divide each batch, and have the same
+    model at every step; one of them writes.
 
     Args:
         validate: the monitored metric of a model, larger is better; None trains for `config.epochs` epochs and leaves
@@ -76,14 +88,15 @@ def train_stage(
     Source: paper, Algorithm 1, Eq. 12 and 13.
     """
     check_reporter("train_stage", reporter)
-    reporter = reporter or Silent()
+    reporter = together(reporter or Silent())
     stage = Stage(name)
     optimizer = make_optimizer(model, config)
     best, within = copy_of(model), None
     origin = origin_of(name, dataset.fingerprint, fields or asdict(config), model)
     if folder is not None and is_begun(folder):
         stage, best, within = resume_stage(folder, origin, config, model, optimizer)
-    if folder is not None:
+    distributed.expect_same(name, {**origin, "epochs": [[epoch.loss, epoch.valid] for epoch in stage.history]})
+    if folder is not None and distributed.is_writer():
         (folder / FAULT).unlink(missing_ok=True)  # of a training that was ended there, and goes on
     step = Step(model, optimizer, config)
     own = config.loss != "full_softmax" and not config.shared_negatives
@@ -98,7 +111,7 @@ def train_stage(
                 model, step, dataset, split.train, sampler, config, name, number, reporter, within
             )
         except _StoppedWithin as stop:
-            if folder is not None:
+            if folder is not None and distributed.is_writer():
                 save_stage(folder, stage, origin, model, optimizer, best, stop.within)
             raise stop.cause from None
         except _FaultyStep as fault:
@@ -112,10 +125,11 @@ def train_stage(
         improved = stage.best.epoch == number
         if improved:
             best = copy_of(model)
-        if folder is not None:
+        if folder is not None and distributed.is_writer():
             for later in followed_by if improved else ():
                 shutil.rmtree(later, ignore_errors=True)
             save_stage(folder, stage, origin, model, optimizer, best)
+        distributed.expect_same_weights(f"{name}, after epoch {number}", model)
         reporter.epoch(stage.history[-1], stage.best)
     optimizer.close()
     model.load_state_dict(best)
@@ -185,7 +199,7 @@ def _told(
 ) -> FloatingPointError:
     """What is said of a step that was not finite, once it is kept where the stage has a folder."""
     sentence = f"{stage}: expected {fault.found} in epoch {epoch}; {_advice(config)} may help"
-    if folder is None:
+    if folder is None or not distributed.is_writer():
         return FloatingPointError(f"{sentence} (step {fault.step})")
     described = {"stage": stage, "epoch": epoch, "step": fault.step, "said": str(fault.found), "config": fields}
     save_fault(folder / FAULT, model, fault.batch, fault.generators, described)
@@ -213,43 +227,64 @@ def _train_epoch(
     order = rng.permutation(len(rows.positions))
     model.train()
     # Sums stay on the model's device: reading a loss in every step would wait for it.
-    done, loss_before, alignment_before = (0, 0.0, 0.0) if within is None else within[:3]
-    losses = torch.tensor(loss_before, dtype=torch.float64, device=model.device)
-    alignments = torch.tensor(alignment_before, dtype=torch.float64, device=model.device)
+    done, *before = (0, 0.0, 0.0) if within is None else within[:3]
+    sums = torch.tensor(before, dtype=torch.float64, device=model.device) * distributed.is_writer()
+    uses = _uses_of_codes(model)
     if within is not None:
         set_generators(within.generators, model.device)
 
-    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray, int, Share | None]]:
         for first in range(0, len(order), config.batch_size):
             batch = rows.take(order[first : first + config.batch_size])
+            size = len(batch)
             candidates = dataset.items[batch.positions].astype(np.int64)
             if sampler is not None:
                 negatives = sampler.sample(batch.users, config.negatives, rng)
                 candidates = np.concatenate([candidates[:, None], negatives], axis=1)
             elif shared := config.shared_negatives:
                 candidates = np.concatenate([candidates, rng.integers(1, dataset.num_items + 1, shared)])
-            yield gather_sequences(dataset, batch, model.length), candidates
+            share = distributed.share_of(np.minimum(batch.positions - dataset.offsets[batch.users], model.length))
+            if share is not None:  # all processes draw all negatives; each keeps those of its rows, and shared ones
+                batch, common = batch.take(share.rows), candidates[size:]
+                candidates = np.concatenate([candidates[:size][share.rows], common])
+            yield gather_sequences(dataset, batch, model.length), candidates, size, share
 
     # On the CPU a second thread would only take its time from the step.
     given = batches() if model.device.type == "cpu" else one_ahead(batches())
-    for number, (sequences, candidates) in enumerate(given, 1):
+    for number, (sequences, candidates, size, share) in enumerate(given, 1):
         if number <= done:
             continue
         batch = _on(model.device, sequences), _on(model.device, candidates)
         before = generator_states(model.device) if model.device.type == "cpu" else {}
         try:
-            loss, alignment = step(*batch)
+            loss, alignment = step(*batch, share)
         except NotFinite as found:
             raise _FaultyStep(found, number, batch, before) from None
-        losses += loss * len(sequences)
-        alignments += alignment * len(sequences)
+        sums[0] += loss * size
+        sums[1] += alignment * size
         tell_loss(reporter, loss)
         try:
             reporter.step()
         except StopTraining as cause:
+            loss, alignment = _of_all(sums, uses)
             state = generator_states(model.device)
-            raise _StoppedWithin(cause, Within(number, float(losses), float(alignments), state)) from None
-    return float(losses) / len(order), float(alignments) / len(order)
+            raise _StoppedWithin(cause, Within(number, loss, alignment, state)) from None
+    loss, alignment = _of_all(sums, uses)
+    return loss / len(order), alignment / len(order)
+
+
+def _uses_of_codes(model: Trainable) -> list[tuple[Tensor, Tensor]]:
+    """How often each entry of the model's codebooks was chosen: the counts as they grow, and as they are now."""
+    counts = [module.usage for module in model.modules() if isinstance(module, Codebook)]
+    return [(of_codes, of_codes.clone()) for of_codes in counts]
+
+
+def _of_all(sums: Tensor, uses: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """The sums of all processes, whose uses of codes every model then counts."""
+    for counts, before in uses:
+        counts.copy_(before + distributed.summed(counts - before))
+    loss, alignment = distributed.summed(sums).tolist()
+    return loss, alignment
 
 
 def _on(device: torch.device, array: np.ndarray) -> Tensor:

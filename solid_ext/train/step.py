@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from solid_ext import distributed
 from solid_ext.config import TrainConfig
+from solid_ext.distributed import Share
+from solid_ext.nn.dropout import rows_behind
 from solid_ext.train.gradients import check_and_clip
 from solid_ext.train.losses import binary_cross_entropy, full_softmax, sampled_softmax
 from solid_ext.train.precision import tf32_products
@@ -47,17 +50,23 @@ class Step:
     `tf32` float32 products on a GPU are rounded inside. With `cuda_graph`, on a GPU, the steps of the first full shape
     are recorded after a warm-up and replayed from then on; a batch of another shape is computed as ever, and so is
     every one, with a warning, where the recording fails.
+
+    Where several processes train, sequences and candidates are of the rows of the batch that are this one's, `share`
+    says how much of it they are, the gradient is the sum of all of theirs, and nothing is recorded. What is returned is
+    then what this process adds to the batch's losses.
     """
 
-    def __init__(self, model: Any, optimizer: torch.optim.Optimizer, config: TrainConfig) -> None:
+    def __init__(self, model: Any, optimizer: RowAdam, config: TrainConfig) -> None:
         self.model, self.optimizer, self.config = model, optimizer, config
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Tensor, Tensor] | None = None
         self._outputs: tuple[Tensor, Tensor] | None = None
         self._calls = 0
-        self._records = config.records_steps
+        self._records = config.records_steps and distributed.count() == 1
 
-    def __call__(self, sequences: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, sequences: Tensor, candidates: Tensor, share: Share | None = None) -> tuple[Tensor, Tensor]:
+        if share is not None:
+            return self._together(sequences, candidates, share)
         if not self._records:
             return self._compute(sequences, candidates)
         if self._inputs is None:
@@ -105,7 +114,35 @@ class Step:
         with tf32_products(self.config.tf32):
             return self._update(sequences, candidates)
 
+    def _together(self, sequences: Tensor, candidates: Tensor, share: Share) -> tuple[Tensor, Tensor]:
+        """A step whose gradient is the sum of what each process has of it; one without a row has nothing."""
+        with tf32_products(self.config.tf32), rows_behind(share.rows.start):
+            found = torch.zeros(2, dtype=torch.float64, device=sequences.device)
+            if len(sequences):
+                prediction, alignment = self._losses(sequences, candidates)
+                prediction, alignment = share.of_rows * prediction, share.of_positions * alignment
+                (prediction + self.config.stage2.alignment * alignment).backward()
+                found = torch.stack([prediction.detach().double(), alignment.detach().double()])
+            distributed.sum_gradients(self.optimizer)
+        # Of all processes: what is not finite in one is not finite in every one's sum, and all end alike.
+        self._move(distributed.summed(found.sum()))
+        return found[0], found[1]
+
     def _update(self, sequences: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        prediction, alignment = self._losses(sequences, candidates)
+        loss = prediction + self.config.stage2.alignment * alignment
+        loss.backward()
+        self._move(loss)
+        return prediction.detach(), alignment.detach()
+
+    def _move(self, loss: Tensor) -> None:
+        """Adam's update by the gradients that hang on the parameters, where they and the loss are finite."""
+        check_and_clip(self.model, loss, self.config)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _losses(self, sequences: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """The prediction loss and L_align of the rows."""
         with torch.autocast(sequences.device.type, torch.bfloat16, enabled=self.config.amp):
             state = self.model(sequences)
             if candidates.dim() == 1 and len(candidates) > len(sequences):
@@ -120,12 +157,7 @@ class Step:
                 else:
                     whole = self.config.loss == "sampled_softmax_log_q"
                     prediction = sampled_softmax(logits, self.model.num_items if whole else 0)
-            loss = prediction + self.config.stage2.alignment * state.auxiliary_loss
-        loss.backward()
-        check_and_clip(self.model, loss, self.config)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return prediction.detach(), state.auxiliary_loss.detach()
+            return prediction, state.auxiliary_loss
 
     def _shared(self, vector: Any, positives: Tensor, negatives: Tensor) -> Tensor:
         """Logits [B, 1 + n] of positives [B] and of negatives [n] that all rows share; none of a row's own positive."""

@@ -1,0 +1,121 @@
+"""Several processes are one: the same curves, weights and metrics; parts, sums, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from python_tests.worlds import TRAININGS
+from solid_ext import distributed
+from solid_ext.files import write_json
+from solid_ext.run import begun_by
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
+    """What each rank of one, two and three processes found, see `python_tests.worlds`."""
+    path = tmp_path_factory.mktemp("worlds") / "found.json"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path, str(ROOT)])}
+    subprocess.run([sys.executable, "-m", "python_tests.worlds", path], check=True, cwd=ROOT, env=environment)
+    return {int(count): found for count, found in json.loads(path.read_text()).items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("name", sorted(set(TRAININGS) - {"single"}))
+def test_the_curve_is_that_of_one_process_but_for_rounding(worlds: Any, name: str, count: int) -> None:
+    """Dropout, negatives, the last batch of one row and rows of tables included: in float64 a difference would show."""
+    alone = worlds[1][0]["trained"][name]
+    assert alone["rows"] % TRAININGS[name]["batch_size"] == 1
+    for found in worlds[count]:
+        together = found["trained"][name]
+        np.testing.assert_allclose(together["curve"], alone["curve"], rtol=1e-10)
+        np.testing.assert_allclose(together["table"], alone["table"], rtol=1e-8, atol=1e-10)
+        assert together["valid"] == alone["valid"]
+        assert together["usage"] == alone["usage"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_in_float32_the_first_epochs_agree_to_five_digits(worlds: Any, count: int) -> None:
+    alone, together = (worlds[number][0]["trained"]["single"]["curve"] for number in (1, count))
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_all_ranks_have_the_same_bits(worlds: Any, count: int) -> None:
+    first, *others = worlds[count]
+    for other in others:
+        assert other["trained"] == first["trained"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_evaluation_gives_every_rank_the_ranks_and_metrics_of_one_process(worlds: Any, count: int) -> None:
+    for found in worlds[count]:
+        assert found["evaluated"] == worlds[1][0]["evaluated"]
+
+
+@pytest.mark.slow
+def test_what_differs_between_ranks_is_refused_with_its_name(worlds: Any) -> None:
+    for found in worlds[2]:
+        assert found["refused"] == {
+            "values": "run: expected the same b on every rank, got 0 on rank 0 and 1 on rank 1",
+            "weights": "epoch 1: expected the same bias on every rank, got 0 on rank 0 and 1 on rank 1",
+        }
+    assert worlds[1][0]["refused"] == {"values": "nothing", "weights": "nothing"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_sums_the_writer_and_parts_reach_every_rank(worlds: Any, count: int) -> None:
+    for found in worlds[count]:
+        total, writer, whole = found["sums"]
+        assert total == [count, sum(range(count))]
+        assert writer == {"rank": 0}
+        assert np.array_equal(whole, np.arange(20.0).reshape(10, 2))
+
+
+@pytest.mark.parametrize("together", [1, 3, 8])
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_parts_leave_out_no_row_and_have_none_twice(monkeypatch: pytest.MonkeyPatch, count: int, together: int) -> None:
+    monkeypatch.setattr(distributed, "count", lambda: count)
+    for rows in range(40):
+        parts = distributed.parts(rows, together)
+        assert len(parts) == count
+        assert [row for part in parts for row in range(rows)[part]] == list(range(rows))
+        assert all(part.start % together == 0 or part.start == rows for part in parts)
+        assert rows == 0 or parts[0].stop > 0
+        blocks = [-(-(part.stop - part.start) // together) for part in parts]
+        assert max(blocks) - min(blocks) <= 1
+
+
+def test_a_restart_knows_its_own_run_and_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    assert distributed.job() is None
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "first")
+    assert distributed.restarted_job() is None
+    write_json(tmp_path / "run.json", {"job": distributed.job()})
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert begun_by(tmp_path, distributed.restarted_job())
+    assert not begun_by(tmp_path / "nothing", distributed.restarted_job())
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun without --rdzv-id: known by its process
+    assert distributed.job() == f"process {os.getppid()}"
+    assert not begun_by(tmp_path, distributed.restarted_job())
+
+
+def test_a_numbered_gpu_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="device: expected cuda, of which each of several processes takes its own"):
+        distributed.joined("cuda:1").__enter__()

@@ -1,0 +1,248 @@
+"""Processes that train one model together: whose share is what, sums over all of them, and who writes.
+
+`torchrun` starts N processes, `joined` makes them the ranks of one training, and everything else here is asked what
+concerns one of them. Outside `joined`, and with one process, each rank has everything and nothing is sent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+if TYPE_CHECKING:  # which stands above
+    from solid_ext.train.row_adam import RowAdam
+
+PATIENCE = timedelta(hours=1)  # a rank that has died is noticed at once; this is for one that hangs
+_state = {"joined": False}
+
+
+class Share(NamedTuple):
+    """What of a batch is this rank's, and how much of it that is.
+
+    Attributes:
+        rows: of the batch.
+        of_rows: their share of the batch's rows, by which a mean over rows counts.
+        of_positions: the share of their items, by which a mean over valid positions counts.
+    """
+
+    rows: slice
+    of_rows: float
+    of_positions: float
+
+
+@contextmanager
+def joined(device: str = "cpu") -> Iterator[None]:
+    """The body runs as one of torchrun's processes, with the others; alone where torchrun has not started it.
+
+    On CUDA each process of a machine takes the GPU of its number there. Numbers of the CPU go by gloo, those of a GPU
+    by NCCL. Inside, whatever trains or evaluates has to be called by all ranks alike.
+
+    Raises:
+        ValueError: a device with a number, though each rank has its own.
+        ConnectionError: the others do not come, or one of them is lost.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _state["joined"]:
+        yield
+        return
+    if device.startswith("cuda"):
+        if device != "cuda":
+            raise ValueError(f"device: expected cuda, of which each of several processes takes its own, got {device}")
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    with _all_needed():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+    _state["joined"] = True
+    try:
+        yield
+    finally:
+        _state["joined"] = False
+        dist.destroy_process_group()
+
+
+def count() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if _state["joined"] else 1
+
+
+def rank() -> int:
+    """The number of this one, from 0."""
+    return dist.get_rank() if _state["joined"] else 0
+
+
+def is_writer() -> bool:
+    """Whether this process is the one that holds the run's folder, writes and reports."""
+    return rank() == 0
+
+
+def restarted_job() -> str | None:
+    """What tells torchrun's job from others, where torchrun has started its processes again; None where it has not."""
+    return job() if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) else None
+
+
+def job() -> str | None:
+    """What tells torchrun's job from others: its `--rdzv-id`, or the process that started this one; None without."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    name = os.environ["TORCHELASTIC_RUN_ID"]
+    return f"process {os.getppid()}" if name == "none" else name
+
+
+def parts(rows: int, together: int = 1) -> list[slice]:
+    """Which of `rows` rows are each rank's, one after the other, none left out and none twice, as equal as may be.
+
+    Where there is a row, the first rank has one.
+
+    Args:
+        together: so many rows from the first on are never divided, as they are computed in one call.
+    """
+    blocks, many = -(-rows // together), count()
+    ends = [min(-(-blocks * number // many) * together, rows) for number in range(many + 1)]
+    return [slice(first, last) for first, last in pairwise(ends)]
+
+
+def share_of(items: np.ndarray) -> Share | None:
+    """This rank's share of a batch whose rows have so many items [B]; None where one process has all of it."""
+    if count() == 1:
+        return None
+    rows = parts(len(items))[rank()]
+    mine = items[rows]
+    return Share(rows, len(mine) / max(len(items), 1), float(mine.sum()) / max(float(items.sum()), 1.0))
+
+
+def completed(array: np.ndarray, together: int = 1) -> np.ndarray:
+    """The array with the rows of all ranks, which have each filled their `parts` of it; in place."""
+    if count() > 1:
+        whole = torch.from_numpy(array)
+        with _all_needed():
+            for number, rows in enumerate(parts(len(array), together)):
+                if rows.stop > rows.start:
+                    dist.broadcast(whole[rows], number)
+    return array
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The sum of all ranks' tensors, the same bits on each; in place."""
+    if count() > 1:
+        with _all_needed():
+            dist.all_reduce(tensor)
+    return tensor
+
+
+def of_writer(value: Any) -> Any:
+    """The writer's value, of what JSON can hold, on every rank; who comes here waits for all."""
+    return value if count() == 1 else _of_each(value)[0]
+
+
+def expect_same(what: str, values: Mapping[str, Any]) -> None:
+    """Refuse to go on where the ranks have different values, of what JSON can hold; who comes here waits for all.
+
+    Raises:
+        ValueError: on every rank, with the first name whose value differs from that of rank 0.
+    """
+    if count() == 1:
+        return
+    first, *others = _of_each(values)
+    for number, other in enumerate(others, 1):
+        for name, value in first.items():
+            if other[name] != value:
+                raise ValueError(
+                    f"{what}: expected the same {name} on every rank, got {value!r:.120} on rank 0 and "
+                    f"{other[name]!r:.120} on rank {number}"
+                )
+
+
+def expect_same_weights(what: str, model: nn.Module) -> None:
+    """Refuse to go on where the ranks' models have other bits, but for a chance of about 2^-32 a tensor.
+
+    Raises:
+        ValueError: on every rank, with the first tensor that differs.
+    """
+    if count() > 1:
+        expect_same(what, {name: _bits(tensor) for name, tensor in model.state_dict().items()})
+
+
+def _bits(tensor: Tensor) -> int:
+    """The sum of a tensor's bits, as whole numbers."""
+    width = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    return int(tensor.detach().contiguous().reshape(-1).view(width).sum(dtype=torch.int64))
+
+
+def _of_each(value: Any) -> list[Any]:
+    """Each rank's value, sent as JSON."""
+    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(count())]
+    with _all_needed():
+        dist.all_gather(sizes, torch.tensor([len(text)]))
+        longest = int(max(sizes))
+        texts = [text.new_empty(longest) for _ in sizes]
+        dist.all_gather(texts, torch.cat([text, text.new_zeros(longest - len(text))]))
+    return [json.loads(bytes(one[: int(size)].numpy())) for one, size in zip(texts, sizes, strict=True)]
+
+
+@torch.no_grad()
+def sum_gradients(optimizer: RowAdam) -> None:
+    """Give every parameter the sum of all ranks' gradients, the same bits on each.
+
+    Dense gradients go in one sum. Of tables that are updated by rows the rows that have a gradient are sent, each
+    once with its total, so that what is sent does not grow with the table.
+    """
+    tables = set(optimizer.tables)
+    dense = [one for group in optimizer.param_groups for one in group["params"] if one not in tables]
+    # Behind the gradients a number of each: how many ranks have one. Without any the parameter has none, as alone.
+    there = [0.0 if one.grad is None else 1.0 for one in dense]
+    parts = [torch.zeros_like(one) if one.grad is None else one.grad for one in dense]
+    packed = torch.cat([*(part.flatten() for part in parts), parts[0].new_tensor(there)])
+    summed(packed)
+    *gradients, counts = packed.split([*(one.numel() for one in dense), len(dense)])
+    for one, gradient, many in zip(dense, gradients, counts.tolist(), strict=True):
+        one.grad = gradient.view_as(one) if many else None
+    for weight in optimizer.tables:
+        weight.grad = _rows_of_all(weight)
+
+
+def _rows_of_all(weight: Tensor) -> Tensor | None:
+    """The gradient of a table that is updated by rows, those of all ranks after one another."""
+    from solid_ext.train.row_adam import total_of_rows
+
+    none = weight.grad is None
+    if weight.grad is None:
+        rows, total = torch.zeros(0, dtype=torch.int64, device=weight.device), weight.new_zeros(0, weight.shape[1])
+    else:
+        rows, total = total_of_rows(weight.grad)
+    counts = [rows.new_zeros(1) for _ in range(count())]
+    with _all_needed():
+        dist.all_gather(counts, rows.new_tensor([-1 if none else len(rows)]))
+        sizes = [int(size) for size in counts]
+        if max(sizes) < 0:
+            return None
+        longest = max(sizes)
+        every_row = [rows.new_empty(longest) for _ in sizes]
+        every_total = [total.new_empty(longest, total.shape[1]) for _ in sizes]
+        dist.all_gather(every_row, torch.cat([rows, rows.new_zeros(longest - len(rows))]))
+        dist.all_gather(every_total, torch.cat([total, total.new_zeros(longest - len(total), total.shape[1])]))
+    kept = [slice(max(size, 0)) for size in sizes]
+    index = torch.cat([one[some] for one, some in zip(every_row, kept, strict=True)])
+    values = torch.cat([one[some] for one, some in zip(every_total, kept, strict=True)])
+    return torch.sparse_coo_tensor(index.unsqueeze(0), values, weight.shape, is_coalesced=False, check_invariants=False)
+
+
+@contextmanager
+def _all_needed() -> Iterator[None]:
+    """What the ranks do together: one that is lost ends it on all others, with a sentence."""
+    try:
+        yield
+    except RuntimeError as error:  # of torch.distributed, whose errors are of this kind
+        raise ConnectionError(
+            f"ranks: expected all {os.environ.get('WORLD_SIZE')} processes to go on, lost one, as rank "
+            f"{os.environ.get('RANK')} found; the run's checkpoints are whole, and --resume, or torchrun's "
+            f"--max-restarts, goes on from them ({str(error).splitlines()[0]:.120})"
+        ) from error
