@@ -6,8 +6,9 @@ torch is left out: `TORCH=` of the target says which, as an old one for Linux br
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 
 def lowest_versions(pyproject: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -523,7 +523,9 @@ class SOLID:
         not in them. See `solid_ext.serve.user_vectors`."""
         return user_vectors(fine_tuned(self._fitted()), self._items, histories, unknown=unknown)
 
-    def personalize(self, history: Sequence[Any], *, dtype: str = "float32", unknown: str = "error") -> bytes:
+    def personalize(
+        self, history: Sequence[Any], *, dtype: Literal["float32", "float16"] = "float32", unknown: str = "error"
+    ) -> bytes:
         """What makes a device's static part one person's, as one safetensors blob for `DeviceModel.load`.
 
         It holds the weights that the history generates, the neighbours' scores that matter, and the history. Who

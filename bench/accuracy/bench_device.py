@@ -35,7 +35,7 @@ def run(dataset: Any, semantics: Any, config: Config, method: str) -> dict[str, 
     """One method trained and measured."""
     start = time.process_time()
     solid = SOLID(method_config(config, method)).fit(dataset, semantics=semantics)
-    found, device = solid.evaluate(), solid.on_device().bytes()
+    found, device = solid.evaluate(), solid.on_device().sizes()
     return {
         "ndcg@10": round(found["full"]["ndcg@10"], 5),
         "hr@10": round(found["full"]["hr@10"], 5),

@@ -134,7 +134,7 @@ def measure(name: str, data: Path, seed: int, last: int = 0) -> dict[str, Any]:
     """A dataset's table and curves."""
     start, dataset = time.process_time(), newest_of(load_dataset(data / name), last)
     solid = SOLID(Config().replace(**FIELDS, seed=seed)).fit(dataset)
-    split, blob = solid.training.split, solid.on_device().bytes().person
+    split, blob = solid.training.split, solid.on_device().sizes().person
     with torch.inference_mode():
         valid, test = (Measured(solid, dataset, rows) for rows in (split.valid, split.test))
     fresh = valid.ndcg[:, 0].mean()

@@ -186,4 +186,4 @@ def test_who_personalizes_often_makes_the_static_part_once() -> None:
         solid.model.gate.add_(1)
     assert solid.on_device() is not first
     assert isinstance(first, OnDevice)
-    assert first.bytes().static == sum(array.nbytes for array in first.static.values())
+    assert first.sizes().static == sum(array.nbytes for array in first.static.values())

@@ -42,6 +42,7 @@ class AddItems:
         solid = load_run(self.run_folder)
         grown = solid.add_items(self.items, title=self.title, categories=self.categories)
         grown.save(self.out, overwrite=self.overwrite)
-        assert solid.catalogue is not None and grown.catalogue is not None
+        assert solid.catalogue is not None
+        assert grown.catalogue is not None
         before, now = solid.catalogue.num_items, grown.catalogue.num_items
         console.print(f"{now - before:,} new items beside {before:,}, in the model {self.out}")

@@ -109,6 +109,9 @@ class Codebook(nn.Module):
     weight: Tensor
     usage: Tensor
     ema_counts: Tensor
+    entries_before: Tensor
+    counts_before: Tensor
+    distance_before: Tensor
     ema_sums: Tensor
     idle: Tensor
     calls: Tensor

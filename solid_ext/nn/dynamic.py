@@ -193,6 +193,7 @@ class DynamicMLP(nn.Module):
     def reset_parameters(self) -> None:
         """Draw the parameters of all layers anew."""
         for layer in self.layers:
+            assert isinstance(layer, DynamicLinear)
             layer.reset_parameters()
 
     def forward(self, x: Tensor, z_item: Tensor | None, z_semantic: Tensor | None) -> Tensor:

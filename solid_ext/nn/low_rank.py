@@ -59,9 +59,10 @@ class LowRankMLP(nn.Module):
         self.sizes, self.branches, self.code_dim = sizes, branches, size("LowRankMLP", "code_dim", code_dim)
         self.enter, self.leave = nn.ModuleList(), nn.ModuleList()
         for inputs, outputs in pairwise(sizes):
-            self.enter.append(nn.Linear(inputs, rank, bias=False))
-            self.leave.append(nn.Linear(rank, outputs))
-            _start(self.enter[-1], self.leave[-1])
+            enter, leave = nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs)
+            _start(enter, leave)
+            self.enter.append(enter)
+            self.leave.append(leave)
         self.core = nn.ModuleList(
             DynamicLinear(rank, rank, code_dim, delta, branches=branches, backend=backend) for _ in self.enter
         )
@@ -70,6 +71,9 @@ class LowRankMLP(nn.Module):
     def reset_parameters(self) -> None:
         """Draw all parameters anew, as the class describes."""
         for enter, leave, core in zip(self.enter, self.leave, self.core, strict=True):
+            assert isinstance(enter, nn.Linear)
+            assert isinstance(leave, nn.Linear)
+            assert isinstance(core, DynamicLinear)
             enter.reset_parameters()
             leave.reset_parameters()
             _start(enter, leave)
@@ -115,7 +119,7 @@ class LowRankMLP(nn.Module):
     def _one_by_one(self, x: Tensor, z_item: Tensor | None, z_semantic: Tensor | None, gate: Tensor | None) -> Tensor:
         """The same by calls of the layers, for the hooks of those that have any."""
         if autocasts(x):
-            x, z_item, z_semantic = in_dtype_of((self.enter[0].weight,), x, z_item, z_semantic)
+            x, z_item, z_semantic = in_dtype_of(parameters_of(self, "enter", "weight"), x, z_item, z_semantic)
         h = x
         with without_autocast(x):
             for layer, (enter, core, leave) in enumerate(zip(self.enter, self.core, self.leave, strict=True)):

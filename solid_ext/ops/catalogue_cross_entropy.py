@@ -155,8 +155,8 @@ class _MeanLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         rows = state.shape[0]
         weight = state.new_full((rows,), 1 / max(rows, 1), dtype=_kernel_dtype(state))
-        loss, *gradients = _run(state, table, target, bias, weight, wanted)
-        return (loss.mean().to(state.dtype), *gradients)
+        loss, state_gradient, table_gradient = _run(state, table, target, bias, weight, wanted)
+        return loss.mean().to(state.dtype), state_gradient, table_gradient
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -190,7 +190,7 @@ def _measured(
             }
             for stage in stages
         ],
-        "device": None if config.model.finetune_steps else solid.on_device().bytes()._asdict(),
+        "device": None if config.model.finetune_steps else solid.on_device().sizes()._asdict(),
         "entries_used": None if usage is None else int((usage > 0).sum()),
         "seconds": {**seconds, "parts": parts},
         "folders": {MEASURED: MEASURED_WORDS} if refit else {MODEL: f"{MEASURED_WORDS}, and for use"},

@@ -130,7 +130,7 @@ class OnDevice:
         best = np.sort(best[added[best] > 0])
         return best, added[best]
 
-    def bytes(self) -> DeviceBytes:
+    def sizes(self) -> DeviceBytes:
         """The bytes of the static part's arrays in float32, and of a blob for a history of the popular items."""
         popular = torch.from_numpy(popular_items(self.catalogue, self.model.length) + 1)
         return DeviceBytes(sum(array.nbytes for array in self.static.values()), len(self.personalize(popular)))
@@ -172,7 +172,7 @@ class OnDevice:
             "version": self.version,
             "dtype": dtype,
             "bytes": len(content[STATIC]),
-            "bytes_a_person": self.bytes().person,
+            "bytes_a_person": self.sizes().person,
             "loss": self.loss(dtype),
         }
         with written_folder(folder, "export", overwrite=overwrite, ours=_foreign) as fresh:
@@ -204,7 +204,8 @@ class OnDevice:
         histories = torch.from_numpy(popular_items(self.catalogue, TYPICAL) + 1).unsqueeze(1)
         every = torch.arange(1, self.catalogue.num_items + 1)
         found = []
-        for scorer in (self.neighbours or self.model, self.rounded(dtype)):
+        scorers: tuple[Scorer, Scorer] = (self.neighbours or self.model, self.rounded(dtype))
+        for scorer in scorers:
             with inference(scorer) as asked:
                 device = self.model.device
                 found.append(asked.score(asked.encode(histories.to(device)), every.to(device)).cpu())
@@ -233,7 +234,8 @@ def generated_layers(model: DynamicRecommender, conditions: Conditions) -> list[
     if isinstance(dynamic, PersonalBias):
         return [dynamic.bias(conditions.item, conditions.semantic).unsqueeze(1)]
     found = []
-    for layer in dynamic.core if isinstance(dynamic, LowRankMLP) else dynamic.layers:
+    layers: Any = dynamic.core if isinstance(dynamic, LowRankMLP) else dynamic.layers
+    for layer in layers:
         parts = []
         if conditions.semantic is not None:
             parts.append(dynamic_weight(conditions.semantic, layer.semantic_map, layer.semantic_offset))
@@ -252,9 +254,10 @@ def conditions_of_nobody(model: DynamicRecommender, catalogue: Catalogue) -> Con
     for some in torch.from_numpy(items + 1).unsqueeze(1).to(model.device).split(1024):
         given = model._conditions(some)
         parts.append((given.item, given.semantic))
-    whole = [None if z[0] is None else torch.cat(z) for z in zip(*parts, strict=True)]
-    means = [None if z is None else (share / share.sum()).unsqueeze(0) @ z for z in whole]
-    return Conditions(*means, None, None)
+    item, semantic = (
+        None if z[0] is None else (share / share.sum()).unsqueeze(0) @ torch.cat(z) for z in zip(*parts, strict=True)
+    )
+    return Conditions(item, semantic, None, None)
 
 
 def popular_items(catalogue: Catalogue, most: int) -> np.ndarray:

@@ -50,7 +50,9 @@ PAGE = {
     "/docs.js": ("docs.js", "text/javascript"),
 }
 ASIDE = 2  # titles, reasons and the like that are looked up at a time: each holds the interpreter for a while
-BYTES = {200: {"content": {"application/octet-stream": {}}, "description": "A safetensors file."}}
+BYTES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {}}, "description": "A safetensors file."}
+}
 STATUSES = {
     400: "Not a request of HTTP and JSON.",
     401: "The service has a token, and the request has another one or none.",

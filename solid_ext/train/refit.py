@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -72,7 +73,8 @@ def semantics_of_everything(config: Config, dataset: Dataset, semantics: Semanti
     """
     if "id" not in semantics.source.split("+") or config.semantics.id_features or semantics.features is None:
         return semantics
-    same_count = replace(config.semantics, semantics=semantics.source, num_semantics=semantics.count - 1)
+    source: Any = semantics.source  # one of the configuration's names: the configuration made it
+    same_count = replace(config.semantics, semantics=source, num_semantics=semantics.count - 1)
     return make_semantics(same_count, dataset, seed=config.train.seed, train_end=dataset.offsets[1:])
 
 

@@ -227,8 +227,8 @@ def _train_epoch(
     order = rng.permutation(len(rows.positions))
     model.train()
     # Sums stay on the model's device: reading a loss in every step would wait for it.
-    done, *before = (0, 0.0, 0.0) if within is None else within[:3]
-    sums = torch.tensor(before, dtype=torch.float64, device=model.device) * distributed.is_writer()
+    done, *summed = (0, 0.0, 0.0) if within is None else within[:3]
+    sums = torch.tensor(summed, dtype=torch.float64, device=model.device) * distributed.is_writer()
     uses = _uses_of_codes(model)
     if within is not None:
         set_generators(within.generators, model.device)
@@ -266,11 +266,9 @@ def _train_epoch(
         try:
             reporter.step()
         except StopTraining as cause:
-            loss, alignment = _of_all(sums, uses)
-            state = generator_states(model.device)
-            raise _StoppedWithin(cause, Within(number, loss, alignment, state)) from None
-    loss, alignment = _of_all(sums, uses)
-    return loss / len(order), alignment / len(order)
+            raise _StoppedWithin(cause, Within(number, *_of_all(sums, uses), generator_states(model.device))) from None
+    losses, alignments = _of_all(sums, uses)
+    return losses / len(order), alignments / len(order)
 
 
 def _uses_of_codes(model: Trainable) -> list[tuple[Tensor, Tensor]]:
