@@ -86,8 +86,8 @@ def _of_this_start(store: dist.Store, number: int, many: int) -> dist.Store:
     own = uuid.uuid4().hex
     if number == 0:
         store.set("start", own)
-        answers = [store.get(f"{own}/{other}") for other in range(1, many)]
-        store.set(f"{own}/all", b" ".join(answers))
+        answers = [store.get(f"{own}/{other}").decode() for other in range(1, many)]
+        store.set(f"{own}/all", " ".join(answers))
         return dist.PrefixStore(own, store)
     while True:
         start = store.get("start").decode()
