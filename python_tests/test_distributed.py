@@ -1,4 +1,4 @@
-"""Several processes are one: the same curves, weights and metrics; parts, sums, refusals."""
+"""Several processes are one: the same curves, weights and metrics; parts, sums, refusals; and one that is killed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from python_tests.worlds import TRAININGS
 from solid_ext import distributed
@@ -98,6 +102,55 @@ def test_parts_leave_out_no_row_and_have_none_twice(monkeypatch: pytest.MonkeyPa
         assert rows == 0 or parts[0].stop > 0
         blocks = [-(-(part.stop - part.start) // together) for part in parts]
         assert max(blocks) - min(blocks) <= 1
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What came of torchrun's jobs, see `python_tests.jobs`."""
+    folder = tmp_path_factory.mktemp("jobs")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path, str(ROOT)])}
+    subprocess.run([sys.executable, "-m", "python_tests.jobs", folder], check=True, cwd=ROOT, env=environment)
+    return json.loads((folder / "jobs.json").read_text())
+
+
+LOST = "solid-ext: ranks: expected all 2 processes to go on, lost one, as rank 0 found; the run's checkpoints are whole"
+linux = pytest.mark.skipif(sys.platform != "linux", reason="finds the processes of torchrun in /proc")
+
+
+@linux
+@pytest.mark.slow
+def test_a_rank_that_is_killed_ends_the_job_with_a_sentence(jobs: Any) -> None:
+    assert jobs["for good"]["codes"] == [1]
+    assert LOST in jobs["for good"]["printed"]
+    assert jobs["for good"]["models"] is None
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["the writer", "a second machine", "resumed by 1", "resumed by 3"])
+def test_a_job_that_lost_a_rank_goes_on_to_the_curve_of_one_process(jobs: Any, how: str) -> None:
+    """Restarted by torchrun, which keeps the addresses of the dead, or resumed by another number of processes."""
+    alone, found = jobs["alone"], jobs[how]
+    assert set(found["codes"]) == {0}
+    assert len(found["losses"]) == len(alone["losses"]) == 4
+    np.testing.assert_allclose(found["losses"], alone["losses"], rtol=1e-9)
+    assert found["valid"] == alone["valid"]
+    assert found["models"] == alone["models"]
+
+
+def test_a_start_does_not_answer_an_earlier_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What rank 0 of an earlier start has left, complete or not, is not taken for the one that is to come."""
+    monkeypatch.setattr(distributed, "ASKED_AGAIN", timedelta(milliseconds=50))
+    for left in ({"start": "old", "old/all": "of others"}, {"start": "old"}):
+        store = torch.distributed.HashStore()
+        for name, value in left.items():
+            store.set(name, value)
+        with ThreadPoolExecutor() as pool:
+            other = pool.submit(distributed._of_this_start, store, 1, 2)
+            while not store.check(["old/1"]):
+                time.sleep(0.001)
+            distributed._of_this_start(store, 0, 2).set("said", "new")
+            assert other.result().get("said") == b"new"
 
 
 def test_a_restart_knows_its_own_run_and_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

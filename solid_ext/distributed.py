@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import time
+import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,11 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 if TYPE_CHECKING:  # which stands above
     from solid_ext.train.row_adam import RowAdam
 
 PATIENCE = timedelta(hours=1)  # a rank that has died is noticed at once; this is for one that hangs
+ASKED_AGAIN = timedelta(seconds=1)
 _state = {"joined": False}
 
 
@@ -59,13 +63,40 @@ def joined(device: str = "cpu") -> Iterator[None]:
             raise ValueError(f"device: expected cuda, of which each of several processes takes its own, got {device}")
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     with _all_needed():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+        store, number, many = next(rendezvous("env://", timeout=PATIENCE))
+        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+        own = _of_this_start(store, number, many)
+        dist.init_process_group(backend, store=own, rank=number, world_size=many, timeout=PATIENCE)
     _state["joined"] = True
     try:
         yield
     finally:
         _state["joined"] = False
         dist.destroy_process_group()
+
+
+def _of_this_start(store: dist.Store, number: int, many: int) -> dist.Store:
+    """The part of torchrun's store that belongs to this start of the processes.
+
+    Torchrun keeps one store over its restarts, and processes that are gone have left their addresses in it
+    (https://github.com/pytorch/pytorch/issues/135712). Its count of restarts is of each machine alone and so no name
+    for a start. Rank 0 makes one up and says who has answered it; who reads the name of an earlier start is not among
+    those, and asks again.
+    """
+    own = uuid.uuid4().hex
+    if number == 0:
+        store.set("start", own)
+        answers = [store.get(f"{own}/{other}").decode() for other in range(1, many)]
+        store.set(f"{own}/all", " ".join(answers))
+        return dist.PrefixStore(own, store)
+    while True:
+        start = store.get("start").decode()
+        store.set(f"{start}/{number}", own)
+        with suppress(dist.DistStoreError):
+            store.wait([f"{start}/all"], ASKED_AGAIN)
+            if own in store.get(f"{start}/all").decode():
+                return dist.PrefixStore(start, store)
+        time.sleep(0.05)
 
 
 def count() -> int:
@@ -84,8 +115,12 @@ def is_writer() -> bool:
 
 
 def restarted_job() -> str | None:
-    """What tells torchrun's job from others, where torchrun has started its processes again; None where it has not."""
-    return job() if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) else None
+    """What tells torchrun's job from others, where torchrun has started its processes again; None where it has not.
+
+    Each machine counts what it has started again because of its own processes, so that all ranks have to ask.
+    """
+    restarts = summed(torch.tensor(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))))
+    return job() if restarts else None
 
 
 def job() -> str | None:

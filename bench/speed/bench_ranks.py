@@ -69,15 +69,15 @@ def rank_of(process: int, rank: int) -> int | None:
     return None
 
 
-def killed(out: Path, **options: Any) -> str:
-    """Train with two processes, kill rank 1 once stage 1 has an epoch, let torchrun go on; what was printed."""
+def killed(out: Path, victim: int = 1, **options: Any) -> str:
+    """Train with two processes, kill one once stage 1 has an epoch, let torchrun go on; what was printed."""
     with tempfile.TemporaryFile("w+") as printed:
         agent = subprocess.Popen(
-            command(out, 2, restarts=2, **options), stdout=printed, stderr=subprocess.STDOUT, env=one_thread()
+            command(out, 2, restarts=1, **options), stdout=printed, stderr=subprocess.STDOUT, env=one_thread()
         )
         while not (out / "stage1" / "last.safetensors").exists() and agent.poll() is None:
             time.sleep(0.02)
-        rank = rank_of(agent.pid, 1)
+        rank = rank_of(agent.pid, victim)
         if rank is not None:
             os.kill(rank, signal.SIGKILL)
         code = agent.wait()

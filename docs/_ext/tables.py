@@ -272,6 +272,21 @@ def trials(file: str) -> list[list[str]]:
     return [["disturbance", *names], *shown, ["**all**", *total]]
 
 
+def ranks(file: str) -> list[list[str]]:
+    """Curves, test metrics and rates of trainings by one, two and three processes, and of one that lost a process."""
+    measured = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+    runs = [*measured["runs"].values(), measured["killed"]]
+    rows = [["", *measured["runs"], "2, one killed"]]
+    for stage in ("stage1", "stage2"):
+        for what, name, digits in (("losses", "loss", 5), ("valid", "validation", 4)):
+            for number in range(len(runs[0][what][stage])):
+                cells = [f"{run[what][stage][number]:.{digits}f}" for run in runs]
+                rows.append([f"stage {stage[-1]}, epoch {number + 1}, {name}", *cells])
+    for protocol in ("sampled", "full"):
+        rows.append([f"test, {protocol} NDCG@10", *(f"{run['ndcg@10'][protocol]:.4f}" for run in runs)])
+    return [*rows, ["rows a second in stage 2", *(f"{run['stage2_rows_per_second']:,}" for run in runs)]]
+
+
 def fuzzed(file: str) -> list[list[str]]:
     """How many inputs each reader of a file was given, and how many it did not answer as it should."""
     rows = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
@@ -371,6 +386,7 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "cold": cold,
     "sizing": sizing,
     "trials": trials,
+    "ranks": ranks,
     "fuzzed": fuzzed,
     "example": example,
     "programs": programs,

@@ -92,7 +92,7 @@ def _dropout_cpu(x: Tensor, key: Tensor, probability: float, first: int = 0) -> 
         1 / (1 - probability),
         y.data_ptr(),
         torch.get_num_threads(),
-        *([first] if first else []),
+        first,
     )
     return y.to(x.dtype)
 
