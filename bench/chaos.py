@@ -12,9 +12,11 @@ All else is lost. Disturbances:
 * overwriting: SIGKILL in a run that replaces another one, whose model must be readable at any time;
 * signal: SIGTERM at a random moment;
 * full disk: no file may grow beyond a random size (RLIMIT_FSIZE), which has to end in a sentence;
-* flipped bit: a bit of a random file that a run reads back, in a life that was killed.
+* flipped bit: a bit of a random file that a run reads back, in a life that was killed;
+* dead rank: SIGKILL to one of two processes of a torchrun, of which every other one starts them again by itself.
 
     python -m bench.chaos --json
+    python -m bench.chaos --json --kind "dead rank"    # this kind alone; the file keeps the others
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -48,6 +51,7 @@ TRIALS = {
     "signal": 4,
     "full disk": 5,
     "flipped bit": 7,
+    "dead rank": 6,
 }
 REFUSED = 2
 # Imported once, and not in every life: what a run would import on its way too.
@@ -55,11 +59,25 @@ PRELOADED = ["solid_ext.run", "solid_ext.cli.stopping", "torch._dynamo", "matplo
 PRELOADED += ["matplotlib.backends.backend_agg", "sklearn.metrics"]
 
 
+def live_together(folder: str, data: str, seed: int, how: dict[str, Any], said: str) -> None:
+    """One life in two processes, which torchrun's agent starts, and starts again so often as `restarts` says."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    job = LaunchConfig(1, 1, 2, run_id=folder, rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method="fork")
+    job.max_restarts = how.pop("restarts")
+    try:
+        elastic_launch(job, live)(folder, data, seed, how, said)
+    except ChildFailedError:
+        os._exit(REFUSED if Path(said).exists() else 1)
+
+
 def live(folder: str, data: str, seed: int, how: dict[str, Any], said: str) -> None:
     """One life: a run in a process of its own, with the exit codes of the command line."""
-    from solid_ext import Config, Dataset
+    from solid_ext import Config, Dataset, distributed
     from solid_ext.cli.stopping import stoppable
-    from solid_ext.run import train_run
+    from solid_ext.run import begun_by, train_run
     from solid_ext.train import Silent
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
@@ -67,14 +85,18 @@ def live(folder: str, data: str, seed: int, how: dict[str, Any], said: str) -> N
         resource.setrlimit(resource.RLIMIT_FSIZE, (how.pop("bytes"), resource.RLIM_INFINITY))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        with warnings.catch_warnings(), stoppable(Silent()) as reporter:
+        with distributed.joined(), warnings.catch_warnings(), stoppable(Silent()) as reporter:
             warnings.simplefilter("ignore")
+            if distributed.of_writer(begun_by(Path(folder), distributed.restarted_job())):
+                how["resume"] = True
             config = Config().replace(**FIELDS, seed=seed)
             dataset = Dataset.load(data)
             train_run(Path(folder), config, dataset, baseline=True, refit=True, reporter=reporter, **how)
     except ValueError as error:
         with contextlib.suppress(OSError):
             Path(said).write_text(str(error), encoding="utf-8")
+        os._exit(REFUSED)
+    except ConnectionError:  # another rank is gone
         os._exit(REFUSED)
     except KeyboardInterrupt as stop:
         os._exit(128 + stop.args[0])
@@ -83,23 +105,36 @@ def live(folder: str, data: str, seed: int, how: dict[str, Any], said: str) -> N
 class Chaos:
     """The trials of one place, their random moments drawn from one seed."""
 
-    def __init__(self, place: Path, seed: int) -> None:
+    def __init__(self, place: Path, seed: int, kinds: list[str]) -> None:
         from solid_ext.data import synthetic_dataset
 
-        self.place, self.random = place, random.Random(seed)
+        self.place, self.random, self.restarts = place, random.Random(seed), itertools.cycle((1, 0))
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOADED)
         self.data = str(synthetic_dataset(200, 60, 6, predictability=0.8, drift=0.0, seed=3)[0].save(place / "data"))
         self.phases: dict[str, int] = defaultdict(int)
-        self.run(place / "first")
+        self.seconds: dict[bool, float] = {}  # of a life by one process, and by two
+        self.expected: dict[tuple[int, bool], str] = {}
+        for together in sorted({kind == "dead rank" for kind in kinds}):
+            how = {"restarts": 0} if together else {}
+            first = self.undisturbed(place / "first", **how)
+            second = self.undisturbed(place / ("together" if together else "whole"), **how)
+            self.seconds[together] = min(first, second)  # the moments lie in a life of an idle hour too
+            assert outcome(place / "first") == self.expected[0, together], "two undisturbed runs differ"
+            shutil.rmtree(place / "first")
+
+    def undisturbed(self, folder: Path, seed: int = 0, **how: Any) -> float:
+        """A whole life, whose outcome is that of every other one; its seconds."""
         start = time.perf_counter()
-        self.run(place / "whole")
-        self.seconds = time.perf_counter() - start
-        self.expected = {0: outcome(place / "whole")}
-        assert outcome(place / "first") == self.expected[0], "two undisturbed runs differ"
+        self.run(folder, seed, **how)
+        self.expected[seed, "restarts" in how] = outcome(folder)
+        return time.perf_counter() - start
 
     def start(self, folder: Path, seed: int = 0, **how: Any) -> Any:
-        process = self.context.Process(target=live, args=(str(folder), self.data, seed, how, str(self.place / "said")))
+        target = live_together if "restarts" in how else live
+        process = self.context.Process(
+            target=target, args=(str(folder), self.data, seed, how, str(self.place / "said"))
+        )
         process.start()
         return process
 
@@ -113,8 +148,9 @@ class Chaos:
 
     def kill(self, folder: Path, number: int = signal.SIGKILL, *, writing: bool = False, **how: Any) -> bool:
         """A life that is ended at a random moment; whether it had not ended by itself before."""
-        process = self.start(folder, **how)
-        files, end = self.random.randrange(50), time.perf_counter() + self.random.uniform(0.02, 1) * self.seconds
+        process, together = self.start(folder, **how), "restarts" in how
+        files, share = self.random.randrange(50), self.random.uniform(0.02, 1)
+        end = time.perf_counter() + share * self.seconds[together]
         seen: set[str] = set()
         while process.is_alive():
             if writing:
@@ -128,20 +164,20 @@ class Chaos:
         alive = process.is_alive()
         if alive:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, number)
+                os.kill(self.random.choice(children(process.pid)) if together else process.pid, number)
             self.phases[phase_of(folder)] += 1
         process.join()
+        self.code = process.exitcode
         return alive if number == signal.SIGKILL else alive and process.exitcode == 128 + number
 
-    def ends_well(self, folder: Path, seed: int = 0) -> bool:
+    def ends_well(self, folder: Path, seed: int = 0, **together: int) -> bool:
         """Whether the run goes on, or is begun again, to the expected bits."""
-        if seed not in self.expected:
-            self.run(self.place / f"whole{seed}", seed)
-            self.expected[seed] = outcome(self.place / f"whole{seed}")
+        if (seed, bool(together)) not in self.expected:
+            self.undisturbed(self.place / f"whole{seed}", seed)
         for how in ({"resume": True}, {"overwrite": folder.exists()}):
-            code, said = self.run(folder, seed, **how)
+            code, said = self.run(folder, seed, **how, **together)
             if code == 0:
-                return outcome(folder) == self.expected[seed]
+                return outcome(folder) == self.expected[seed, bool(together)]
             begin_again = "start it again without --resume" in said or "got none" in said
             if code != REFUSED or not begin_again:
                 return False
@@ -160,6 +196,12 @@ class Chaos:
             shutil.copytree(self.place / "whole", folder)
             killed = self.kill(folder, seed=1, overwrite=True)
             return killed, readable(folder) and self.ends_well(folder, 1)
+        if kind == "dead rank":
+            restarts = next(self.restarts)
+            killed = self.kill(folder, restarts=restarts)
+            if killed and restarts:  # torchrun has gone on by itself
+                return True, self.code == 0 and outcome(folder) == self.expected[0, True]
+            return killed, (not killed or self.code != 0) and self.ends_well(folder, restarts=0)
         if kind == "signal":
             killed = self.kill(folder, signal.SIGTERM)
             return killed, self.ends_well(folder)
@@ -181,9 +223,15 @@ class Chaos:
             return True, False
         if "--overwrite" in said:
             self.run(folder, overwrite=True)
-            return True, outcome(folder) == self.expected[0]
+            return True, outcome(folder) == self.expected[0, False]
         shutil.rmtree(path.parent)  # as the sentence says: the stage is trained again
         return True, self.ends_well(folder)
+
+
+def children(process: int) -> list[int]:
+    """The processes that one has started, and itself before it has any (on Linux)."""
+    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return list(map(int, found)) or [process]
 
 
 def phase_of(folder: Path) -> str:
@@ -233,20 +281,30 @@ def outcome(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def beside(others: dict[str, Any], kind: str, found: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier call found, with the row of a kind that had a call of its own."""
+    (row,) = found.pop("rows")
+    rows = [other for other in others["rows"] if other["disturbance"] != kind]
+    return others | {"rows": [*rows, row], "calls_of_their_own": {**others.get("calls_of_their_own", {}), kind: found}}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="write bench/results/chaos.json")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--share", type=float, default=1.0, help="of the trials")
+    parser.add_argument("--kind", choices=TRIALS, help="only this kind; its row takes its place beside those there are")
     arguments = parser.parse_args()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
-        chaos = Chaos(Path(place), arguments.seed)
-        print(f"a life takes {chaos.seconds:.1f} s", flush=True)
+        kinds = [arguments.kind] if arguments.kind else list(TRIALS)
+        chaos = Chaos(Path(place), arguments.seed, kinds)
+        life = next(iter(chaos.seconds.values()))
+        print(f"a life takes {life:.1f} s", flush=True)
         rows = []
-        for kind, count in TRIALS.items():
+        for kind in kinds:
             tried = survived = 0
-            for number in range(max(round(count * arguments.share), 1)):
+            for number in range(max(round(TRIALS[kind] * arguments.share), 1)):
                 folder = Path(place) / f"{kind}{number}".replace(" ", "_")
                 disturbed, well = chaos.trial(kind, folder)
                 tried += 1
@@ -266,11 +324,13 @@ def main() -> int:
     found = {
         "rows": rows,
         "killed_in": dict(sorted(chaos.phases.items())),
-        "life_seconds": round(chaos.seconds, 1),
+        "life_seconds": round(life, 1),
         "seed": arguments.seed,
         "wall_seconds": round(time.perf_counter() - start),
     }
     print(f"moments: {found['killed_in']}")
+    if arguments.kind and arguments.json:
+        found = beside(json.loads((RESULTS / "chaos.json").read_text()), arguments.kind, found)
     if arguments.json:
         (RESULTS / "chaos.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return 1 if lost else 0
