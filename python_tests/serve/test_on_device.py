@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +135,9 @@ def test_a_blob_that_was_changed_or_does_not_fit_is_refused_and_leaves_the_model
     for place in rng.integers(8, len(blob), 60):
         torn = bytearray(blob)
         torn[place] ^= 1 << int(rng.integers(8))
-        try:
+        with suppress(ValueError):  # or a bit of the header that says nothing
             device.load(torn)
-        except ValueError as error:
-            assert str(error).startswith("load: expected")
-        assert device.recommend(5) == before  # refused, or a bit of the header that says nothing
+        assert device.recommend(5) == before
     arrays, metadata = load(blob), {"format": "solid_ext personal 1", "static": solid.on_device().version}
     for name, array, sentence in (
         ("window", np.array([ITEMS], np.int32), "window as numbers of items below 150"),

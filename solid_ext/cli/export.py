@@ -45,7 +45,9 @@ class Export:
         for_devices = {"--dtype": self.dtype != "float32", "--dataset": self.dataset is not None}
         if self.runtime != "device" and any(for_devices.values()):
             given = " and ".join(flag for flag, there in for_devices.items() if there)
-            raise ValueError(f"export: expected no {given} with --for {self.runtime}, got some (they are of --for device)")
+            raise ValueError(
+                f"export: expected no {given} with --for {self.runtime}, got what is --for device"
+            )
         solid = load_run(self.run_folder)
         if self.runtime == "device":
             self._for_devices(solid)

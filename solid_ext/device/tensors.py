@@ -29,6 +29,8 @@ def read_tensors(content: bytes, what: str) -> tuple[dict[str, np.ndarray], dict
         size = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + size])
         metadata: dict[str, str] = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict):
+            raise TypeError(f"metadata of the kind {type(metadata).__name__}")
         data, arrays = memoryview(content)[8 + size :], dict[str, np.ndarray]()
         for name, entry in header.items():
             first, end = entry["data_offsets"]
