@@ -543,6 +543,7 @@ class SOLID:
         Source: docs/device.md#on-a-device.
         """
         check_unknown("personalize", unknown)
+        self._fitted()
         asked = checked_list("personalize", "history", history)
         known = known_items("personalize", "history", self._items, [asked], unknown)[0]
         return self.on_device().personalize(known, dtype)

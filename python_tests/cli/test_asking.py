@@ -165,20 +165,28 @@ def test_users_without_a_known_item_are_left_out_of_the_vectors_on_request_and_c
 def test_items_that_nobody_has_had_are_added_to_a_model_in_a_folder_of_its_own(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "new.csv").write_text("item_id,name\ni3,known\nfresh,Fresh & new\n", encoding="utf-8")
+    rows = ["item_id,name", "i3,known", "fresh,Fresh & new", "fresh,Again", ",No id", "bare,"]
+    (tmp_path / "new.csv").write_text("\n".join(rows), encoding="utf-8")
     out = tmp_path / "model"
     asked = ["add-items", "--run", str(run), "--items", str(tmp_path / "new.csv"), "--out", str(out)]
     main([*asked, "--title", "name"])
-    assert "1 new items beside 40" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "2 new items beside 40" in printed.out
+    assert "1 of them have neither title nor categories" in printed.out
+    assert "note: add_items: left out 1 of 5 rows, without an id\n" in printed.err
+    assert "note: add_items: left out 1 of 5 rows, with an id that came before\n" in printed.err
     ids, vectors = SOLID.load(out).item_vectors()
     before = SOLID.load(run).item_vectors()
-    assert ids == [*before[0], "fresh"]
-    assert (vectors[:-1] == before[1]).all()
+    assert ids == [*before[0], "fresh", "bare"]
+    assert (vectors[:-2] == before[1]).all()
     assert "expected a folder that does not exist yet" in fails(asked, capsys)
     main([*asked, "--title", "name", "--overwrite"])
+    capsys.readouterr()
     asked[2] = str(out)
     asked[-1] = str(tmp_path / "again")
-    assert "expected items that the model has not yet, got none among 2 rows" in fails(asked, capsys)
+    with pytest.raises(SystemExit):
+        main(asked)
+    assert "expected items that the model has not yet, got none among 5 rows" in capsys.readouterr().err
     assert not (tmp_path / "again").exists()
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load
+from safetensors.numpy import load, save
 
 from python_tests.untrained import untrained
 from solid_ext import SOLID
 from solid_ext.device import DeviceModel
+from solid_ext.device.tensors import digest_of
 from solid_ext.models.backbones import BACKBONES
 from solid_ext.serve import OnDevice
 from solid_ext.serve.on_device import generated_layers
@@ -123,6 +125,39 @@ def test_a_blob_of_another_static_part_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="load: expected safetensors, got"):
         device.load(whole[:-8])
     assert device.recommend(5) == before
+
+
+def test_a_blob_that_was_changed_or_does_not_fit_is_refused_and_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    solid, device = exported(tmp_path)
+    blob = solid.personalize([30, 40])
+    before = device.load(blob).recommend(5)
+    rng = np.random.default_rng(0)
+    for place in rng.integers(8, len(blob), 60):
+        torn = bytearray(blob)
+        torn[place] ^= 1 << int(rng.integers(8))
+        with suppress(ValueError):  # or a bit of the header that says nothing
+            device.load(torn)
+        assert device.recommend(5) == before
+    arrays, metadata = load(blob), {"format": "solid_ext personal 1", "static": solid.on_device().version}
+    for name, array, sentence in (
+        ("window", np.array([ITEMS], np.int32), "window as numbers of items below 150"),
+        ("seen", np.array([0.5], np.float32), "seen as numbers of items"),
+        ("layers.0", arrays["layers.0"] * np.float32("nan"), "finite weights"),
+        ("layers.0", arrays["layers.0"][:-1], "layers.0 of shape"),
+        ("window", np.zeros(1000, np.int32), "a window of at most"),
+        ("other", np.zeros(1, np.int32), "expected a blob with "),
+    ):
+        changed = {**arrays, name: array}
+        whole = save(changed, {**metadata, "sha256": digest_of(save(changed))})
+        with pytest.raises(ValueError, match=sentence):
+            device.load(whole)
+        assert device.recommend(5) == before
+    with pytest.raises(ValueError, match="load: expected the file of a blob, got nowhere"):
+        device.load("nowhere")
+    with pytest.raises(TypeError, match="load: expected a blob's bytes or the path of its file, got int"):
+        device.load(7)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected a fitted model"):
+        SOLID().personalize([30])
 
 
 def test_what_the_model_has_not_is_refused_in_a_sentence(tmp_path: Path) -> None:

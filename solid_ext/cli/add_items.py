@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from solid_ext.cli.sources import load_run
-from solid_ext.cli.terminal import console
+from solid_ext.cli.terminal import console, notes
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,21 @@ class AddItems:
     """Replace the folder if it is a model's."""
 
     def run(self) -> None:
+        import polars as pl
+
         from solid_ext.model_folder import check_model_place
 
         check_model_place(self.out, overwrite=self.overwrite)
         solid = load_run(self.run_folder)
-        grown = solid.add_items(self.items, title=self.title, categories=self.categories)
+        with notes():
+            grown = solid.add_items(self.items, title=self.title, categories=self.categories)
         grown.save(self.out, overwrite=self.overwrite)
         assert solid.catalogue is not None
         assert grown.catalogue is not None
         before, now = solid.catalogue.num_items, grown.catalogue.num_items
+        added = grown.catalogue.table.tail(now - before)
+        texts = added.select(name for name in ("title", "categories") if name in added.columns)
+        bare = now - before if not texts.columns else texts.filter(pl.all_horizontal(pl.all().is_null())).height
         console.print(f"{now - before:,} new items beside {before:,}, in the model {self.out}")
+        if bare:
+            console.print(f"{bare:,} of them have neither title nor categories")

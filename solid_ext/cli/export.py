@@ -42,6 +42,12 @@ class Export:
     def run(self) -> None:
         from solid_ext.serve.export import write_programs
 
+        for_devices = {"--dtype": self.dtype != "float32", "--dataset": self.dataset is not None}
+        if self.runtime != "device" and any(for_devices.values()):
+            given = " and ".join(flag for flag, there in for_devices.items() if there)
+            raise ValueError(
+                f"export: expected no {given} with --for {self.runtime}, got what is --for device"
+            )
         solid = load_run(self.run_folder)
         if self.runtime == "device":
             self._for_devices(solid)

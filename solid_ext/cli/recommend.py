@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from solid_ext.cli.sources import Dataset, load_run, open_dataset
-from solid_ext.cli.terminal import Terminal, complain, console, one_line, write_json
+from solid_ext.cli.terminal import Terminal, console, notes, one_line, write_json
 
 if TYPE_CHECKING:
     from solid_ext import SOLID
@@ -128,16 +127,6 @@ class Recommend:
             named = (one_line(str(row["item_id"])), one_line(row["title"]))
             table.add_row(one_line(str(row["user_id"])), str(row["rank"]), *named, f"{row['score']:.3f}")
         console.print(table)
-
-
-@contextmanager
-def notes() -> Iterator[None]:
-    """Print the body's warnings as notes, a line each."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for warning in caught:
-        complain(f"note: {warning.message}")
 
 
 @contextmanager

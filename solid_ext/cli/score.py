@@ -9,9 +9,8 @@ from typing import Annotated, Literal
 import tyro
 from rich.table import Table
 
-from solid_ext.cli.recommend import notes
 from solid_ext.cli.sources import load_run
-from solid_ext.cli.terminal import console, one_line, write_json
+from solid_ext.cli.terminal import console, notes, one_line, write_json
 
 
 @dataclass(frozen=True)

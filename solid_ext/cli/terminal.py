@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -67,3 +70,13 @@ def complain(sentence: str) -> None:
 
 
 console = Terminal()
+
+
+@contextmanager
+def notes() -> Iterator[None]:
+    """Print the body's warnings as notes, a line each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        complain(f"note: {warning.message}")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from solid_ext.device.backbones import NAMES, STATES, Weights, din, linear
-from solid_ext.device.tensors import read_tensors, widened
+from solid_ext.device.tensors import digest_of, read_tensors, widened
 
 STATIC, ITEMS, MANIFEST = "static.safetensors", "items.json", "manifest.json"
 FORMAT, PERSONAL = "solid_ext device 1", "solid_ext personal 1"
@@ -73,9 +73,11 @@ class DeviceModel:
             The model itself.
 
         Raises:
-            ValueError: a blob of another static part, or bytes that are none; the model is as before.
+            ValueError: a blob of another static part, one that was changed, bytes that are none, or no such file; the
+                model is as before.
+            TypeError: neither bytes nor a path.
         """
-        content = personal if isinstance(personal, bytes) else Path(personal).read_bytes()
+        content = _content(personal)
         arrays, metadata = read_tensors(content, "load")
         if metadata.get("format") != PERSONAL:
             raise ValueError(f"load: expected a blob of format {PERSONAL!r}, got {metadata.get('format')!r:.40}")
@@ -84,7 +86,10 @@ class DeviceModel:
                 f"load: expected a blob of the static part {self.version[:12]}, got one of "
                 f"{str(metadata.get('static'))[:12]} (personalize again with the model that was exported)"
             )
+        if metadata.get("sha256") != digest_of(content):
+            raise ValueError("load: expected a blob as it was made, got another content than its sha256 says")
         found = widened(arrays)
+        self._check(found)
         self._forget()
         self._layers = [found[f"layers.{layer}"] for layer in range(self._about["generated"])]
         self._window = found["window"].tolist()
@@ -150,6 +155,29 @@ class DeviceModel:
         scores[items] += added
         return scores
 
+    def _check(self, found: dict[str, np.ndarray]) -> None:
+        """Refuse arrays of a blob that do not fit the static part; those that `personalize` made do."""
+        layers = {f"layers.{layer}": self._static[f"anybody.{layer}"] for layer in range(self._about["generated"])}
+        whole = ("window", "seen", "neighbours.items")
+        names = {*layers, *whole, "neighbours.scores"}
+        if found.keys() != names:
+            raise ValueError(f"load: expected a blob with {', '.join(sorted(names))}, got {', '.join(sorted(found))}")
+        for name, of_nobody in layers.items():
+            if found[name].shape != of_nobody.shape:
+                raise ValueError(f"load: expected {name} of shape {of_nobody.shape}, got {found[name].shape}")
+        for name in whole:
+            items = found[name]
+            if items.ndim != 1 or items.dtype.kind != "i" or not ((items >= 0) & (items < len(self._ids))).all():
+                raise ValueError(f"load: expected {name} as numbers of items below {len(self._ids)}, got others")
+        sizes = len(found["window"]), found["neighbours.scores"].shape
+        if sizes[0] > self._about["length"] or sizes[1] != found["neighbours.items"].shape:
+            raise ValueError(
+                f"load: expected a window of at most {self._about['length']} items and a score for each neighbour, got "
+                f"{sizes[0]} and scores of shape {sizes[1]}"
+            )
+        if not all(np.isfinite(found[name]).all() for name in (*layers, "neighbours.scores")):
+            raise ValueError("load: expected finite weights and scores, got NaN or infinity")
+
     def _forget(self) -> None:
         """Nobody's layers, and no event."""
         self._layers = [self._static[f"anybody.{layer}"] for layer in range(self._about["generated"])]
@@ -186,6 +214,18 @@ class DeviceModel:
             Recommended(self._ids[item], self._titles[item], score)
             for item, score in zip(items.tolist(), scores.tolist(), strict=False)
         ]
+
+
+def _content(personal: Any) -> bytes:
+    """The bytes of a blob, or of the file that holds it."""
+    if isinstance(personal, (bytes, bytearray, memoryview)):
+        return bytes(personal)
+    if not isinstance(personal, (str, os.PathLike)):
+        raise TypeError(f"load: expected a blob's bytes or the path of its file, got {type(personal).__name__}")
+    try:
+        return Path(personal).read_bytes()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"load: expected the file of a blob, got {personal} ({error})") from error
 
 
 def _affine(x: np.ndarray, weights: np.ndarray) -> np.ndarray:

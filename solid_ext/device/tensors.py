@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,8 @@ def read_tensors(content: bytes, what: str) -> tuple[dict[str, np.ndarray], dict
         size = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + size])
         metadata: dict[str, str] = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict):
+            raise TypeError(f"metadata of the kind {type(metadata).__name__}")
         data, arrays = memoryview(content)[8 + size :], dict[str, np.ndarray]()
         for name, entry in header.items():
             first, end = entry["data_offsets"]
@@ -38,6 +41,11 @@ def read_tensors(content: bytes, what: str) -> tuple[dict[str, np.ndarray], dict
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{what}: expected safetensors, got {len(content):,} bytes that are none ({error})") from error
     return arrays, metadata
+
+
+def digest_of(content: bytes) -> str:
+    """The sha256 of the arrays of a safetensors file, whatever its header says of them."""
+    return hashlib.sha256(memoryview(content)[8 + int.from_bytes(content[:8], "little") :]).hexdigest()
 
 
 def widened(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from solid_ext.data import Catalogue
 from solid_ext.device.backbones import NAMES
 from solid_ext.device.model import FORMAT, ITEMS, MOST, PERSONAL, STATIC
-from solid_ext.device.tensors import SCALE, widened
+from solid_ext.device.tensors import SCALE, digest_of, widened
 from solid_ext.evaluate import Scorer
 from solid_ext.evaluate.scorer import inference
 from solid_ext.files import MANIFEST, describe_folder, foreign_to, write_text, written_folder
@@ -116,7 +116,8 @@ class OnDevice:
             "seen": seen[~torch.isin(seen, window)].numpy() - 1,
         }
         whole = rounded | {name: array.astype(np.int32) for name, array in numbers.items()}
-        return save(whole, {"format": PERSONAL, "static": self.version})
+        digest = digest_of(save(whole))
+        return save(whole, {"format": PERSONAL, "static": self.version, "sha256": digest})
 
     def _neighbours(self, sequence: Tensor, most: int) -> tuple[np.ndarray, np.ndarray]:
         """The places of the best `most` items by all scores, of those that the neighbours raise, and by how much."""

@@ -72,8 +72,12 @@ def check_callbacks(call: str, callbacks: Any) -> None:
     if isinstance(callbacks, (str, bytes)) or not isinstance(callbacks, Sequence):
         raise TypeError(f"{call}: expected a list of callbacks, got {callbacks!r:.80}")
     for callback in callbacks:
-        if isinstance(callback, type) or not any(callable(getattr(callback, name, None)) for name in CALLS):
+        calls = {name: getattr(callback, name) for name in CALLS if hasattr(callback, name)}
+        if isinstance(callback, type) or not calls:
             raise TypeError(f"{call}: expected callbacks with some of {', '.join(CALLS)}, got {callback!r:.80}")
+        for name, own in calls.items():
+            if not callable(own):
+                raise TypeError(f"{call}: expected {name} of a callback that can be called, got {own!r:.80}")
 
 
 class Calling(Passing):

@@ -51,10 +51,12 @@ def fault_of(run: Path) -> Path:
     Raises:
         ValueError: none, or no folder.
     """
-    found = sorted(run.rglob(FAULT), key=lambda path: path.stat().st_mtime) if run.is_dir() else []
+    if not run.is_dir():
+        raise ValueError(f"replay: expected the folder of a run, got {run}, which is none")
+    found = sorted(run.rglob(FAULT), key=lambda path: path.stat().st_mtime)
     if not found:
         raise ValueError(
-            f"replay: expected a run that was ended by a step which was not finite, got {run}, no such run"
+            f"replay: expected a run that was ended by a step which was not finite, got {run}, which has no {FAULT}"
         )
     return found[-1]
 

@@ -128,7 +128,14 @@ def add_items(
     for name, note in notes.items():
         if name.startswith(NOTE):
             warnings.warn(f"add_items: {note}", stacklevel=3)
-    table = joined_items(catalogue.table, align_items(described, ids)[0])
+    aligned, counted = align_items(described, ids)
+    for count, which in (
+        (counted["metadata_without_ids"], "without an id"),
+        (counted["metadata_duplicates"], "with an id that came before"),
+    ):
+        if count:
+            warnings.warn(f"add_items: left out {count:,} of {len(described):,} rows, {which}", stacklevel=3)
+    table = joined_items(catalogue.table, aligned)
     counts = None if catalogue.counts is None else np.append(catalogue.counts, np.zeros(ids.len(), dtype=np.int64))
     grown = Catalogue(table, counts)
     semantics = more_semantics(config.semantics, _known(model), Added(table, first), seed=config.train.seed)
