@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,12 +29,12 @@ class Poison:
     def __init__(self, after: int) -> None:
         self.after, self.whole = after, Step.__call__
 
-    def __call__(self, step: Step, sequences: torch.Tensor, candidates: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def __call__(self, step: Step, *batch: Any) -> tuple[torch.Tensor, ...]:
         self.after -= 1
         if self.after == 0:
             with torch.no_grad():
                 next(step.model.parameters())[1:].fill_(3e38)
-        return self.whole(step, sequences, candidates)
+        return self.whole(step, *batch)
 
 
 def test_a_step_that_is_not_finite_is_kept_and_computed_again(
