@@ -17,7 +17,7 @@ MAKERS = {
     "randint", "randn", "randperm", "scalar_tensor", "tensor", "zeros",
 }  # fmt: skip
 # Parameters and buffers do follow the default device: that is how torch makes a model on "meta", or on a GPU.
-CONSTRUCTORS = {"__init__", "reset_parameters"}
+CONSTRUCTORS = {"__init__", "register_generators", "reset_parameters"}
 # A kernel that is given an address on another device ends the process: what may do so runs in one of its own.
 PREPARED = """
 import torch
@@ -131,7 +131,10 @@ here.code_usage()
 there = SOLID(**fields).fit(dataset, reporter=Silent())
 assert there.evaluate() == metrics
 with tempfile.TemporaryDirectory() as folder:
-    assert SOLID.load(there.save(folder + "/model")).recommend([raw], k=3) == best
+    loaded = SOLID.load(there.save(folder + "/model")).recommend([raw], k=3)
+for name, found in (("trained there", there.recommend([raw], k=3)), ("loaded there", loaded)):
+    for one, other in zip(found[0], best[0], strict=True):  # torch promises no bits between two memories
+        assert one[0] == other[0] and abs(one.score - other.score) < 1e-5, (name, found, best)
 """
     )
 
@@ -146,5 +149,5 @@ def test_no_tensor_is_made_without_a_device() -> None:
             found += calls(child, child.name if isinstance(child, ast.FunctionDef) else function)
         return found
 
-    for path in SOURCES:
-        assert calls(ast.parse(path.read_text()), "the module") == [], path
+    found = {str(path.relative_to(ROOT)): calls(ast.parse(path.read_text()), "the module") for path in SOURCES}
+    assert {path: lines for path, lines in found.items() if lines} == {}

@@ -14,16 +14,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.rendezvous import rendezvous
-
-if TYPE_CHECKING:  # which stands above
-    from solid_ext.train.row_adam import RowAdam
 
 PATIENCE = timedelta(hours=1)  # a rank that has died is noticed at once; this is for one that hangs
 ASKED_AGAIN = timedelta(seconds=1)
@@ -119,7 +116,7 @@ def restarted_job() -> str | None:
 
     Each machine counts what it has started again because of its own processes, so that all ranks have to ask.
     """
-    restarts = summed(torch.tensor(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))))
+    restarts = summed(torch.tensor(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")), device="cpu"))
     return job() if restarts else None
 
 
@@ -214,60 +211,24 @@ def _bits(tensor: Tensor) -> int:
 def _of_each(value: Any) -> list[Any]:
     """Each rank's value, sent as JSON."""
     text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(count())]
+    return [json.loads(bytes(one.numpy())) for (one,) in gathered(text)]
+
+
+def gathered(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """Each rank's tensors, which have a number of rows in common; ranks may have different numbers."""
+    rows = len(tensors[0])
+    counts = [torch.zeros(1, dtype=torch.int64, device=tensors[0].device) for _ in range(count())]
     with _all_needed():
-        dist.all_gather(sizes, torch.tensor([len(text)]))
-        longest = int(max(sizes))
-        texts = [text.new_empty(longest) for _ in sizes]
-        dist.all_gather(texts, torch.cat([text, text.new_zeros(longest - len(text))]))
-    return [json.loads(bytes(one[: int(size)].numpy())) for one, size in zip(texts, sizes, strict=True)]
-
-
-@torch.no_grad()
-def sum_gradients(optimizer: RowAdam) -> None:
-    """Give every parameter the sum of all ranks' gradients, the same bits on each.
-
-    Dense gradients go in one sum. Of tables that are updated by rows the rows that have a gradient are sent, each
-    once with its total, so that what is sent does not grow with the table.
-    """
-    tables = set(optimizer.tables)
-    dense = [one for group in optimizer.param_groups for one in group["params"] if one not in tables]
-    # Behind the gradients a number of each: how many ranks have one. Without any the parameter has none, as alone.
-    there = [0.0 if one.grad is None else 1.0 for one in dense]
-    parts = [torch.zeros_like(one) if one.grad is None else one.grad for one in dense]
-    packed = torch.cat([*(part.flatten() for part in parts), parts[0].new_tensor(there)])
-    summed(packed)
-    *gradients, counts = packed.split([*(one.numel() for one in dense), len(dense)])
-    for one, gradient, many in zip(dense, gradients, counts.tolist(), strict=True):
-        one.grad = gradient.view_as(one) if many else None
-    for weight in optimizer.tables:
-        weight.grad = _rows_of_all(weight)
-
-
-def _rows_of_all(weight: Tensor) -> Tensor | None:
-    """The gradient of a table that is updated by rows, those of all ranks after one another."""
-    from solid_ext.train.row_adam import total_of_rows
-
-    none = weight.grad is None
-    if weight.grad is None:
-        rows, total = torch.zeros(0, dtype=torch.int64, device=weight.device), weight.new_zeros(0, weight.shape[1])
-    else:
-        rows, total = total_of_rows(weight.grad)
-    counts = [rows.new_zeros(1) for _ in range(count())]
-    with _all_needed():
-        dist.all_gather(counts, rows.new_tensor([-1 if none else len(rows)]))
+        dist.all_gather(counts, counts[0].new_tensor([rows]))
         sizes = [int(size) for size in counts]
-        if max(sizes) < 0:
-            return None
-        longest = max(sizes)
-        every_row = [rows.new_empty(longest) for _ in sizes]
-        every_total = [total.new_empty(longest, total.shape[1]) for _ in sizes]
-        dist.all_gather(every_row, torch.cat([rows, rows.new_zeros(longest - len(rows))]))
-        dist.all_gather(every_total, torch.cat([total, total.new_zeros(longest - len(total), total.shape[1])]))
-    kept = [slice(max(size, 0)) for size in sizes]
-    index = torch.cat([one[some] for one, some in zip(every_row, kept, strict=True)])
-    values = torch.cat([one[some] for one, some in zip(every_total, kept, strict=True)])
-    return torch.sparse_coo_tensor(index.unsqueeze(0), values, weight.shape, is_coalesced=False, check_invariants=False)
+        every = []
+        for tensor in tensors:
+            padded = tensor.new_zeros(max(sizes), *tensor.shape[1:])
+            padded[:rows] = tensor
+            found = [torch.empty_like(padded) for _ in sizes]
+            dist.all_gather(found, padded)
+            every.append([one[:size] for one, size in zip(found, sizes, strict=True)])
+    return list(zip(*every, strict=True))
 
 
 @contextmanager

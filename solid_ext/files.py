@@ -263,6 +263,18 @@ def check_place(path: Path, what: str, kind: str) -> None:
                 made.rmdir()
 
 
+def check_new_folder(
+    folder: Path, what: str, *, overwrite: bool = False, ours: Callable[[Path], str | None] | None = None
+) -> None:
+    """Refuse a place where `written_folder` could not make a folder, before what it is for has been made.
+
+    Raises:
+        ValueError: as `check_replaceable` and `check_place`.
+    """
+    check_replaceable(folder, what, overwrite=overwrite, ours=ours)
+    check_place(folder, what, "folder")
+
+
 def _works_in(folder: Path) -> bool:
     try:
         return Path.cwd().is_relative_to(folder)

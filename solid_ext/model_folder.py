@@ -11,8 +11,7 @@ from solid_ext.config import Config, SemanticsConfig
 from solid_ext.data import Catalogue
 from solid_ext.files import (
     MANIFEST,
-    check_place,
-    check_replaceable,
+    check_new_folder,
     checked_path,
     describe_folder,
     elsewhere,
@@ -147,8 +146,7 @@ def check_model_place(folder: Path, *, overwrite: bool) -> None:
     Raises:
         ValueError: as `write_model`.
     """
-    check_replaceable(folder, "save", overwrite=overwrite, ours=foreign_model)
-    check_place(folder, "save", "folder")
+    check_new_folder(folder, "save", overwrite=overwrite, ours=foreign_model)
 
 
 def foreign_model(folder: Path) -> str | None:

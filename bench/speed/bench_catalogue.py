@@ -124,6 +124,19 @@ def run(items: int, way: str, steps: int, generator_dim: int) -> None:
     sys.stdout.write(json.dumps(times) + "\n")
 
 
+def row(items: int, way: str, taken: list[float], peak: float) -> dict[str, object]:
+    """What is written of steps that took so many seconds."""
+    median, quartiles = statistics.median(taken), statistics.quantiles(taken, n=4)
+    return {
+        "items": items,
+        "way": way,
+        "step_ms": round(1e3 * median, 1),
+        "spread": round((quartiles[2] - quartiles[0]) / median, 2),
+        "rows_per_second": round(BATCH / median),
+        "peak_gb": peak,
+    }
+
+
 def large(*, write: bool) -> None:
     """Ten million items beside a hundred thousand, by rows and by shared negatives."""
     rows: list[dict[str, object]] = []
@@ -131,18 +144,7 @@ def large(*, write: bool) -> None:
         for items in LARGE:
             command: list[str | Path] = [sys.executable, "-m", "bench.speed.bench_catalogue", "--run"]
             figures, output = measured([*command, str(items), way, str(STEPS), str(GENERATOR_DIM)])
-            taken = json.loads(output)
-            median, quartiles = statistics.median(taken), statistics.quantiles(taken, n=4)
-            rows.append(
-                {
-                    "items": items,
-                    "way": way,
-                    "step_ms": round(1e3 * median, 1),
-                    "spread": round((quartiles[2] - quartiles[0]) / median, 2),
-                    "rows_per_second": round(BATCH / median),
-                    "peak_gb": figures["peak_gb"],
-                }
-            )
+            rows.append(row(items, way, json.loads(output), float(str(figures["peak_gb"]))))
     content = {"machine": machine(), "threads": 1, "generator_dim": GENERATOR_DIM, "steps": STEPS, "rows": rows}
     Console().print_json(json.dumps(content))
     if write:
@@ -175,20 +177,7 @@ def main() -> None:
                 figures, output = measured([*command, str(items), way, str(steps), "0"])
                 times.setdefault((items, way), []).extend(json.loads(output))
                 peaks[items, way] = max(peaks.get((items, way), 0.0), float(str(figures["peak_gb"])))
-    rows = []
-    for (items, way), taken in times.items():
-        quartiles = statistics.quantiles(taken, n=4)
-        median = statistics.median(taken)
-        rows.append(
-            {
-                "items": items,
-                "way": way,
-                "step_ms": round(1e3 * median, 1),
-                "spread": round((quartiles[2] - quartiles[0]) / median, 2),
-                "rows_per_second": round(BATCH / median),
-                "peak_gb": peaks[items, way],
-            }
-        )
+    rows = [row(items, way, taken, peaks[items, way]) for (items, way), taken in times.items()]
     speed = {key: BATCH / statistics.median(taken) for key, taken in times.items()}
     aims = [
         {

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from python_tests.commands import fails
 from solid_ext import SOLID
 from solid_ext.cli import main
 
@@ -31,15 +32,6 @@ def run(data: Path) -> Path:
     out = data.parent / "run"
     main(["train", "--dataset", str(data), "--out", str(out), "--eval-negatives", "20", *QUICK])
     return out
-
-
-def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-    sentence = capsys.readouterr().err
-    assert sentence.count("\n") == 1, sentence
-    return sentence
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])

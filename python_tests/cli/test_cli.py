@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import solid_ext.cli
+from python_tests.commands import fails
 from solid_ext import build_info
 from solid_ext.cli import main
 from solid_ext.cli.compare import show_comparison
@@ -22,16 +23,6 @@ from solid_ext.cli.terminal import harmless
 from solid_ext.config import Config
 
 QUICK = ["--epochs", "1", "--dim", "16", "--heads", "2", "--length", "5", "--batch-size", "512"]
-
-
-def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one sentence that a failing command prints."""
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-    sentence = capsys.readouterr().err
-    assert sentence.count("\n") == 1, sentence
-    return sentence
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +63,7 @@ def test_a_run_holds_everything_it_promises(run: Path) -> None:
         "semantics.safetensors",
         "metrics.json",
         "report.png",
+        "users.parquet",
     }
     assert Config.from_yaml(run / "config.yaml").flat()["dim"] == 16
     assert (run / "report.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

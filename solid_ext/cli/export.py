@@ -40,18 +40,16 @@ class Export:
     """The dataset that the run was trained on: a device's accuracy is measured on its test rows."""
 
     def run(self) -> None:
-        from solid_ext.serve.export import write_programs
-
         for_devices = {"--dtype": self.dtype != "float32", "--dataset": self.dataset is not None}
         if self.runtime != "device" and any(for_devices.values()):
             given = " and ".join(flag for flag, there in for_devices.items() if there)
-            raise ValueError(
-                f"export: expected no {given} with --for {self.runtime}, got what is --for device"
-            )
+            raise ValueError(f"export: expected no {given} with --for {self.runtime}, got what is --for device")
         solid = load_run(self.run_folder)
         if self.runtime == "device":
             self._for_devices(solid)
             return
+        from solid_ext.serve.export import write_programs
+
         assert solid.model is not None
         assert solid.catalogue is not None
         files = write_programs(solid.model, solid.catalogue, self.out, self.runtime, overwrite=self.overwrite)

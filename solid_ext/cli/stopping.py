@@ -15,10 +15,6 @@ from solid_ext.train import Epoch, Passing, Reporter, StopTraining
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
-class _Signalled(StopTraining):
-    """A training that a signal has ended after a step, which is kept."""
-
-
 class _Watching(Passing):
     """Passes everything on, and ends the training after the step or epoch in which a signal came."""
 
@@ -45,7 +41,7 @@ class _Watching(Passing):
 
     def _end_if_asked(self) -> None:
         if self.number:
-            raise _Signalled
+            raise StopTraining
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         if not self.training or self.number:

@@ -10,12 +10,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import polars as pl
-
 from solid_ext.compare.grid import Grid, PlannedRun
 from solid_ext.compare.peers import PEERS, PeerTask
 from solid_ext.data import Dataset, make_split
-from solid_ext.evaluate import evaluate_full, evaluate_sampled
+from solid_ext.evaluate import evaluate_full, evaluate_sampled, row_table
 from solid_ext.files import digest, read_json, write_json, written, written_folder
 from solid_ext.run import holds_run, open_run
 from solid_ext.serve import evaluate_beyond
@@ -77,17 +75,8 @@ def run_planned(
     full, new = (evaluate_full(scorer, dataset, rows, exclude_history=exclude) for exclude in (False, True))
     beyond = evaluate_beyond(scorer, dataset, split)
     evaluated = time.perf_counter()
-    table = pl.DataFrame(
-        {
-            "user": rows.users,
-            "area": sampled.areas,
-            "sampled_rank": sampled.ranks,
-            "full_rank": full.ranks,
-            "new_rank": new.ranks,
-        }
-    )
     with written(folder / USERS) as partial:
-        table.write_parquet(partial)
+        row_table(sampled, full=full, new=new).write_parquet(partial)
     epochs = [epoch for stage in stages for epoch in stage.history]
     write_json(
         folder / METRICS,

@@ -10,8 +10,7 @@ from typing import Any
 import polars as pl
 
 from solid_ext.files import (
-    check_place,
-    check_replaceable,
+    check_new_folder,
     describe_folder,
     elsewhere,
     foreign_to,
@@ -48,8 +47,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     Raises:
         ValueError: as `write_folder`.
     """
-    check_replaceable(folder, "Dataset.save", overwrite=overwrite, ours=_foreign)
-    check_place(folder, "Dataset.save", "folder")
+    check_new_folder(folder, "Dataset.save", overwrite=overwrite, ours=_foreign)
 
 
 def read_folder(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, pl.DataFrame], dict[str, Any]]:

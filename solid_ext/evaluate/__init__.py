@@ -28,6 +28,7 @@ from solid_ext.evaluate.protocols import (
     sampled_candidates,
     sampled_scores,
 )
+from solid_ext.evaluate.rows import row_table
 from solid_ext.evaluate.scorer import Scorer
 from solid_ext.evaluate.significance import Difference, holm, in_words, paired_differences, seed_differences
 from solid_ext.evaluate.validation import Validation, both_protocols
@@ -59,6 +60,7 @@ __all__ = [
     "ranking_metrics",
     "ranks_of_first",
     "ranks_of_known",
+    "row_table",
     "sampled_candidates",
     "sampled_scores",
     "seed_differences",

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 from solid_ext.models.encoder import plain_layers
-from solid_ext.nn.dynamic import Branches, check_conditions, check_input, start_branch, start_trunk
-from solid_ext.ops.reference import dynamic_weight
+from solid_ext.nn.dynamic import Branches, check_conditions, check_input, register_generators, start_generators
+from solid_ext.ops.reference import generated_weights
 
 
 class PersonalBias(nn.Module):
@@ -50,33 +49,17 @@ class PersonalBias(nn.Module):
         super().__init__()
         self.dim, self.code_dim, self.delta, self.branches = dim, code_dim, float(delta), branches
         self.layers = plain_layers(dim, layers)
-        for branch in ("item", "semantic"):
-            present = branches in (branch, "both")
-            generator_map = nn.Parameter(torch.empty(1, code_dim, dim)) if present else None
-            self.register_parameter(f"{branch}_map", generator_map)
-            self.register_parameter(f"{branch}_offset", nn.Parameter(torch.empty(1, dim)) if present else None)
+        register_generators(self, 1, code_dim, dim, branches)
         self.reset_parameters()
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the generator's parameters anew."""
-        ordinary = 1 / math.sqrt(3 * self.dim)
-        if self.semantic_map is not None and self.semantic_offset is not None:
-            start_trunk(self.semantic_map, self.semantic_offset, ordinary)
-        if self.item_map is not None and self.item_offset is not None:
-            if self.branches == "item" and math.isinf(self.delta):
-                start_trunk(self.item_map, self.item_offset, ordinary)
-            else:
-                start_branch(self.item_map, self.item_offset, min(self.delta, ordinary))
+        start_generators(self, 1 / math.sqrt(3 * self.dim))
 
     def bias(self, z_item: Tensor | None, z_semantic: Tensor | None) -> Tensor:
         """The generated bias [B, d] of conditions [B, k], None for a branch that is off."""
-        parts = []
-        if z_semantic is not None and self.semantic_map is not None and self.semantic_offset is not None:
-            parts.append(dynamic_weight(z_semantic, self.semantic_map, self.semantic_offset))
-        if z_item is not None and self.item_map is not None and self.item_offset is not None:
-            parts.append(dynamic_weight(z_item, self.item_map, self.item_offset, self.delta))
-        return torch.stack(parts).sum(0).squeeze(1)
+        item, semantic = (self.item_map, self.item_offset), (self.semantic_map, self.semantic_offset)
+        return generated_weights(z_item, z_semantic, *item, *semantic, self.delta).squeeze(1)
 
     def forward(self, x: Tensor, z_item: Tensor | None, z_semantic: Tensor | None) -> Tensor:
         check_input("PersonalBias", x, self.dim)

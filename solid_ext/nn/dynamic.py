@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -78,30 +78,16 @@ class DynamicLinear(nn.Module):
         self.branches = branches
         self.activation: Activation = activation
         self.backend: Backend = backend
-        rows = in_features + 1
-        for branch in ("item", "semantic"):
-            present = branches in (branch, "both")
-            generator_map = nn.Parameter(torch.empty(rows, code_dim, out_features)) if present else None
-            offset = nn.Parameter(torch.empty(rows, out_features)) if present else None
-            self.register_parameter(f"{branch}_map", generator_map)
-            self.register_parameter(f"{branch}_offset", offset)
+        register_generators(self, in_features + 1, code_dim, out_features, branches)
         self.item_map: nn.Parameter | None
         self.item_offset: nn.Parameter | None
         self.semantic_map: nn.Parameter | None
         self.semantic_offset: nn.Parameter | None
         self.reset_parameters()
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw all parameters anew, as the class describes."""
-        ordinary = 1 / math.sqrt(3 * self.in_features)
-        if self.semantic_map is not None and self.semantic_offset is not None:
-            start_trunk(self.semantic_map, self.semantic_offset, ordinary)
-        if self.item_map is not None and self.item_offset is not None:
-            if self.branches == "item" and math.isinf(self.delta):
-                start_trunk(self.item_map, self.item_offset, ordinary)
-            else:
-                start_branch(self.item_map, self.item_offset, min(self.delta, ordinary))
+        start_generators(self, 1 / math.sqrt(3 * self.in_features))
 
     def forward(self, x: Tensor, z_item: Tensor | None, z_semantic: Tensor | None) -> Tensor:
         """Apply the layer.
@@ -249,17 +235,38 @@ def parameters_of(module: nn.Module, layers: str, name: str) -> list[Tensor]:
     return found
 
 
-def start_trunk(generator_map: Tensor, offset: Tensor, std: float) -> None:
-    """Draw a trunk whose generated weights have this standard deviation."""
+def register_generators(module: nn.Module, rows: int, code_dim: int, width: int, branches: Branches) -> None:
+    """Give a module maps [rows, k, width] and offsets [rows, width] of its branches; None for one that it has not."""
+    for branch in ("item", "semantic"):
+        present = branches in (branch, "both")
+        generator_map = nn.Parameter(torch.empty(rows, code_dim, width)) if present else None
+        offset = nn.Parameter(torch.empty(rows, width)) if present else None
+        module.register_parameter(f"{branch}_map", generator_map)
+        module.register_parameter(f"{branch}_offset", offset)
+
+
+@torch.no_grad()
+def start_generators(module: Any, ordinary: float) -> None:
+    """Draw a module's maps and offsets, so that what a trunk generates has the standard deviation of an ordinary layer.
+
+    A branch starts inside its bound, which is no more than that; an unbounded one without a trunk is the trunk.
+    """
+    if module.semantic_map is not None:
+        _start_trunk(module.semantic_map, module.semantic_offset, ordinary)
+    if module.item_map is None:
+        return
+    if module.branches == "item" and math.isinf(module.delta):
+        _start_trunk(module.item_map, module.item_offset, ordinary)
+    else:
+        bound = min(module.delta, ordinary)
+        module.item_map.normal_(0, bound / 2 / math.sqrt(module.code_dim))
+        module.item_offset.zero_()
+
+
+def _start_trunk(generator_map: Tensor, offset: Tensor, std: float) -> None:
     generator_map.normal_(0, std * math.sqrt(GENERATED_SHARE / generator_map.shape[1]))
     bound = std * math.sqrt(3 * (1 - GENERATED_SHARE))
     offset.uniform_(-bound, bound)
-
-
-def start_branch(generator_map: Tensor, offset: Tensor, bound: float) -> None:
-    """Draw a branch whose generated weights lie inside the bound."""
-    generator_map.normal_(0, bound / 2 / math.sqrt(generator_map.shape[1]))
-    offset.zero_()
 
 
 def _check_options(name: str, delta: float, branches: str, backend: str) -> None:

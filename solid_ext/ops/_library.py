@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any
@@ -20,7 +20,7 @@ def define_operator(
     cpu: Callable[..., Any],
     cuda: Callable[..., Any] | None = None,
     fake: Callable[..., Any],
-    vmap: Callable[..., Any] | None = None,
+    vmap: Callable[..., Any] | Sequence[int] = (),
 ) -> Any:
     """Registers an operator `solid_ext::<name>` and returns its overload, ready to be called.
 
@@ -32,7 +32,8 @@ def define_operator(
         cpu: what it does on the CPU.
         cuda: what it does on a GPU; None where it has no kernel there.
         fake: what returns tensors of its outputs' shapes and dtypes, without their values.
-        vmap: its batching rule `(info, in_dims, *arguments) -> (outputs, out_dims)`; None for `in_turn`.
+        vmap: its batching rule `(info, in_dims, *arguments) -> (outputs, out_dims)`, or the places of the arguments
+            whose rows take in the batch, for `folded`; none for `in_turn`.
     """
     name = schema.partition("(")[0]
     library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -51,7 +52,9 @@ def define_operator(
         library.impl(name, checked(cuda), "CUDA")
     torch.library.register_fake(f"solid_ext::{name}", fake, lib=library)
     operator = getattr(torch.ops.solid_ext, name).default
-    torch.library.register_vmap(f"solid_ext::{name}", vmap or in_turn(operator), lib=library)
+    if not callable(vmap):
+        vmap = folded(operator, vmap) if vmap else in_turn(operator)
+    torch.library.register_vmap(f"solid_ext::{name}", vmap, lib=library)
     return operator
 
 
@@ -145,6 +148,33 @@ def in_turn(operator: Callable[..., Any]) -> Callable[..., Any]:
             return torch.stack(found), 0
         stacked = [torch.stack(parts) for parts in zip(*found, strict=True)]
         return type(found[0])(stacked), type(found[0])([0] * len(stacked))
+
+    return rule
+
+
+def folded(operator: Callable[..., Any], rows: Sequence[int]) -> Callable[..., Any]:
+    """The batching rule of an operator whose rows do not know of each other: the batch is folded into them.
+
+    It is `in_turn` where another argument has the batch, such as parameters, and where the last argument, `keep`, is
+    True: what is kept for a backward lies by layers or positions, and not by elements.
+
+    Args:
+        rows: places of the arguments that have a row for each row of the outputs.
+    """
+    one_by_one = in_turn(operator)
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        shared = [dim for place, dim in enumerate(in_dims) if place not in rows]
+        each = [d for dim in shared for d in (dim if isinstance(dim, (list, tuple)) else (dim,))]
+        if any(dim is not None for dim in each) or arguments[-1] is True:
+            return one_by_one(info, in_dims, *arguments)
+        size = info.batch_size
+        given = [
+            fold(value, dim, size) if place in rows and value is not None else value
+            for place, (value, dim) in enumerate(zip(arguments, in_dims, strict=True))
+        ]
+        found = operator(*given)
+        return tuple(part.unflatten(0, (size, -1)) for part in found), (0,) * len(found)
 
     return rule
 

@@ -18,8 +18,6 @@ from solid_ext.ops._library import (
     define_operator,
     expect_no_tangent,
     first_order,
-    fold,
-    in_turn,
     plain_shapes,
     under_transforms,
     unobserved,
@@ -578,27 +576,6 @@ def _forward_fake(
     return x.new_empty((*x.shape[:-1], sizes[-1])), _empty_hidden(x, sizes, keep)
 
 
-def _forward_vmap(
-    info: Any,
-    in_dims: tuple[Any, ...],
-    x: Tensor,
-    z_item: Tensor | None,
-    z_semantic: Tensor | None,
-    parameters: Sequence[Tensor],
-    delta: float,
-    tanh_last: bool,
-    keep: bool,
-) -> tuple[Any, Any]:
-    """The batch folded into B where parameters are shared; what is kept for the backward lies by layers, not by
-    elements."""
-    if keep or any(dim is not None for dim in in_dims[3]):
-        return in_turn(forward_operator)(info, in_dims, x, z_item, z_semantic, parameters, delta, tanh_last, keep)
-    size = info.batch_size
-    given = [None if t is None else fold(t, d, size) for t, d in zip((x, z_item, z_semantic), in_dims, strict=False)]
-    y, _ = forward_operator(*given, parameters, delta, tanh_last, False)
-    return (y.unflatten(0, (size, -1)), y.new_empty(size, 0)), (0, 0)
-
-
 def _backward_cpu(
     dy: Tensor,
     x: Tensor,
@@ -654,7 +631,7 @@ forward_operator = define_operator(
     cpu=_forward_cpu,
     cuda=dynamic_linear_cuda.forward,
     fake=_forward_fake,
-    vmap=_forward_vmap,
+    vmap=(0, 1, 2),
 )
 backward_operator = define_operator(
     "dynamic_mlp_backward(Tensor dy, Tensor x, Tensor? z_item, Tensor? z_semantic, Tensor[] parameters, Tensor? y, "

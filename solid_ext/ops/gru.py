@@ -18,8 +18,6 @@ from solid_ext.ops._library import (
     define_operator,
     expect_no_tangent,
     first_order,
-    fold,
-    in_turn,
     under_transforms,
     unobserved,
     without_autocast,
@@ -242,17 +240,6 @@ def _backward_cpu(
     return [g if g.dtype == x.dtype else g.to(x.dtype) for g in gradients if g is not None]
 
 
-def _forward_vmap(
-    info: Any, in_dims: tuple[Any, ...], x: Tensor, mask: Tensor, parameters: Sequence[Tensor], keep: bool
-) -> tuple[Any, Any]:
-    """The batch folded into B where parameters are shared; states that are kept lie by positions, not by elements."""
-    if keep or any(dim is not None for dim in in_dims[2]):
-        return in_turn(forward_operator)(info, in_dims, x, mask, parameters, keep)
-    size = info.batch_size
-    h, _ = forward_operator(fold(x, in_dims[0], size), fold(mask, in_dims[1], size), parameters, False)
-    return (h.unflatten(0, (size, -1)), h.new_empty(size, 0)), (0, 0)
-
-
 def _backward_fake(
     dh: Tensor, x: Tensor, mask: Tensor, parameters: Sequence[Tensor], states: Tensor, wanted: Sequence[bool]
 ) -> list[Tensor]:
@@ -265,7 +252,7 @@ forward_operator = define_operator(
     cpu=_forward_cpu,
     cuda=gru_cuda.forward,
     fake=_forward_fake,
-    vmap=_forward_vmap,
+    vmap=(0, 1),
 )
 backward_operator = define_operator(
     "gru_last_state_backward(Tensor dh, Tensor x, Tensor mask, Tensor[] parameters, Tensor states, bool[] wanted) "

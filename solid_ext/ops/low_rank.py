@@ -18,8 +18,6 @@ from solid_ext.ops._library import (
     define_operator,
     expect_no_tangent,
     first_order,
-    fold,
-    in_turn,
     plain_shapes,
     under_transforms,
     unobserved,
@@ -436,17 +434,6 @@ def _forward_fake(
     return y, _empty_kept(tensors, layers, delta, keep)
 
 
-def _forward_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
-    """The batch folded into B where gate and parameters are shared and nothing is kept for the backward."""
-    x, z_item, z_semantic, gate, parameters, layers, delta, keep = arguments
-    if keep or in_dims[3] is not None or any(dim is not None for dim in in_dims[4]):
-        return in_turn(forward_operator)(info, in_dims, *arguments)
-    size = info.batch_size
-    given = [None if t is None else fold(t, d, size) for t, d in zip((x, z_item, z_semantic), in_dims, strict=False)]
-    y, _ = forward_operator(*given, gate, parameters, layers, delta, False)
-    return (y.unflatten(0, (size, -1)), y.new_empty(size, 0)), (0, 0)
-
-
 def _backward_fake(
     dy: Tensor,
     x: Tensor,
@@ -480,7 +467,7 @@ forward_operator = define_operator(
     check=_check_forward,
     cpu=_operator_forward,
     fake=_forward_fake,
-    vmap=_forward_vmap,
+    vmap=(0, 1, 2),
 )
 backward_operator = define_operator(
     "low_rank_mlp_backward(Tensor dy, Tensor x, Tensor? z_item, Tensor? z_semantic, Tensor? gate, Tensor[] parameters, "

@@ -15,8 +15,6 @@ from solid_ext.ops._library import (
     define_operator,
     expect_no_tangent,
     first_order,
-    fold,
-    in_turn,
     under_transforms,
     unobserved,
 )
@@ -430,18 +428,6 @@ def _run_in_parts(x: Tensor, codebook: Tensor, mask: Tensor | None, statistics: 
     return found
 
 
-def _search_vmap(
-    info: Any, in_dims: tuple[int | None, ...], x: Tensor, codebook: Tensor, mask: Tensor | None
-) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    if in_dims[1] is not None:
-        return in_turn(_search_operator)(info, in_dims, x, codebook, mask)
-    size = info.batch_size
-    rows = fold(x, in_dims[0], size)
-    valid = None if mask is None else fold(mask, in_dims[2], size)
-    found = _search_operator(rows, codebook, valid)
-    return tuple(part.unflatten(0, (size, -1)) for part in found), (0, 0, 0)
-
-
 def _search_fake(x: Tensor, codebook: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
     return _outputs(x, codebook, "none")
 
@@ -456,7 +442,7 @@ _search_operator = define_operator(
     cpu=_search_cpu,
     cuda=nearest_code_cuda.search,
     fake=_search_fake,
-    vmap=_search_vmap,
+    vmap=(0, 2),
 )
 _statistics_operator = define_operator(
     "nearest_code_statistics(Tensor x, Tensor codebook, Tensor? mask, bool sums)"

@@ -143,6 +143,33 @@ def dynamic_weight(z: Tensor, generator_map: Tensor, generator_offset: Tensor, d
     return weight.clamp(-bound, bound)
 
 
+def generated_weights(
+    z_item: Tensor | None,
+    z_semantic: Tensor | None,
+    item_map: Tensor | None,
+    item_offset: Tensor | None,
+    semantic_map: Tensor | None,
+    semantic_offset: Tensor | None,
+    delta: float,
+) -> Tensor:
+    """The generated parameters of both branches, `W_c + clip(W_v, -delta, delta)`: [B, D + 1, O]; see `dynamic_linear`.
+
+    Source: docs/method.md#module-3-semantic-metacode.
+    """
+    parameters: Tensor | None = None
+    if z_semantic is not None:
+        assert semantic_map is not None
+        assert semantic_offset is not None
+        parameters = dynamic_weight(z_semantic, semantic_map, semantic_offset)
+    if z_item is not None:
+        assert item_map is not None
+        assert item_offset is not None
+        branch = dynamic_weight(z_item, item_map, item_offset, delta)
+        parameters = branch if parameters is None else parameters + branch
+    assert parameters is not None
+    return parameters
+
+
 def dynamic_linear(
     x: Tensor,
     z_item: Tensor | None,
@@ -173,17 +200,7 @@ def dynamic_linear(
 
     Source: docs/kernels/dynamic_mlp.md#contract.
     """
-    parameters: Tensor | None = None
-    if z_semantic is not None:
-        assert semantic_map is not None
-        assert semantic_offset is not None
-        parameters = dynamic_weight(z_semantic, semantic_map, semantic_offset)
-    if z_item is not None:
-        assert item_map is not None
-        assert item_offset is not None
-        branch = dynamic_weight(z_item, item_map, item_offset, delta)
-        parameters = branch if parameters is None else parameters + branch
-    assert parameters is not None
+    parameters = generated_weights(z_item, z_semantic, item_map, item_offset, semantic_map, semantic_offset, delta)
     rows = x.unsqueeze(1) if x.dim() == 2 else x
     y = torch.baddbmm(parameters[:, -1:], rows, parameters[:, :-1])
     y = y.squeeze(1) if x.dim() == 2 else y

@@ -16,7 +16,7 @@ import polars as pl
 from solid_ext import distributed
 from solid_ext.config import Config
 from solid_ext.data import Dataset
-from solid_ext.evaluate import Metrics, Scorer, both_protocols
+from solid_ext.evaluate import Metrics, Scorer, both_protocols, row_table
 from solid_ext.files import owned, write_json, written
 from solid_ext.methods import method_config
 from solid_ext.run.differences import differences
@@ -210,17 +210,8 @@ def _measured(
 def _users(found: Mapping[str, Mapping[str, Metrics]]) -> pl.DataFrame:
     """A row a model and test row: its user and ranks, so that whoever has the run can repeat a test."""
     return pl.concat(
-        pl.DataFrame(
-            {
-                "model": pl.Series([model], dtype=pl.String).new_from_index(0, len(sampled.users)),
-                "user": sampled.users,
-                "area": sampled.areas,
-                "sampled_rank": sampled.ranks,
-                "full_rank": protocols["full"].ranks,
-            }
-        )
+        row_table(protocols["sampled"], full=protocols["full"]).select(pl.lit(model).alias("model"), pl.all())
         for model, protocols in found.items()
-        for sampled in (protocols["sampled"],)
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from solid_ext._native import build_info
 from solid_ext.data import Catalogue, Dataset
 from solid_ext.evaluate import Scorer, hr, ndcg, ranks_of_known
-from solid_ext.files import check_place, check_replaceable, write_json, write_text, written_folder
+from solid_ext.files import check_new_folder, write_json, write_text, written_folder
 from solid_ext.run.folder import MODEL
 from solid_ext.run.training import Run
 from solid_ext.solid import SOLID, Training
@@ -30,8 +30,7 @@ def update_run(
         ValueError: an `out` that exists or cannot be made, said before any work; whatever `SOLID.load` and
             `SOLID.update` refuse.
     """
-    check_replaceable(out, "out")
-    check_place(out, "out", "folder")
+    check_new_folder(out, "out")
     before, start = SOLID.load(run), time.perf_counter()
     after = before.update(dataset, epochs=epochs, reporter=reporter)
     seconds = time.perf_counter() - start

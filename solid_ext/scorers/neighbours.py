@@ -38,7 +38,7 @@ class NoNetwork:
 
     def encode(self, sequences: Tensor) -> Tensor:
         """0 for each of `sequences: [B, L] int64`, [B, 1]."""
-        return torch.zeros(len(sequences), 1, dtype=torch.float64)
+        return torch.zeros(len(sequences), 1, dtype=torch.float64, device=sequences.device)
 
     def score(self, state: Tensor, candidates: Tensor) -> Tensor:
         """Logits of 0 of candidates [B, T] or [T] int64; [B, T] float64."""

@@ -25,7 +25,7 @@ from solid_ext.models import DynamicRecommender
 from solid_ext.models.personal_bias import PersonalBias
 from solid_ext.models.recommender import Conditions
 from solid_ext.nn import LowRankMLP
-from solid_ext.ops.reference import dynamic_weight
+from solid_ext.ops.reference import generated_weights
 from solid_ext.scorers import WithNeighbours
 from solid_ext.scorers.popularity import log_odds
 from solid_ext.serve.histories import flattened
@@ -203,7 +203,7 @@ class OnDevice:
             {"score": the largest difference of any score, "top10": the share of the ten best items that stay so}.
         """
         histories = torch.from_numpy(popular_items(self.catalogue, TYPICAL) + 1).unsqueeze(1)
-        every = torch.arange(1, self.catalogue.num_items + 1)
+        every = torch.arange(1, self.catalogue.num_items + 1, device="cpu")
         found = []
         scorers: tuple[Scorer, Scorer] = (self.neighbours or self.model, self.rounded(dtype))
         for scorer in scorers:
@@ -234,16 +234,19 @@ def generated_layers(model: DynamicRecommender, conditions: Conditions) -> list[
         return []
     if isinstance(dynamic, PersonalBias):
         return [dynamic.bias(conditions.item, conditions.semantic).unsqueeze(1)]
-    found = []
     layers: Any = dynamic.core if isinstance(dynamic, LowRankMLP) else dynamic.layers
-    for layer in layers:
-        parts = []
-        if conditions.semantic is not None:
-            parts.append(dynamic_weight(conditions.semantic, layer.semantic_map, layer.semantic_offset))
-        if conditions.item is not None:
-            parts.append(dynamic_weight(conditions.item, layer.item_map, layer.item_offset, layer.delta))
-        found.append(torch.stack(parts).sum(0))
-    return found
+    return [
+        generated_weights(
+            conditions.item,
+            conditions.semantic,
+            layer.item_map,
+            layer.item_offset,
+            layer.semantic_map,
+            layer.semantic_offset,
+            layer.delta,
+        )
+        for layer in layers
+    ]
 
 
 def conditions_of_nobody(model: DynamicRecommender, catalogue: Catalogue) -> Conditions:

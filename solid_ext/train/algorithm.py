@@ -47,6 +47,13 @@ def build_model(
     return network.to(config.train.device, getattr(torch, config.train.dtype))
 
 
+def build_stage1(config: Config, semantics: np.ndarray) -> SemanticRecommender:
+    """Stage 1's network, likewise."""
+    with seeded(config):
+        network = SemanticRecommender(config.model, semantics)
+    return network.to(config.train.device, getattr(torch, config.train.dtype))
+
+
 def restore_model(config: Config, num_items: int, tensors: dict[str, Tensor], path: Path) -> DynamicRecommender:
     """The network that a checkpoint's tensors are of, in eval mode; they hold semantics and features as well.
 
@@ -198,9 +205,7 @@ def train_solid(
     own = stage1_config(config)
     if own is None:
         return model, [train("stage2", model, config)]
-    with seeded(config):
-        stage1 = SemanticRecommender(config.model, semantics)
-    stage1.to(config.train.device, model.item_embedding.weight.dtype)
+    stage1 = build_stage1(config, semantics)
     first = train("stage1", stage1, own, validate_stage1 or validate, "stage2")
     start_from(model, stage1, config.train.stage2.stage2_start)
     return model, [first, train("stage2", model, config)]

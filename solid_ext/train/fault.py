@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from solid_ext.config import Config
-from solid_ext.models import SemanticRecommender
-from solid_ext.train.algorithm import restore_model, seeded
+from solid_ext.train.algorithm import build_stage1, restore_model
 from solid_ext.train.checkpoint import load_checkpoint, load_model
 from solid_ext.train.gradients import NotFinite
 from solid_ext.train.isolation import isolated, set_generators
@@ -122,9 +121,7 @@ def _model(config: Config, state: Mapping[str, Any], tensors: dict[str, Tensor],
     semantics = tensors["semantics"].numpy().astype(np.int64)
     if semantics.shape != (state["num_items"] + 1,) or semantics.min() < 0 or semantics.max() > len(semantics):
         raise ValueError(f"replay: expected a semantic of each of {state['num_items']} items in {path}")
-    with seeded(config):
-        model = SemanticRecommender(config.model, semantics)
-    model.to(config.train.device, getattr(torch, config.train.dtype))
+    model = build_stage1(config, semantics)
     load_model(model, tensors, path)
     return model
 

@@ -1,4 +1,4 @@
-"""A step's gradient before it is applied: finite, and no longer than is allowed."""
+"""A step's gradient before it is applied: that of all processes, finite, and no longer than is allowed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from solid_ext import distributed
 from solid_ext.config import TrainConfig
+from solid_ext.train.row_adam import RowAdam, total_of_rows
 
 
 class NotFinite(FloatingPointError):
@@ -49,3 +51,36 @@ def check_and_clip(model: nn.Module, loss: Tensor, config: TrainConfig) -> None:
         scale = (config.clip_gradient / (norm + 1e-6)).clamp(max=1.0)
         for gradient in values:
             gradient.mul_(scale)
+
+
+@torch.no_grad()
+def sum_gradients(optimizer: RowAdam) -> None:
+    """Give every parameter the sum of all ranks' gradients, the same bits on each.
+
+    Dense gradients go in one sum. Of tables that are updated by rows the rows that have a gradient are sent, each
+    once with its total, so that what is sent does not grow with the table.
+    """
+    tables = [*optimizer.tables]
+    by_row = set(tables)
+    dense = [one for group in optimizer.param_groups for one in group["params"] if one not in by_row]
+    # Behind the gradients a number of each: how many ranks have one. Without any the parameter has none, as alone.
+    there = [0.0 if one.grad is None else 1.0 for one in (*dense, *tables)]
+    parts = [torch.zeros_like(one) if one.grad is None else one.grad for one in dense]
+    packed = torch.cat([*(part.flatten() for part in parts), parts[0].new_tensor(there)])
+    distributed.summed(packed)
+    *gradients, counts = packed.split([*(one.numel() for one in dense), len(there)])
+    many = counts.tolist()
+    for one, gradient, ranks in zip(dense, gradients, many, strict=False):
+        one.grad = gradient.view_as(one) if ranks else None
+    for weight, ranks in zip(tables, many[len(dense) :], strict=True):
+        weight.grad = _rows_of_all(weight) if ranks else None
+
+
+def _rows_of_all(weight: Tensor) -> Tensor:
+    """The gradient of a table that is updated by rows, those of all ranks after one another."""
+    if weight.grad is None:
+        rows, total = torch.zeros(0, dtype=torch.int64, device=weight.device), weight.new_zeros(0, weight.shape[1])
+    else:
+        rows, total = total_of_rows(weight.grad)
+    index, values = (torch.cat(parts) for parts in zip(*distributed.gathered(rows, total), strict=True))
+    return torch.sparse_coo_tensor(index.unsqueeze(0), values, weight.shape, is_coalesced=False, check_invariants=False)

@@ -123,7 +123,7 @@ class _Agreeing(Passing):
             tell(*what)
         except StopTraining as stop:
             own = stop
-        if distributed.summed(torch.tensor(float(own is not None))):
+        if distributed.summed(torch.tensor(float(own is not None), device="cpu")):
             raise own or StopTraining()
 
 

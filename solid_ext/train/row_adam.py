@@ -111,7 +111,7 @@ class RowAdam(torch.optim.AdamW):
         """What the rows that are not up to date have missed, by name; nothing where every table is dense."""
         if not self.tables:
             return {}
-        counts = torch.tensor([self.steps, self._first])
+        counts = torch.tensor([self.steps, self._first], device="cpu")
         last = {f"last.{number}": self._last[weight] for number, weight in enumerate(self.tables)}
         return {"counts": counts, "missed": torch.from_numpy(self._missed.copy()), **last}
 

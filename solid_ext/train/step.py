@@ -13,7 +13,7 @@ from solid_ext import distributed
 from solid_ext.config import TrainConfig
 from solid_ext.distributed import Share
 from solid_ext.nn.dropout import rows_behind
-from solid_ext.train.gradients import check_and_clip
+from solid_ext.train.gradients import check_and_clip, sum_gradients
 from solid_ext.train.losses import binary_cross_entropy, full_softmax, sampled_softmax
 from solid_ext.train.precision import tf32_products
 from solid_ext.train.row_adam import LARGE_TABLE, RowAdam
@@ -123,7 +123,7 @@ class Step:
                 prediction, alignment = share.of_rows * prediction, share.of_positions * alignment
                 (prediction + self.config.stage2.alignment * alignment).backward()
                 found = torch.stack([prediction.detach().double(), alignment.detach().double()])
-            distributed.sum_gradients(self.optimizer)
+            sum_gradients(self.optimizer)
         # Of all processes: what is not finite in one is not finite in every one's sum, and all end alike.
         self._move(distributed.summed(found.sum()))
         return found[0], found[1]
