@@ -331,7 +331,7 @@ def generator_length(file: str) -> list[list[str]]:
 
 
 def long_histories(file: str) -> list[list[str]]:
-    """What SOLID with a long history for its generators gains in full NDCG@10 over each other contestant, over users."""
+    """What SOLID with a long history for its generators gains over every other contestant in full NDCG@10."""
     rows = [["", "seed", "L", "generators read", "over", "L", "generators read", "full NDCG@10", "95 % interval", "p"]]
     for gap in json.loads((RESULTS / file).read_text(encoding="utf-8"))["differences"]:
         (name, *one), other = (_contestant(gap[who]) for who in ("one", "other"))
