@@ -25,12 +25,24 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
-    """What each rank of one, two and three processes found, see `python_tests.worlds`."""
-    path = tmp_path_factory.mktemp("worlds") / "found.json"
+def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder where one process, which imports everything once, has written what all others found."""
+    folder = tmp_path_factory.mktemp("processes")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path, str(ROOT)])}
-    subprocess.run([sys.executable, "-m", "python_tests.worlds", path], check=True, cwd=ROOT, env=environment)
-    return {int(count): found for count, found in json.loads(path.read_text()).items()}
+    subprocess.run([sys.executable, "-m", "python_tests.jobs", folder], check=True, cwd=ROOT, env=environment)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def worlds(found: Path) -> dict[int, list[dict[str, Any]]]:
+    """What each rank of one, two and three processes found, see `python_tests.worlds`."""
+    return {int(count): ranks for count, ranks in json.loads((found / "worlds.json").read_text()).items()}
+
+
+@pytest.fixture(scope="module")
+def jobs(found: Path) -> dict[str, dict[str, Any]]:
+    """What came of torchrun's jobs, see `python_tests.jobs`."""
+    return json.loads((found / "jobs.json").read_text())
 
 
 @pytest.mark.slow
@@ -50,9 +62,11 @@ def test_the_curve_is_that_of_one_process_but_for_rounding(worlds: Any, name: st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
-def test_in_float32_the_first_epochs_agree_to_five_digits(worlds: Any, count: int) -> None:
+def test_in_float32_the_first_epochs_agree(worlds: Any, count: int) -> None:
+    """To seven digits without a codebook; with one to three, where a rounding may change an item's entry."""
     alone, together = (worlds[number][0]["trained"]["single"]["curve"] for number in (1, count))
-    np.testing.assert_allclose(together, alone, rtol=1e-5)
+    np.testing.assert_allclose(together[0], alone[0], rtol=1e-6)
+    np.testing.assert_allclose(together[1], alone[1], rtol=1e-3)
 
 
 @pytest.mark.slow
@@ -104,15 +118,6 @@ def test_parts_leave_out_no_row_and_have_none_twice(monkeypatch: pytest.MonkeyPa
         assert max(blocks) - min(blocks) <= 1
 
 
-@pytest.fixture(scope="module")
-def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What came of torchrun's jobs, see `python_tests.jobs`."""
-    folder = tmp_path_factory.mktemp("jobs")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path, str(ROOT)])}
-    subprocess.run([sys.executable, "-m", "python_tests.jobs", folder], check=True, cwd=ROOT, env=environment)
-    return json.loads((folder / "jobs.json").read_text())
-
-
 LOST = "solid-ext: ranks: expected all 2 processes to go on, lost one, as rank 0 found; the run's checkpoints are whole"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="finds the processes of torchrun in /proc")
 
@@ -135,7 +140,9 @@ def test_a_job_that_lost_a_rank_goes_on_to_the_curve_of_one_process(jobs: Any, h
     assert len(found["losses"]) == len(alone["losses"]) == 4
     np.testing.assert_allclose(found["losses"], alone["losses"], rtol=1e-9)
     assert found["valid"] == alone["valid"]
-    assert found["models"] == alone["models"]
+    for model, protocols in alone["models"].items():
+        for protocol, metrics in protocols.items():
+            assert found["models"][model][protocol] == pytest.approx(metrics, rel=1e-9, abs=0)
 
 
 def test_a_start_does_not_answer_an_earlier_one(monkeypatch: pytest.MonkeyPatch) -> None:
