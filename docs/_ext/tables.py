@@ -287,6 +287,17 @@ def ranks(file: str) -> list[list[str]]:
     return [*rows, ["rows a second in stage 2", *(f"{run['stage2_rows_per_second']:,}" for run in runs)]]
 
 
+def row_adam(file: str) -> list[list[str]]:
+    """Adam by rows and lazy Adam beside dense Adam of the same seeds."""
+    means = json.loads((RESULTS / file).read_text(encoding="utf-8"))["means"]
+    rows = [["dataset", "Adam", "full NDCG@10", "largest difference from dense, of a seed", "item table apart"]]
+    for row in means:
+        quality = f"{row['ndcg@10']:.4f} ± {row['deviation']:.4f}"
+        apart = ["", ""] if row["adam"] == "dense" else [f"{row['largest_difference']:.5f}", f"{row['table_apart']:.1e}"]
+        rows.append([row["dataset"], row["adam"], quality, *apart])
+    return rows
+
+
 def fuzzed(file: str) -> list[list[str]]:
     """How many inputs each reader of a file was given, and how many it did not answer as it should."""
     rows = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
@@ -387,6 +398,7 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "sizing": sizing,
     "trials": trials,
     "ranks": ranks,
+    "row_adam": row_adam,
     "fuzzed": fuzzed,
     "example": example,
     "programs": programs,
