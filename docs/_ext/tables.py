@@ -293,7 +293,9 @@ def row_adam(file: str) -> list[list[str]]:
     rows = [["dataset", "Adam", "full NDCG@10", "largest difference from dense, of a seed", "item table apart"]]
     for row in means:
         quality = f"{row['ndcg@10']:.4f} ± {row['deviation']:.4f}"
-        apart = ["", ""] if row["adam"] == "dense" else [f"{row['largest_difference']:.5f}", f"{row['table_apart']:.1e}"]
+        apart = (
+            ["", ""] if row["adam"] == "dense" else [f"{row['largest_difference']:.5f}", f"{row['table_apart']:.1e}"]
+        )
         rows.append([row["dataset"], row["adam"], quality, *apart])
     return rows
 
