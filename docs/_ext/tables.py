@@ -300,6 +300,16 @@ def row_adam(file: str) -> list[list[str]]:
     return rows
 
 
+def sharded(file: str) -> list[list[str]]:
+    """A table held whole or in parts: a step's time, a process's peak of memory above what it began with."""
+    rows = [["the table is held", "processes", "ms a step", "peak a process, MB", "largest difference of losses"]]
+    names = {"whole": "whole", "dtensor": "in parts, torch's DTensor alone", "exchange": "in parts, rows exchanged"}
+    for row in json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]:
+        peak, apart = row["peak_mb"] - row["before_mb"], row["largest_relative_difference_of_losses"]
+        rows.append([names[row["way"]], str(row["processes"]), f"{row['ms_a_step']:,.0f}", f"{peak:,}", f"{apart:.0e}"])
+    return rows
+
+
 def fuzzed(file: str) -> list[list[str]]:
     """How many inputs each reader of a file was given, and how many it did not answer as it should."""
     rows = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
@@ -400,6 +410,7 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "sizing": sizing,
     "trials": trials,
     "ranks": ranks,
+    "sharded": sharded,
     "row_adam": row_adam,
     "fuzzed": fuzzed,
     "example": example,
