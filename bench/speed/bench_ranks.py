@@ -112,7 +112,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--json", action="store_true", help="write bench/results/ranks.json")
     options = arguments.parse_args()
-    started = time.perf_counter()
+    started, loads = time.perf_counter(), [round(os.getloadavg()[0], 1)]
     found: dict[str, Any] = {"machine": machine(), "machine_shared": True, "fields": FIELDS, "runs": {}}
     with tempfile.TemporaryDirectory() as folder:
         for name, processes, threads in (("1", 1, 1), ("1, two threads", 1, 2), ("2", 2, 1), ("3", 3, 1)):
@@ -121,6 +121,7 @@ def main() -> None:
                 command(out, processes, threads=threads), check=True, env=one_thread(), stdout=subprocess.DEVNULL
             )
             found["runs"][name] = described(out, processes, threads)
+            loads.append(round(os.getloadavg()[0], 1))
         killed(Path(folder) / "killed")
         found["killed"] = described(Path(folder) / "killed", 2, 1)
         found["network"] = network(Path(folder) / "1")
@@ -131,6 +132,7 @@ def main() -> None:
             for stage in STAGES
             for own, other in zip(run["losses"][stage], alone["losses"][stage], strict=True)
         )
+    found["load"] = {"first": loads[0], "last": loads[-1], "most": max(loads)}
     found["wall_seconds"] = round(time.perf_counter() - started)
     Console().print_json(json.dumps(found))
     if options.json:
