@@ -96,6 +96,19 @@ def test_processes_share_a_search_and_one_that_is_killed_costs_a_trial(
         tune(tmp_path / "other", search, world[0], storage="redis://nowhere")
 
 
+def test_a_journal_is_shared_too_and_other_searches_beside_it_are_left_alone(
+    world: tuple[Dataset, SyntheticTruth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = [0.25, 0.5, 0.125]
+    monkeypatch.setattr("solid_ext.tune._train", lambda folder, *rest: (folder.mkdir(parents=True), metrics.pop(0))[1])
+    search, other = (make_search([name], "static", "gru4rec", "best", FIELDS, 0) for name in ("dropout", "dim"))
+    storage = str(tmp_path / "journal")
+    assert tune(tmp_path / "first", search, world[0], trials=1, storage=storage).metric == 0.25
+    assert tune(tmp_path / "second", search, world[0], trials=2, storage=storage).metric == 0.5
+    assert tune(tmp_path / "third", other, world[0], trials=1, storage=storage).metric == 0.125
+    assert not metrics
+
+
 def test_every_searched_field_exists_and_its_range_is_allowed() -> None:
     for name, where in SPACE.items():
         for value in where[:2]:

@@ -40,7 +40,7 @@ def isolated() -> Iterator[None]:
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast("cpu", enabled=False),
-        # A device as a context is Python around every call of torch, a tenth of a small model's step and more.
+        # A device as a context is Python around every call of torch, which makes a small model's step longer.
         nullcontext() if torch.get_default_device() == cpu else cpu,
     ):
         torch.set_default_dtype(torch.float32)
