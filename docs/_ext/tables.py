@@ -300,6 +300,13 @@ def row_adam(file: str) -> list[list[str]]:
     return rows
 
 
+def larger(file: str) -> list[list[str]]:
+    """Rows a second of a larger model by one process and by two, and over the rate of one."""
+    rates = json.loads((RESULTS / file).read_text(encoding="utf-8"))["larger"]["rows_per_second"]
+    shown = [f"{rate:,} ({rate / rates['1']:.2f})" for rate in rates.values()]
+    return [["", *rates], ["rows a second in stage 2", *shown]]
+
+
 def sharded(file: str) -> list[list[str]]:
     """A table held whole or in parts: a step's time, a process's peak of memory above what it began with."""
     rows = [["the table is held", "processes", "ms a step", "peak a process, MB", "largest difference of losses"]]
@@ -411,6 +418,7 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "trials": trials,
     "ranks": ranks,
     "sharded": sharded,
+    "larger": larger,
     "row_adam": row_adam,
     "fuzzed": fuzzed,
     "example": example,
