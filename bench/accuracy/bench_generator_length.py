@@ -2,14 +2,17 @@
 
     OMP_NUM_THREADS=1 python -m bench.accuracy.bench_generator_length --data FOLDER
         [--datasets lastfm,movielens_100k] [--contestants solid:10:50,solid:10,static:10,...] [--seeds 0]
-        [--epochs 12] [--patience 3] [--json]
+        [--last 60] [--epochs 12] [--patience 3] [--json]
 
-A contestant is METHOD:L or METHOD:L:GENERATOR_LENGTH. All have the preset `device` without neighbours, with d = 16 and
-generators 32 wide: leave-one-out, the epoch chosen by full ranking of the validation rows, the test rows ranked once.
-`device_ms` is the processor time that numpy takes for all scores on the device, the least of a hundred. With --json
-each run is a row of `bench/results/generator_length.json` as soon as it has ended, beside the paired differences of
-SOLID with long histories from every other contestant over users, and `generator_length.parquet` has the rank of every
-user's test item; the same command goes on where it stopped.
+A contestant is METHOD:L or METHOD:L:GENERATOR_LENGTH. All have the preset `device` without neighbours, with d = 16,
+generators 32 wide, and batches of 256 rows, so that few epochs are many steps: leave-one-out, the epoch chosen by full
+ranking of the validation rows, the test rows ranked once. With --last each user's history is cut to so many events
+before anything is trained. `device_ms` is the processor time that numpy takes for all scores on the device, the least
+of a hundred.
+
+With --json each run is a row of `bench/results/generator_length.json` as soon as it has ended, beside the paired
+differences over users of SOLID with long histories from every other contestant, and `generator_length.parquet` has the
+rank of every user's test item; the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
+from bench.accuracy.bench_staleness import newest_of
 from bench.harness import RESULTS, machine
 from solid_ext import SOLID, Config, load_dataset
 from solid_ext.config import DEVICE
@@ -35,8 +39,8 @@ from solid_ext.methods import method_config
 from solid_ext.train.semantics import chosen_semantics
 
 DATASETS = "lastfm,movielens_100k"
-CONTESTANTS = "solid:10,solid:10:50,static-semantic-start:10,static:50,static:10"
-FIELDS = {**DEVICE, "dim": 16, "generator_dim": 32, "neighbours": False, "threads": 1}
+CONTESTANTS = "solid:10:50,static-semantic-start:10,static:50,solid:10,static:10"
+FIELDS = {**DEVICE, "dim": 16, "generator_dim": 32, "neighbours": False, "threads": 1, "batch_size": 256}
 KEY = ("dataset", "seed", "contestant")
 CALLS = 100  # of the device's scores, of which the fastest counts
 
@@ -111,6 +115,7 @@ def main() -> None:
     arguments.add_argument("--datasets", default=DATASETS)
     arguments.add_argument("--contestants", default=CONTESTANTS)
     arguments.add_argument("--seeds", default="0")
+    arguments.add_argument("--last", type=int, default=0, help="events of a user that are kept; 0 for all")
     arguments.add_argument("--epochs", type=int, default=12)
     arguments.add_argument("--patience", type=int, default=3)
     arguments.add_argument("--json", action="store_true", help="write the files of bench/results after each run")
@@ -122,7 +127,7 @@ def main() -> None:
     done = {tuple(run[name] for name in KEY) for run in runs}
     for seed in map(int, options.seeds.split(",")):
         for name in options.datasets.split(","):
-            dataset = load_dataset(options.data / name)
+            dataset = newest_of(load_dataset(options.data / name), options.last)
             limits = {"epochs": options.epochs, "patience": options.patience}
             base = Config().replace(**FIELDS, **limits, seed=seed)
             semantics = chosen_semantics(base, dataset, make_split(base.evaluate.split, dataset))
@@ -131,7 +136,11 @@ def main() -> None:
                 if key in done:
                     continue
                 row, rank = run(dataset, semantics, configured(base, contestant))
-                runs.append(dict(zip(KEY, key, strict=True)) | limits | {"semantics": semantics.source} | row)
+                runs.append(
+                    dict(zip(KEY, key, strict=True))
+                    | {"last_events": options.last, "most_epochs": options.epochs, "patience": options.patience}
+                    | row
+                )
                 named = [pl.lit(value).alias(column) for column, value in zip(KEY, key, strict=True)]
                 ranks.append(pl.DataFrame({"rank": rank.astype(np.int64)}).select(*named, "rank"))
                 Console().print_json(json.dumps(runs[-1]))
