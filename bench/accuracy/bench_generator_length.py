@@ -41,7 +41,7 @@ from solid_ext.train.semantics import chosen_semantics
 DATASETS = "lastfm,movielens_100k"
 CONTESTANTS = "solid:10:50,static-semantic-start:10,static:50,solid:10,static:10"
 FIELDS = {**DEVICE, "dim": 16, "generator_dim": 32, "neighbours": False, "threads": 1, "batch_size": 256}
-KEY = ("dataset", "seed", "contestant")
+KEY = ("dataset", "seed", "patience", "contestant")
 CALLS = 100  # of the device's scores, of which the fastest counts
 
 
@@ -84,21 +84,23 @@ def device_ms(solid: SOLID, dataset: Dataset) -> float:
 
 
 def differences(runs: list[dict[str, Any]], ranks: pl.DataFrame) -> list[dict[str, Any]]:
-    """Of each dataset and seed: NDCG@10 of each SOLID with a long history less every other contestant's, over users."""
+    """NDCG@10 of each SOLID with a long history less every other contestant's, over users.
+
+    Compared are contestants of one dataset, seed and patience.
+    """
     found = []
-    for dataset, seed in dict.fromkeys((run["dataset"], run["seed"]) for run in runs):
-        own = ranks.filter(pl.col("dataset") == dataset, pl.col("seed") == seed)
+    for values in dict.fromkeys(tuple(run[name] for name in KEY[:-1]) for run in runs):
+        together = dict(zip(KEY, values, strict=False))
+        own = ranks.filter(*(pl.col(name) == value for name, value in together.items()))
         ndcg = {
             str(name): ndcg_per_row(part["rank"].to_numpy(), 10)
             for (name,), part in own.group_by("contestant", maintain_order=True)
         }
         for one in (name for name in ndcg if name.startswith("solid:") and name.count(":") == 2):
             others = {name: values for name, values in ndcg.items() if name != one}
-            for name, gap in (paired_differences(ndcg[one], others) if others else {}).items():
-                told = {"mean": round(gap.mean, 5), "low": round(gap.low, 5), "high": round(gap.high, 5)}
-                found.append(
-                    {"dataset": dataset, "seed": seed, "one": one, "other": name, **told, "p": round(gap.p, 5)}
-                )
+            for other, gap in (paired_differences(ndcg[one], others) if others else {}).items():
+                told = {name: round(value, 5) for name, value in gap._asdict().items()}
+                found.append(together | {"one": one, "other": other} | told)
     return found
 
 
@@ -132,13 +134,13 @@ def main() -> None:
             base = Config().replace(**FIELDS, **limits, seed=seed)
             semantics = chosen_semantics(base, dataset, make_split(base.evaluate.split, dataset))
             for contestant in options.contestants.split(","):
-                key = (name, seed, contestant)
+                key = (name, seed, options.patience, contestant)
                 if key in done:
                     continue
                 row, rank = run(dataset, semantics, configured(base, contestant))
                 runs.append(
                     dict(zip(KEY, key, strict=True))
-                    | {"last_events": options.last, "most_epochs": options.epochs, "patience": options.patience}
+                    | {"last_events": options.last, "most_epochs": options.epochs}
                     | row
                 )
                 named = [pl.lit(value).alias(column) for column, value in zip(KEY, key, strict=True)]

@@ -351,12 +351,13 @@ def generator_length(file: str) -> list[list[str]]:
     """Models by how far back backbone and generators read: a row a run, beside its cost on the device."""
     metrics = [("full NDCG@10", "ndcg@10", 4), ("HR@10", "hr@10", 3), ("user-AUC", "user_auc", 3)]
     costs = ["bytes on the device", "ms on the device", "seconds of training"]
-    rows = [["", "seed", "L", "generators read", *(heading for heading, _, _ in metrics), *costs]]
+    rows = [["", "seed", "patience", "L", "generators read", *(heading for heading, _, _ in metrics), *costs]]
     for run in json.loads((RESULTS / file).read_text(encoding="utf-8"))["runs"]:
         name, length, longer = _contestant(run["contestant"])
         reached = [number(run[metric], digits) for _, metric, digits in metrics]
         cost = [f"{run['device_bytes']:,}", f"{run['device_ms']:.2f}", str(run["training_seconds"])]
-        rows.append([f"{run['dataset']}, {name}", str(run["seed"]), length, longer, *reached, *cost])
+        setting = [str(run["seed"]), str(run["patience"]), length, longer]
+        rows.append([f"{run['dataset']}, {name}", *setting, *reached, *cost])
     return rows
 
 
