@@ -10,6 +10,7 @@ from scipy import sparse
 
 from solid_ext.data import Dataset
 from solid_ext.data.dataset import CATEGORY_SEPARATOR
+from solid_ext.data.histories import before_ends
 
 _PAIRS = 1 << 20  # of items in a list, whose categories are compared at once
 
@@ -66,7 +67,7 @@ def beyond_accuracy(
 def _counted(dataset: Dataset, train_end: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
     """Interactions `[V + 1]` and users `[V + 1]` of each item in the training part, and how many users it has."""
     user = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))
-    counted = np.arange(dataset.num_interactions) < np.repeat(train_end, np.diff(dataset.offsets))
+    counted = before_ends(dataset.offsets, train_end)
     user, items = user[counted], dataset.items[counted].astype(np.int64)
     size = dataset.num_items + 1
     different = np.unique(user * size + items) % size

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from solid_ext.data import Dataset, Split
+from solid_ext.data.histories import before_ends
 from solid_ext.models.checks import check_candidates
 
 
@@ -27,7 +28,7 @@ def counted_interactions(name: str, dataset: Dataset, train_end: NDArray[np.int6
             f"{name}: expected train_end of user {user} in "
             f"{dataset.offsets[user]}..{dataset.offsets[user + 1]}, got {end[user]}"
         )
-    return np.arange(dataset.items.size) < np.repeat(end, np.diff(dataset.offsets))
+    return before_ends(dataset.offsets, end)
 
 
 def log_odds(counts: Tensor) -> Tensor:

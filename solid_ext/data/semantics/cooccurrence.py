@@ -6,6 +6,7 @@ import numpy as np
 from scipy import sparse
 
 from solid_ext.data.dataset import Dataset
+from solid_ext.data.histories import before_ends
 from solid_ext.data.semantics.clusters import normalised
 
 WINDOW = 10  # positions; bounds the pairs of a user by ten times his items, however long his history is
@@ -81,9 +82,8 @@ def _information(dataset: Dataset, train_end: np.ndarray) -> tuple[sparse.csr_ar
 
 def _pairs(dataset: Dataset, train_end: np.ndarray, size: int) -> sparse.coo_array:
     """n_ij of different items, symmetric, one distance after the other."""
-    lengths = np.diff(dataset.offsets)
-    users = np.repeat(np.arange(dataset.num_users), lengths)
-    counted = np.arange(dataset.num_interactions) < np.repeat(train_end, lengths)
+    users = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))
+    counted = before_ends(dataset.offsets, train_end)
     items, users = dataset.items[counted], users[counted]
     total = sparse.csr_array((size, size))
     for distance in range(1, WINDOW + 1):
