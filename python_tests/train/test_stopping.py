@@ -87,8 +87,8 @@ def test_a_stage_stopped_in_any_step_ends_at_the_same_bits(
         assert load_checkpoint(tmp_path / "cut" / LAST)[1]["within"]["steps"] >= 1
     resumed, stage = train(world, tmp_path / "cut", config)
     assert same(straight, resumed)
-    assert [epoch.row() | {"seconds": 0} for epoch in stage.history] == [
-        epoch.row() | {"seconds": 0} for epoch in whole.history
+    assert [epoch.row() | {"seconds": 0, "waited": 0} for epoch in stage.history] == [
+        epoch.row() | {"seconds": 0, "waited": 0} for epoch in whole.history
     ]
     one, other = (load_checkpoint(tmp_path / name / LAST)[0] for name in ("straight", "cut"))
     assert same(one, other)

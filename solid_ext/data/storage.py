@@ -106,7 +106,7 @@ def _read(folder: Path, names: tuple[str, ...]) -> Folder:
     try:
         tables = {name: pl.read_parquet(folder / f"{name}.parquet", glob=False) for name in names}
         with safe_open(folder / ARRAYS, framework="pt") as file:  # torch's tensors are mapped, numpy's would be copies
-            arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118: it is no mapping
+            arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
     except (OSError, TypeError, SafetensorError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"Dataset.load: expected readable tables in {str(folder)!r}, got {error}") from error
     return Folder(arrays, tables, metadata)
