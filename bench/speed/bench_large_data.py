@@ -10,9 +10,9 @@ tells; pages of mapped files count in it.
 
 * prepare: from the Parquet file to the dataset folder.
 * train: the folder is loaded and the default SOLID fitted, its stage 2 started cold, with 64 negatives of each row's
-  own and semantics by category; torch has one thread, and batches are made in another. A callback ends it after the given
-  steps, before the first epoch does. A step's time is from callback to callback, the median of all but the first; the
-  processor's time is that of both threads. The share of waiting is of all steps together, the first batch's too.
+  own and semantics by category; torch has one thread, and batches are made in another. A callback ends it after the
+  given steps, before the first epoch does. A step's time is from callback to callback, the median of all but the first;
+  the processor's time is that of both threads. The share of waiting is of all steps together, the first batch's too.
 
 The small dataset is trained on before and after the large one, as other work may share the machine. With `--folder` the
 parts can be measured in two calls; figures of the other part and the other sizes stay in the file.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import gzip
 import os
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -260,6 +261,25 @@ def test_the_arrays_of_a_folder_are_mapped_and_not_read(dataset: Dataset, tmp_pa
         assert any(start <= array.ctypes.data < end for start, end in starts.items())
     dataset.save(folder, overwrite=True)  # who has it open keeps what it has
     assert loaded.items.tolist() == dataset.items.tolist()
+
+
+def test_a_folder_is_read_and_split_without_a_copy_of_its_arrays(tmp_path: Path) -> None:
+    count, ids = 1 << 22, pl.Series("item_id", range(100))
+    items, offsets = np.tile(np.arange(1, 101, dtype=np.int32), count // 100 + 1)[:count], np.arange(9) * (count // 8)
+    whole = Dataset("x", offsets, items, np.arange(count), pl.Series("user_id", range(8)), ids, ids.to_frame())
+    folder = whole.save(tmp_path / "data")
+    Dataset.load(folder)
+    tracemalloc.start()
+    try:
+        loaded = Dataset.load(folder)
+        assert loaded.fingerprint == whole.fingerprint
+        assert tracemalloc.get_traced_memory()[1] < items.nbytes  # the smaller one of the two
+        tracemalloc.reset_peak()
+        split = leave_one_out(loaded)
+        assert tracemalloc.get_traced_memory()[1] < 24 * count  # of which the rows themselves are 16
+    finally:
+        tracemalloc.stop()
+    assert len(split.train) == count - 3 * 8
 
 
 def test_fingerprint_tells_data_apart(dataset: Dataset) -> None:

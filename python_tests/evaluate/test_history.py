@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from solid_ext.data import Dataset, Rows, load_dataset
+from solid_ext.data.histories import blocks_of_users
 from solid_ext.evaluate.history import distinct_counts, first_occurrence, history_pairs
 
 
@@ -26,6 +29,13 @@ def test_counts_equal_the_sizes_of_sets(ragged: Dataset) -> None:
     slices = zip(ragged.offsets[:-1], ragged.offsets[1:], strict=True)
     expected = [len(set(ragged.items[start:stop].tolist())) for start, stop in slices]
     assert distinct_counts(ragged, first_occurrence(ragged)).tolist() == expected
+
+
+def test_blocks_of_users_change_nothing(ragged: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = first_occurrence(ragged)
+    for size in (1, 50):
+        monkeypatch.setattr("solid_ext.evaluate.history.blocks_of_users", partial(blocks_of_users, size=size))
+        assert first_occurrence(ragged).tolist() == whole.tolist()
 
 
 def test_pairs_equal_sets_without_the_target(ragged: Dataset) -> None:

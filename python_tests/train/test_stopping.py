@@ -94,6 +94,18 @@ def test_a_stage_stopped_in_any_step_ends_at_the_same_bits(
     assert same(one, other)
 
 
+def test_a_saved_dataset_trains_to_the_bits_of_the_one_in_memory(
+    world: tuple[Dataset, SyntheticTruth], tmp_path: Path, one_thread: None
+) -> None:
+    dataset, truth = world
+    mapped = Dataset.load(dataset.save(tmp_path / "data"))
+    in_memory, stage = train(world, None)
+    from_file, other = train((mapped, truth), None)
+    assert same(in_memory, from_file)
+    assert [epoch.loss for epoch in stage.history] == [epoch.loss for epoch in other.history]
+    assert all(0 < epoch.waited < epoch.seconds for epoch in other.history)
+
+
 def test_a_damaged_checkpoint_is_left_for_the_one_before_it(
     world: tuple[Dataset, SyntheticTruth], tmp_path: Path, one_thread: None
 ) -> None:
