@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 
 from solid_ext.data import Dataset, Rows, load_dataset
-from solid_ext.data.histories import blocks_of_users
 from solid_ext.evaluate.history import distinct_counts, first_occurrence, history_pairs
 
 
@@ -20,22 +17,15 @@ def ragged() -> Dataset:
     return load_dataset((users, rng.integers(1, 13, users.size), np.arange(users.size)))
 
 
-def test_marks_the_first_interaction_with_each_item() -> None:
+def test_marks_the_first_interaction_with_each_item(user_blocks: int) -> None:
     dataset = load_dataset(([1, 1, 1, 1, 2, 2], [1, 2, 1, 2, 2, 2], np.arange(6)))
     assert first_occurrence(dataset).tolist() == [True, True, False, False, True, False]
 
 
-def test_counts_equal_the_sizes_of_sets(ragged: Dataset) -> None:
+def test_counts_equal_the_sizes_of_sets(ragged: Dataset, user_blocks: int) -> None:
     slices = zip(ragged.offsets[:-1], ragged.offsets[1:], strict=True)
     expected = [len(set(ragged.items[start:stop].tolist())) for start, stop in slices]
     assert distinct_counts(ragged, first_occurrence(ragged)).tolist() == expected
-
-
-def test_blocks_of_users_change_nothing(ragged: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = first_occurrence(ragged)
-    for size in (1, 50):
-        monkeypatch.setattr("solid_ext.evaluate.history.blocks_of_users", partial(blocks_of_users, size=size))
-        assert first_occurrence(ragged).tolist() == whole.tolist()
 
 
 def test_pairs_equal_sets_without_the_target(ragged: Dataset) -> None:

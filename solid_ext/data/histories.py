@@ -23,6 +23,24 @@ def blocks_of_users(offsets: np.ndarray, size: int = BLOCK) -> Iterator[slice]:
         first = block.stop
 
 
+def blocks_before(
+    offsets: np.ndarray, items: np.ndarray, ends: np.ndarray
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Yield block after block of users what they have before their ends; `ends [U] int64` are flat.
+
+    Args:
+        offsets, items: as a `Dataset` has them.
+
+    Returns:
+        The users; and of their n interactions each one's user, counted from the block's first, and item: `[n] int64`,
+        `[n] int32`.
+    """
+    for users in blocks_of_users(offsets):
+        own, end = offsets[users.start : users.stop + 1], ends[users]
+        user = np.repeat(np.arange(own.size - 1), end - own[:-1])
+        yield users, user, items[own[0] : own[-1]][before_ends(own - own[0], end - own[0])]
+
+
 def before_ends(offsets: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Return `[N] bool`: whether an interaction lies before its user's end; `ends [U] int64` are flat."""
     starts, stops = offsets[:-1], offsets[1:]

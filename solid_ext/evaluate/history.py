@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solid_ext.data import Dataset, Rows
-from solid_ext.data.histories import blocks_of_users, counts_by_user
+from solid_ext.data.histories import blocks_before, counts_by_user
 from solid_ext.data.prepare import sorted_rows
 
 
@@ -16,13 +16,11 @@ def first_occurrence(dataset: Dataset) -> NDArray[np.bool_]:
     The distinct items of a history are then the marked ones of its slice, whatever the slice's end.
     """
     first = np.empty(dataset.num_interactions, bool)
-    for users in blocks_of_users(dataset.offsets):
-        offsets = dataset.offsets[users.start : users.stop + 1]
-        user = np.repeat(np.arange(offsets.size - 1), np.diff(offsets))
-        pair = user * (dataset.num_items + 1) + dataset.items[offsets[0] : offsets[-1]]
+    for users, user, items in blocks_before(dataset.offsets, dataset.items, dataset.offsets[1:]):
+        pair = user * (dataset.num_items + 1) + items
         order = sorted_rows(pair)  # within a pair the earliest interaction comes first
         pair = pair[order]
-        first[offsets[0] + order] = np.diff(pair, prepend=-1) != 0
+        first[dataset.offsets[users.start] + order] = np.diff(pair, prepend=-1) != 0
     return first
 
 
