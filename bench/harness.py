@@ -13,7 +13,6 @@ import json
 import platform
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -140,6 +139,7 @@ class Peer:
     def __init__(
         self, python: str, script: Path, arguments: Sequence[object], environment: dict[str, str] | None = None
     ) -> None:
+        self.python = python
         self.process = subprocess.Popen(
             [python, str(script), *map(str, arguments)],
             stdin=subprocess.PIPE,
@@ -258,4 +258,4 @@ def thread_counts() -> list[int]:
 
 def missing(peer: Peer, name: str) -> None:
     """Says on the terminal why a contestant does not take part."""
-    Console(stderr=True).print(f"{name} left out: {peer.greeting or 'its process ended'} ({sys.executable})")
+    Console(stderr=True).print(f"{name} left out: {peer.greeting or 'its process ended'} ({peer.python})")

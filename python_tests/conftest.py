@@ -20,9 +20,19 @@ if TYPE_CHECKING:  # the kernels' tests run where there is no polars
 
 # What cuBLAS wants before `torch.use_deterministic_algorithms`; torch reads it once.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-# Tests train with the number of threads that torch starts with: none is measured, and two trainings have the same bits.
-processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-os.environ.setdefault("OMP_NUM_THREADS", str(max(usable_processors() // processes, 1)))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """All tests have one number of threads, so that two trainings have the same bits: a processor for each.
+
+    The process that hands tests out to others sets nothing, as they would inherit it.
+    """
+    import torch
+
+    if not config.getoption("numprocesses", None):
+        processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(usable_processors() // processes, 1)))
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].partition(",")[0]))
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -50,9 +51,11 @@ def test_the_curve_is_that_of_one_process_but_for_rounding(worlds: Any, name: st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
-def test_in_float32_the_first_epochs_agree_to_five_digits(worlds: Any, count: int) -> None:
+def test_in_float32_the_first_epochs_agree_to_their_digits(worlds: Any, count: int) -> None:
+    """Stage 1's to five; stage 2's to three, as a row between two entries of the codebook may take the other."""
     alone, together = (worlds[number][0]["trained"]["single"]["curve"] for number in (1, count))
-    np.testing.assert_allclose(together, alone, rtol=1e-5)
+    np.testing.assert_allclose(together[0], alone[0], rtol=1e-5)
+    np.testing.assert_allclose(together[1], alone[1], rtol=1e-3)
 
 
 @pytest.mark.slow
@@ -135,7 +138,18 @@ def test_a_job_that_lost_a_rank_goes_on_to_the_curve_of_one_process(jobs: Any, h
     assert len(found["losses"]) == len(alone["losses"]) == 4
     np.testing.assert_allclose(found["losses"], alone["losses"], rtol=1e-9)
     assert found["valid"] == alone["valid"]
-    assert found["models"] == alone["models"]
+    one, other = dict(numbers(found["models"])), dict(numbers(alone["models"]))
+    assert one.keys() == other.keys()
+    np.testing.assert_allclose([*one.values()], [*other.values()], rtol=1e-9)
+
+
+def numbers(tree: dict[str, Any], name: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of nested dictionaries, each with its place."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from numbers(value, f"{name}/{key}")
+        else:
+            yield f"{name}/{key}", value
 
 
 def test_a_start_does_not_answer_an_earlier_one(monkeypatch: pytest.MonkeyPatch) -> None:

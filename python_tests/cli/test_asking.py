@@ -135,9 +135,11 @@ def test_an_empty_whitelist_recommends_nothing_and_an_empty_blacklist_leaves_out
     assert found("--dataset", str(data), "--users") == []
 
 
+@pytest.mark.parametrize("together", [1, 4096])
 def test_users_without_a_known_item_are_left_out_of_the_vectors_on_request_and_counted(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    together: int, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("solid_ext.serve.users.USERS", together)
     rows = [("a", "i3", 1), ("a", "what", 2), ("a", "i5", 3), ("b", "what", 1), ("c", "i5", 1)]
     pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(tmp_path / "log.csv")
     out = tmp_path / "users.parquet"

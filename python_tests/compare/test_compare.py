@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 from filelock import FileLock
 
+from python_tests.damage import flip
 from solid_ext import Config
 from solid_ext.cli import main
 from solid_ext.compare import PEERS, Grid, compare, make_grid
@@ -314,12 +315,6 @@ def test_the_report_says_what_the_runs_say(tmp_path: Path) -> None:
 
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(bytes(content))
 
 
 @pytest.mark.parametrize(

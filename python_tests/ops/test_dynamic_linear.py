@@ -106,20 +106,24 @@ def make(
 
 def truth(case: Case, delta: float, tanh_last: bool = False) -> Tensor:
     """One sequence and one input row after the other, as the definition says."""
+    # Rows are taken apart once: the gradient of one that is taken by its number is as large as the whole map.
+    maps = [[a.unbind() for a in branch] for branch in (case.item_maps, case.semantic_maps)]
+    offsets = [[a.unbind() for a in branch] for branch in (case.item_offsets, case.semantic_offsets)]
+
+    def generated(branch: int, layer: int, z: Tensor) -> Tensor:
+        rows = zip(maps[branch][layer], offsets[branch][layer], strict=True)
+        return torch.stack([z @ a + offset for a, offset in rows])
+
     outputs = []
     for b in range(case.x.shape[0]):
         h = case.x[b] if case.x.dim() == 3 else case.x[b : b + 1]
         layers = max(len(case.item_maps), len(case.semantic_maps))
         for layer in range(layers):
-            rows = h.shape[1] + 1
-            w = torch.zeros(rows, 1, dtype=h.dtype)
+            w = torch.zeros(h.shape[1] + 1, 1, dtype=h.dtype)
             if case.z_item is not None:
-                a, offset = case.item_maps[layer], case.item_offsets[layer]
-                generated = torch.stack([case.z_item[b] @ a[i] + offset[i] for i in range(rows)])
-                w = w + generated.clamp(-delta, delta)
+                w = w + generated(0, layer, case.z_item[b]).clamp(-delta, delta)
             if case.z_semantic is not None:
-                a, offset = case.semantic_maps[layer], case.semantic_offsets[layer]
-                w = w + torch.stack([case.z_semantic[b] @ a[i] + offset[i] for i in range(rows)])
+                w = w + generated(1, layer, case.z_semantic[b])
             h = h @ w[:-1] + w[-1]
             if layer < layers - 1 or tanh_last:
                 h = h.tanh()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from python_tests.damage import flip
 from solid_ext import Config, Dataset
 from solid_ext.config import PAPER
 from solid_ext.data import SyntheticTruth, leave_one_out
@@ -63,12 +64,6 @@ def train(
         "s", model, dataset, leave_one_out(dataset), config.train, score, folder=folder, reporter=reporter
     )
     return model.state_dict(), stage
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes(bytes(content))
 
 
 def same(one: Tensors, other: Tensors) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import compress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,7 +19,8 @@ class Vectors:
     Example: solid-ext vectors --run runs/first --out items.parquet
     Example: solid-ext vectors --run runs/first --dataset data/ratings --out users.parquet
 
-    The product of a user's and an item's vector is the network's logit. Neighbours are in no vector.
+    The product of a user's and an item's vector is the network's logit. Neighbours are in no vector. Users are computed
+    and written 4,096 at a time.
     """
 
     run_folder: Annotated[Path, tyro.conf.arg(name="run")]
@@ -36,23 +36,26 @@ class Vectors:
     out."""
 
     def run(self) -> None:
-        from solid_ext.serve.users import checked_out, newcomers, user_histories, write_vectors
+        from solid_ext.serve.users import USERS, checked_out, user_histories, users_with_vectors, write_vectors
 
         if self.dataset is None and self.unknown != "error":
             raise ValueError("vectors: expected --unknown beside --dataset, whose histories it is about, got it alone")
         out = checked_out(self.out, overwrite=self.overwrite, endings=(".parquet",))
         solid = load_run(self.run_folder)
+        assert solid.catalogue is not None
         if self.dataset is None:
-            name, (ids, vectors) = "item_id", solid.item_vectors()
+            ids, vectors = solid.catalogue.table["item_id"], solid.item_vectors()[1]
+            width = write_vectors(out, "item_id", ids, [vectors])
         else:
             dataset = open_dataset(self.dataset)
-            name, ids, histories = "user_id", dataset.user_ids.to_list(), user_histories(dataset)
-            if self.unknown == "ignore":
-                assert solid.catalogue is not None
-                new = newcomers(dataset, solid.catalogue)
-                ids, histories = list(compress(ids, ~new)), list(compress(histories, ~new))
-                if new.any():
-                    complain(f"note: left out {new.sum():,} of {len(new):,} users, with no item that the model knows")
-            vectors = solid.user_vectors(histories, unknown=self.unknown)
-        write_vectors(out, name, ids, vectors)
-        console.print(f"{len(vectors):,} vectors of {vectors.shape[1]} numbers in {out}")
+            rows = users_with_vectors(dataset, solid.catalogue, self.unknown)
+            if left_out := dataset.num_users - len(rows):
+                complain(
+                    f"note: left out {left_out:,} of {dataset.num_users:,} users, with no item that the model knows"
+                )
+            ids = dataset.user_ids.gather(rows)
+            histories = (user_histories(dataset, rows[at : at + USERS]) for at in range(0, max(len(rows), 1), USERS))
+            width = write_vectors(
+                out, "user_id", ids, (solid.user_vectors(block, unknown=self.unknown) for block in histories)
+            )
+        console.print(f"{len(ids):,} vectors of {width} numbers in {out}")

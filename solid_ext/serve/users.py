@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -144,16 +144,10 @@ def user_query(
     rows = _rows_of(dataset, users)
     rules = checked_rules(NAME, catalogue, len(rows), exclude, include, unknown)
     numbers = np.concatenate(([0], catalogue.item_index(dataset.item_ids)))
-    counts = _known_events(dataset, numbers)[rows]
-    lacking = counts < np.diff(dataset.offsets)[rows]
-    if unknown == "error" and lacking.any():
-        user = int(rows[lacking.argmax()])
-        own = dataset.items[dataset.offsets[user] : dataset.offsets[user + 1]]
-        item = dataset.item_ids[int(own[numbers[own] == 0][0]) - 1]
-        raise ValueError(
-            f"{NAME}: expected histories of items that the model knows, got {shown(item)} in that of user "
-            f"{shown(dataset.user_ids[user])} (unknown='ignore' reads histories without such items)"
-        )
+    counts = _known_events(dataset, numbers)
+    if unknown == "error":
+        _check_known(NAME, dataset, numbers, counts, rows)
+    counts = counts[rows]
     warn_of_newcomers(NAME, scorer, int((counts == 0).sum()), len(rows), stacklevel=stacklevel)
     return UserQuery(scorer, catalogue, dataset, rows, numbers, k, exclude_history, rules, table)
 
@@ -164,10 +158,35 @@ def _known_events(dataset: Dataset, numbers: np.ndarray) -> np.ndarray:
     return known[dataset.offsets[1:]] - known[dataset.offsets[:-1]]
 
 
-def newcomers(dataset: Dataset, catalogue: Catalogue) -> np.ndarray:
-    """[N] bool: the users of a dataset with no item that the model knows."""
+def _check_known(name: str, dataset: Dataset, numbers: np.ndarray, counts: np.ndarray, rows: np.ndarray) -> None:
+    """Refuse users with an item in their history that the model lacks.
+
+    Raises:
+        ValueError: the first such item and its user.
+    """
+    lacking = counts[rows] < np.diff(dataset.offsets)[rows]
+    if lacking.any():
+        user = int(rows[lacking.argmax()])
+        own = dataset.items[dataset.offsets[user] : dataset.offsets[user + 1]]
+        item = dataset.item_ids[int(own[numbers[own] == 0][0]) - 1]
+        raise ValueError(
+            f"{name}: expected histories of items that the model knows, got {shown(item)} in that of user "
+            f"{shown(dataset.user_ids[user])} (unknown='ignore' reads histories without such items)"
+        )
+
+
+def users_with_vectors(dataset: Dataset, catalogue: Catalogue, unknown: str) -> np.ndarray:
+    """The rows [N'] of a dataset's users who have a vector: with unknown "ignore" those with an item that is known.
+
+    Raises:
+        ValueError: with unknown "error" an item in a history that the model lacks.
+    """
     numbers = np.concatenate(([0], catalogue.item_index(dataset.item_ids)))
-    return _known_events(dataset, numbers) == 0
+    counts, rows = _known_events(dataset, numbers), np.arange(dataset.num_users)
+    if unknown == "ignore":
+        return rows[counts > 0]
+    _check_known("user_vectors", dataset, numbers, counts, rows)
+    return rows
 
 
 def _rows_of(dataset: Dataset, users: Any) -> np.ndarray:
@@ -190,17 +209,34 @@ def _rows_of(dataset: Dataset, users: Any) -> np.ndarray:
     return rows
 
 
-def user_histories(dataset: Dataset) -> list[list[Any]]:
-    """The histories of all users of a dataset in raw ids, oldest first."""
-    ids, offsets = dataset.item_ids.to_list(), dataset.offsets.tolist()
-    return [[ids[item - 1] for item in dataset.items[start:end].tolist()] for start, end in pairwise(offsets)]
+def user_histories(dataset: Dataset, rows: np.ndarray | None = None) -> list[list[Any]]:
+    """The histories of these rows of a dataset's users, or of all, in raw ids, oldest first."""
+    offsets, asked = dataset.offsets, range(dataset.num_users) if rows is None else rows.tolist()
+    return [dataset.item_ids.gather(dataset.items[offsets[r] : offsets[r + 1]] - 1).to_list() for r in asked]
 
 
-def write_vectors(path: Path, name: str, ids: list[Any], vectors: np.ndarray) -> None:
-    """Write ids, in a column of that name, and their vectors [N, d], in a column `vector`, as Parquet."""
-    columns = {name: ids, "vector": pl.Series(vectors, dtype=pl.Array(pl.Float32, vectors.shape[1]))}
+def write_vectors(path: Path, name: str, ids: pl.Series, blocks: Iterable[np.ndarray]) -> int:
+    """Write ids [N], in a column of that name, and their vectors, in a column `vector`, as Parquet.
+
+    Args:
+        blocks: the vectors, [.., d] float32 each, one after the other as they are computed; one at least.
+
+    Returns:
+        d.
+    """
+    blocks = iter(blocks)
+    first = next(blocks)
+    schema = pl.Schema({name: ids.dtype, "vector": pl.Array(pl.Float32, first.shape[1])})
+
+    def source(*_: Any) -> Iterator[pl.DataFrame]:  # as `write_users`
+        done = 0
+        for vectors in chain([first], blocks):
+            yield pl.DataFrame({name: ids[done : done + len(vectors)], "vector": vectors}, schema=schema)
+            done += len(vectors)
+
     with written(path) as partial:
-        pl.DataFrame(columns).write_parquet(partial)
+        register_io_source(source, schema=schema).sink_parquet(partial)
+    return first.shape[1]
 
 
 def checked_out(path: Any, *, overwrite: bool = False, endings: Sequence[str] = ENDINGS) -> Path:

@@ -58,7 +58,10 @@ def serve(
             timeout_graceful_shutdown=int(limits.seconds) + 1,
             h11_max_incomplete_event_size=2 * limits.head_bytes,  # the guard refuses a head in words
         )
-        listening.listen(config.backlog)  # now, so that whoever reads the address can connect
+        try:
+            listening.listen(config.backlog)  # now, so that whoever reads the address can connect
+        except OSError as error:  # somebody who had bound it too was faster
+            raise _unusable(host, port, error) from error
         port = listening.getsockname()[1]
         on_start(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         uvicorn.Server(config).run(sockets=[listening])
@@ -78,8 +81,12 @@ def _listening(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         if found is not None:
             found.close()
-        raise ValueError(f"serve: expected an address to listen at, got {host}:{port} ({error})") from error
+        raise _unusable(host, port, error) from error
     return found
+
+
+def _unusable(host: str, port: int, error: Exception) -> ValueError:
+    return ValueError(f"serve: expected an address to listen at, got {host}:{port} ({error})")
 
 
 def _is_loopback(listening: socket.socket) -> bool:
