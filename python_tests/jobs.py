@@ -1,4 +1,5 @@
-"""Torchrun's jobs in which a rank is killed: `python -m python_tests.jobs FOLDER` writes down what came of them.
+"""Torchrun's jobs in which a rank is killed: `python -m python_tests.jobs FOLDER` writes down what came of them, after
+what undisturbed processes found (`python_tests.worlds`).
 
 Each is torchrun's own agent over `solid-ext train`; its processes are forked from one that has imported everything, as
 an import takes longer than all that they do.
@@ -21,7 +22,7 @@ from typing import Any
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from bench.chaos import PRELOADED
-from python_tests.worlds import small_world
+from python_tests.worlds import of_each_count, small_world
 from solid_ext.cli import main as solid_ext_command
 
 FIELDS = ["--dim=8", "--length=5", "--codebook-hidden=8", "--batch-size=40", "--dtype=float64", "--threads=1"]
@@ -128,10 +129,8 @@ def found(folder: Path, name: str, codes: list[int]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
-    for name in PRELOADED:
-        importlib.import_module(name)
+def all_jobs(folder: Path) -> dict[str, dict[str, Any]]:
+    """By name, what came of each job (on Linux)."""
     save_data(folder / "data")
     flags = [f"--dataset={folder / 'data'}", *FIELDS]
     jobs = {"alone": trained(folder, "alone", 1, *flags)}
@@ -141,7 +140,16 @@ def main() -> None:
     for processes in (1, 3):
         shutil.copytree(folder / "ended", folder / f"resumed{processes}")
         jobs[f"resumed by {processes}"] = trained(folder, f"resumed{processes}", processes, *flags, "--resume")
-    (folder / "jobs.json").write_text(json.dumps(jobs))
+    return jobs
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    for name in PRELOADED:
+        importlib.import_module(name)
+    (folder / "worlds.json").write_text(json.dumps(of_each_count()))
+    if sys.platform == "linux":
+        (folder / "jobs.json").write_text(json.dumps(all_jobs(folder)))
 
 
 if __name__ == "__main__":

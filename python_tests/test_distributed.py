@@ -26,12 +26,24 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
-    """What each rank of one, two and three processes found, see `python_tests.worlds`."""
-    path = tmp_path_factory.mktemp("worlds") / "found.json"
+def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder where one process, which imports everything once, has written what all others found."""
+    folder = tmp_path_factory.mktemp("processes")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path, str(ROOT)])}
-    subprocess.run([sys.executable, "-m", "python_tests.worlds", path], check=True, cwd=ROOT, env=environment)
-    return {int(count): found for count, found in json.loads(path.read_text()).items()}
+    subprocess.run([sys.executable, "-m", "python_tests.jobs", folder], check=True, cwd=ROOT, env=environment)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def worlds(found: Path) -> dict[int, list[dict[str, Any]]]:
+    """What each rank of one, two and three processes found, see `python_tests.worlds`."""
+    return {int(count): ranks for count, ranks in json.loads((found / "worlds.json").read_text()).items()}
+
+
+@pytest.fixture(scope="module")
+def jobs(found: Path) -> dict[str, dict[str, Any]]:
+    """What came of torchrun's jobs, see `python_tests.jobs`."""
+    return json.loads((found / "jobs.json").read_text())
 
 
 @pytest.mark.slow
@@ -105,15 +117,6 @@ def test_parts_leave_out_no_row_and_have_none_twice(monkeypatch: pytest.MonkeyPa
         assert rows == 0 or parts[0].stop > 0
         blocks = [-(-(part.stop - part.start) // together) for part in parts]
         assert max(blocks) - min(blocks) <= 1
-
-
-@pytest.fixture(scope="module")
-def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What came of torchrun's jobs, see `python_tests.jobs`."""
-    folder = tmp_path_factory.mktemp("jobs")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path, str(ROOT)])}
-    subprocess.run([sys.executable, "-m", "python_tests.jobs", folder], check=True, cwd=ROOT, env=environment)
-    return json.loads((folder / "jobs.json").read_text())
 
 
 LOST = "solid-ext: ranks: expected all 2 processes to go on, lost one, as rank 0 found; the run's checkpoints are whole"

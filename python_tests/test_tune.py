@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import optuna
 import pytest
+import yaml
 
+from solid_ext import SOLID
 from solid_ext.cli import main
 from solid_ext.cli.entry import parse
 from solid_ext.config import Config
@@ -54,6 +59,54 @@ def test_a_trial_that_was_killed_goes_on(
     monkeypatch.setattr("solid_ext.train.stage._train_epoch", None)
     assert tune(tmp_path / "cut", search, world[0], trials=1) == whole
     assert not log.exists()
+
+
+def test_processes_share_a_search_and_one_that_is_killed_costs_a_trial(
+    world: tuple[Dataset, SyntheticTruth], tmp_path: Path, one_thread: None
+) -> None:
+    """The metric of every trial has the bits of a training with its values, whichever process had it."""
+    storage = f"sqlite:///{tmp_path / 'trials.db'}"
+    world[0].save(tmp_path / "world")
+    slow = FIELDS | {"epochs": 10, "patience": 10}
+    (tmp_path / "fields.yaml").write_text(yaml.safe_dump(slow), encoding="utf-8")
+    search = make_search(["learning_rate"], "static", "gru4rec", "best", slow, 0)
+    flags = ["--dataset", str(tmp_path / "world"), "--config", str(tmp_path / "fields.yaml"), "--storage", storage]
+    flags += ["--fields", "learning_rate", "--method", "static", "--backbone", "gru4rec", "--trials", "3"]
+    command = [sys.executable, "-m", "solid_ext.cli", "tune", *flags, "--out", str(tmp_path / "killed")]
+    with subprocess.Popen(command) as process:
+        while not (tmp_path / "killed" / "trials" / "0" / "stage2" / "last.safetensors").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    told: list[Trial] = []
+    best = tune(tmp_path / "other", search, world[0], trials=2, storage=storage, on_finished=told.append)
+    again = tune(tmp_path / "killed", search, world[0], trials=2, storage=storage, on_finished=told.append)
+    assert len(told) == 2
+    assert again == best == max(told, key=lambda trial: trial.metric)
+    assert len({trial.values["learning_rate"] for trial in told}) == 2
+    for trial in told:
+        alone = SOLID(search.config.replace(**trial.values)).fit(Dataset.load(tmp_path / "world"))
+        assert alone.training.stages[-1].best.valid == trial.metric
+    (study,) = optuna.get_all_study_summaries(storage)
+    states = [trial.state.name for trial in optuna.load_study(study_name=study.study_name, storage=storage).trials]
+    assert states == ["FAIL", "COMPLETE", "COMPLETE"]
+    with pytest.raises(
+        ValueError, match=r"storage: expected a file, or the URL of a database that answers, got NoSuch"
+    ):
+        tune(tmp_path / "other", search, world[0], storage="redis://nowhere")
+
+
+def test_a_journal_is_shared_too_and_other_searches_beside_it_are_left_alone(
+    world: tuple[Dataset, SyntheticTruth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = [0.25, 0.5, 0.125]
+    monkeypatch.setattr("solid_ext.tune._train", lambda folder, *rest: (folder.mkdir(parents=True), metrics.pop(0))[1])
+    search, other = (make_search([name], "static", "gru4rec", "best", FIELDS, 0) for name in ("dropout", "dim"))
+    storage = str(tmp_path / "journal")
+    assert tune(tmp_path / "first", search, world[0], trials=1, storage=storage).metric == 0.25
+    assert tune(tmp_path / "second", search, world[0], trials=2, storage=storage).metric == 0.5
+    assert tune(tmp_path / "third", other, world[0], trials=1, storage=storage).metric == 0.125
+    assert not metrics
 
 
 def test_every_searched_field_exists_and_its_range_is_allowed() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,13 +18,14 @@ from solid_ext.compare.grid import base_config
 from solid_ext.config import PRESETS, Config, unknown_field
 from solid_ext.data import Dataset
 from solid_ext.data.semantics import semantics_source
-from solid_ext.files import LOCK, checked_path, owned, read_json, write_json, write_text, written
+from solid_ext.files import LOCK, checked_path, digest, owned, read_json, write_json, write_text, written
 from solid_ext.methods import METHODS, method_config
 from solid_ext.models.backbones import BACKBONES
 from solid_ext.run import holds_run, open_run
 from solid_ext.solid import SOLID
 
 if TYPE_CHECKING:
+    import optuna
     from optuna.distributions import BaseDistribution
 
 
@@ -135,7 +137,13 @@ def _check_read(search: Search, dataset: Dataset) -> None:
 
 
 def tune(
-    out: Path, search: Search, dataset: Dataset, *, trials: int = 20, on_finished: Callable[[Trial], None] | None = None
+    out: Path,
+    search: Search,
+    dataset: Dataset,
+    *,
+    trials: int = 20,
+    storage: str | None = None,
+    on_finished: Callable[[Trial], None] | None = None,
 ) -> Trial:
     """Try values by Optuna's TPE until there are `trials` finished ones, and write `best.yaml`.
 
@@ -145,19 +153,19 @@ def tune(
 
     Args:
         out: `search.json`, `journal.log`, `best.yaml` (the fields that differ from the configuration's defaults).
-        on_finished: called after each trial.
+        storage: where several processes keep the trials of one search, each with an `out` of its own: a journal file,
+            or the URL of a database (SQLAlchemy's). They go on until all together have so many; what a trial tries
+            then depends on which others have ended. A trial whose process is killed is lost, and another one made.
+        on_finished: called after each trial of this process.
 
     Raises:
-        ValueError: no Optuna, no trials asked for, a field that no trial reads, or `out` is no folder of this very
-            search; all trials diverged.
+        ValueError: no Optuna, no trials asked for, a field that no trial reads, a storage that does not answer, or
+            `out` is no folder of this very search; all trials diverged.
     """
     try:
         import optuna
     except ImportError as error:
         raise ValueError("tune: expected the package optuna (pip install 'solid_ext[tune]'), found none") from error
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
     if trials < 1:
         raise ValueError(f"trials: expected at least 1, got {trials}")
     _check_read(search, dataset)
@@ -168,31 +176,26 @@ def tune(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with owned(out, "out"):
         _open(out, search, dataset)
-        journal = out / "journal.log"
-        _mend(journal)
-        try:
-            study = optuna.create_study(
-                storage=JournalStorage(JournalFileBackend(str(journal))),
-                study_name="tune",
-                direction="maximize",
-                load_if_exists=True,
-            )
-        except (KeyError, TypeError, ValueError, AssertionError) as error:
-            raise _damaged(journal, f"lines that tell of no search, {error!r:.80}") from error
+        study = _study(out, storage)
         ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-        for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):  # the one that a kill left behind
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        owner = f"{platform.node()}:{out.absolute()}"
+        for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):  # those that a kill left behind
+            if storage is None or trial.user_attrs.get("owner") == owner:
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         space = _space(search, dataset)
-        done = len(study.get_trials(states=ended))
-        for number in range(done, trials):
-            study.sampler = optuna.samplers.TPESampler(seed=(search.config.train.seed + number) % 2**32)
+        while (number := len(study.get_trials(states=ended))) < trials:
+            # Of several processes two with one seed might try the same.
+            seed = (search.config.train.seed + number) % 2**32 if storage is None else None
+            study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=storage is not None)
             asked = study.ask(space)
-            metric = _train(out / "trials" / str(number), search.config.replace(**asked.params), dataset)
+            asked.set_user_attr("owner", owner)
+            folder = out / "trials" / str(number if storage is None else asked.number)
+            metric = _train(folder, search.config.replace(**asked.params), dataset)
             if metric is None:  # Optuna then looks elsewhere, as after a trial that was given up
                 study.tell(asked, state=optuna.trial.TrialState.PRUNED)
             else:
                 study.tell(asked, metric)
-            shutil.rmtree(out / "trials" / str(number))
+            shutil.rmtree(folder)
             if on_finished is not None:
                 on_finished(Trial(number, asked.params, metric))
         finished = study.get_trials(states=ended)
@@ -205,6 +208,31 @@ def tune(
         best = max(values, key=lambda number: (values[number], -number))
         _write_best(out / "best.yaml", search.config.replace(**finished[best].params))
         return Trial(best, finished[best].params, float(values[best]))
+
+
+def _study(out: Path, storage: str | None) -> optuna.Study:
+    """The search's trials so far: in the folder's own journal, or under the search's name where others keep theirs."""
+    import optuna
+    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend
+    from sqlalchemy.exc import SQLAlchemyError
+
+    journal, name = out / "journal.log", "tune"
+    if storage is None:
+        _mend(journal)
+    else:
+        journal, name = Path(storage), f"tune {digest(out / 'search.json')}"
+    try:
+        # Not Optuna's own choice by URL: with Redis it reads pickles.
+        of_url = storage is not None and "://" in storage
+        where = RDBStorage(str(storage)) if of_url else JournalStorage(JournalFileBackend(str(journal)))
+        return optuna.create_study(storage=where, study_name=name, direction="maximize", load_if_exists=True)
+    except (ImportError, OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise ValueError(
+            f"storage: expected a file, or the URL of a database that answers, got {type(error).__name__} from it"
+        ) from error
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        raise _damaged(journal, f"lines that tell of no search, {error!r:.80}") from error
 
 
 def _mend(journal: Path) -> None:

@@ -1,10 +1,12 @@
 """Several processes beside one: curves and metrics at the same global batch, rows a second, a rank that is killed.
 
-    python -m bench.speed.bench_ranks [--json]
+    python -m bench.speed.bench_ranks [--json] [--larger]
 
 Each training is `torchrun --nproc-per-node N -m solid_ext train --dataset synthetic ..` (2,000 users, 500 items) with a
 thread a process; one more is a single process of two threads. In `killed` rank 1 of two is killed (SIGKILL) once the
-first stage has an epoch, and torchrun starts both again. `network` is computed: what a step sends, from the parameters.
+first stage has an epoch, and torchrun starts both again. `larger` has the rates of a larger model and batch alone, and
+with that flag is all that is measured, beside what the file has. `network` is computed: what a step sends, from the
+parameters.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from rich.console import Console
 from bench.harness import RESULTS, machine
 
 FIELDS = {"dim": 16, "heads": 2, "length": 10, "batch_size": 256, "epochs": 4, "patience": 9, "codebook_hidden": 16}
+LARGER = {"dim": 64, "codebook_hidden": 64, "batch_size": 1024, "epochs": 3}
 STAGES = ("stage1", "stage2")
 GPUS, FLOAT, INDEX = 8, 4, 8
 
@@ -111,8 +114,15 @@ def network(out: Path) -> dict[str, Any]:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--json", action="store_true", help="write bench/results/ranks.json")
+    arguments.add_argument("--larger", action="store_true", help="measure the larger model alone")
     options = arguments.parse_args()
-    started = time.perf_counter()
+    if options.larger:
+        found = json.loads((RESULTS / "ranks.json").read_text()) | {"larger": larger()}
+        Console().print_json(json.dumps(found["larger"]))
+        if options.json:
+            (RESULTS / "ranks.json").write_text(json.dumps(found, indent=1) + "\n")
+        return
+    started, loads = time.perf_counter(), [round(os.getloadavg()[0], 1)]
     found: dict[str, Any] = {"machine": machine(), "machine_shared": True, "fields": FIELDS, "runs": {}}
     with tempfile.TemporaryDirectory() as folder:
         for name, processes, threads in (("1", 1, 1), ("1, two threads", 1, 2), ("2", 2, 1), ("3", 3, 1)):
@@ -121,6 +131,7 @@ def main() -> None:
                 command(out, processes, threads=threads), check=True, env=one_thread(), stdout=subprocess.DEVNULL
             )
             found["runs"][name] = described(out, processes, threads)
+            loads.append(round(os.getloadavg()[0], 1))
         killed(Path(folder) / "killed")
         found["killed"] = described(Path(folder) / "killed", 2, 1)
         found["network"] = network(Path(folder) / "1")
@@ -131,10 +142,25 @@ def main() -> None:
             for stage in STAGES
             for own, other in zip(run["losses"][stage], alone["losses"][stage], strict=True)
         )
+    found["load"] = {"first": loads[0], "last": loads[-1], "most": max(loads)}
+    found["larger"] = larger()
     found["wall_seconds"] = round(time.perf_counter() - started)
     Console().print_json(json.dumps(found))
     if options.json:
         (RESULTS / "ranks.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def larger() -> dict[str, Any]:
+    """Rows a second of the larger model in the median epoch of stage 2."""
+    loads, rates = [round(os.getloadavg()[0], 1)], {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, processes, threads in (("1", 1, 1), ("1, two threads", 1, 2), ("2", 2, 1)):
+            out = Path(folder) / name.replace(", ", "-").replace(" ", "-")
+            given = command(out, processes, threads=threads, neighbours=False, **LARGER)
+            subprocess.run(given, check=True, env=one_thread(), stdout=subprocess.DEVNULL)
+            rates[name] = described(out, processes, threads)["stage2_rows_per_second"]
+            loads.append(round(os.getloadavg()[0], 1))
+    return {"fields": LARGER, "date": machine()["date"], "rows_per_second": rates, "loads": loads}
 
 
 def described(out: Path, processes: int, threads: int) -> dict[str, Any]:

@@ -309,6 +309,36 @@ def ranks(file: str) -> list[list[str]]:
     return [*rows, ["rows a second in stage 2", *(f"{run['stage2_rows_per_second']:,}" for run in runs)]]
 
 
+def row_adam(file: str) -> list[list[str]]:
+    """Adam by rows and lazy Adam beside dense Adam of the same seeds."""
+    means = json.loads((RESULTS / file).read_text(encoding="utf-8"))["means"]
+    rows = [["dataset", "Adam", "full NDCG@10", "largest difference from dense, of a seed", "item table apart"]]
+    for row in means:
+        quality = f"{row['ndcg@10']:.4f} ± {row['deviation']:.4f}"
+        apart = (
+            ["", ""] if row["adam"] == "dense" else [f"{row['largest_difference']:.5f}", f"{row['table_apart']:.1e}"]
+        )
+        rows.append([row["dataset"], row["adam"], quality, *apart])
+    return rows
+
+
+def larger(file: str) -> list[list[str]]:
+    """Rows a second of a larger model by one process and by two, and over the rate of one."""
+    rates = json.loads((RESULTS / file).read_text(encoding="utf-8"))["larger"]["rows_per_second"]
+    shown = [f"{rate:,} ({rate / rates['1']:.2f})" for rate in rates.values()]
+    return [["", *rates], ["rows a second in stage 2", *shown]]
+
+
+def sharded(file: str) -> list[list[str]]:
+    """A table held whole or in parts: a step's time, a process's peak of memory above what it began with."""
+    rows = [["the table is held", "processes", "ms a step", "peak a process, MB", "largest difference of losses"]]
+    names = {"whole": "whole", "dtensor": "in parts, torch's DTensor alone", "exchange": "in parts, rows exchanged"}
+    for row in json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]:
+        peak, apart = row["peak_mb"] - row["before_mb"], row["largest_relative_difference_of_losses"]
+        rows.append([names[row["way"]], str(row["processes"]), f"{row['ms_a_step']:,.0f}", f"{peak:,}", f"{apart:.0e}"])
+    return rows
+
+
 def fuzzed(file: str) -> list[list[str]]:
     """How many inputs each reader of a file was given, and how many it did not answer as it should."""
     rows = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
@@ -410,6 +440,9 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "large_data": large_data,
     "trials": trials,
     "ranks": ranks,
+    "sharded": sharded,
+    "larger": larger,
+    "row_adam": row_adam,
     "fuzzed": fuzzed,
     "example": example,
     "programs": programs,

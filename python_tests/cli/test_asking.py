@@ -196,7 +196,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
         raise AssertionError("the work began")
 
     reads = "data.load_dataset" if command == "prepare" else "SOLID.load"
-    for name in (reads, "SOLID.fit", "compare.comparison._run_all", "tune._train"):
+    for name in (reads, "SOLID.fit", "compare.comparison.run_all", "tune._train"):
         monkeypatch.setattr(f"solid_ext.{name}", work)
     flags = {
         "recommend": ["--run", str(run), "--dataset", str(data), "--all-users"],

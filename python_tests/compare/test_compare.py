@@ -61,11 +61,11 @@ def test_a_killed_comparison_goes_on_without_repeating_anything(arguments: list[
     (tmp_path / "quick.yaml").write_text(QUICK.replace("epochs: 3", "epochs: 12"), encoding="utf-8")
     runs = tmp_path / "out" / "runs" / "synthetic"
     with subprocess.Popen([sys.executable, "-m", "solid_ext.cli", *arguments], stdout=subprocess.DEVNULL) as process:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        tasks = Path(f"/proc/{process.pid}/task")
         while not (runs / "sasrec" / "static" / "0" / "stage2" / "log.csv").exists():
             assert process.poll() is None
             time.sleep(0.01)
-        child = int(children.read_text().split()[0])
+        (child,) = (child for task in tasks.glob("*/children") for child in map(int, task.read_text().split()))
         os.kill(process.pid, signal.SIGKILL)
     deadline = time.monotonic() + 60
     while alive(child):

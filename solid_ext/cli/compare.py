@@ -38,6 +38,9 @@ class Compare:
     """A YAML file of fields over the preset's; backbone, method, seed and threads are the grid's all the same."""
     jobs: int = 0
     """Processes at a time, one thread each; 0 for one a processor."""
+    cluster: str | None = None
+    """The address of a Dask scheduler, as tcp://HOST:8786, whose workers compute the runs; they see the folder at the
+    same path. Needs the extra `cluster`."""
 
     def run(self) -> None:
         from solid_ext.compare import PlannedRun, compare, make_grid
@@ -59,7 +62,7 @@ class Compare:
         def finished(place: int, count: int, planned: PlannedRun, problem: str | None) -> None:
             console.print(f"{place}/{count} {planned.name}" + ("" if problem is None else f" failed: {problem}"))
 
-        compare(self.out, grid, datasets, jobs=self.jobs, on_finished=finished)
+        compare(self.out, grid, datasets, jobs=self.jobs, cluster=self.cluster, on_finished=finished)
         show_comparison(self.out / "runs.csv")
         for file in ("report.md", "report.png", "runs.csv", "costs.csv"):
             console.print(f"  {self.out / file}")

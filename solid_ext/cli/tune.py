@@ -34,6 +34,9 @@ class Tune:
     """Where the other fields come from, as in `compare`."""
     config: Path | None = None
     """A YAML file of fields over the preset's."""
+    storage: str | None = None
+    """A journal file or the URL of a database where several processes, each with its own --out, keep one search's
+    trials."""
     seed: int = 0
     """Of the search and of every trial."""
 
@@ -49,5 +52,12 @@ class Tune:
             metric = "diverged" if trial.metric is None else f"{trial.metric:.4f}"
             console.print(f"{trial.number + 1}/{self.trials} {metric}  {values}")
 
-        best = tune(self.out, search, open_dataset(self.dataset), trials=self.trials, on_finished=finished)
+        best = tune(
+            self.out,
+            search,
+            open_dataset(self.dataset),
+            trials=self.trials,
+            storage=self.storage,
+            on_finished=finished,
+        )
         console.print(f"best: {best.metric:.4f}, trial {best.number + 1}\n  {self.out / 'best.yaml'}")

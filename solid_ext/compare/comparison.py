@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from solid_ext.compare.grid import Grid, PlannedRun
-from solid_ext.compare.process import DATA, GRID, RUNS, finished
+from solid_ext.compare.process import DATA, GRID
 from solid_ext.compare.report import write_report
+from solid_ext.compare.workers import run_all
 from solid_ext.data import Dataset, make_split, semantics_from_categories
 from solid_ext.data.semantics import semantics_source
 from solid_ext.files import LOCK, checked_path, owned
@@ -22,7 +20,13 @@ OnFinished = Callable[[int, int, PlannedRun, str | None], None]
 
 
 def compare(
-    out: Path, grid: Grid, datasets: Sequence[Dataset], *, jobs: int = 0, on_finished: OnFinished | None = None
+    out: Path,
+    grid: Grid,
+    datasets: Sequence[Dataset],
+    *,
+    jobs: int = 0,
+    cluster: str | None = None,
+    on_finished: OnFinished | None = None,
 ) -> None:
     """Run what is not finished yet, and write `runs.csv`, `costs.csv`, `report.md` and `report.png`.
 
@@ -34,6 +38,7 @@ def compare(
         out: `compare.json` (the grid), `data/` (the datasets as they were), `runs/`, and what is written at the end.
         datasets: those that the grid was made of.
         jobs: processes at a time, each with one thread; 0 for one a processor.
+        cluster: the address of a Dask scheduler, whose workers compute the runs; they see `out` at the same path.
         on_finished: called for each finished run with its place, the number of runs, the run and what went wrong (or
             None).
 
@@ -43,6 +48,10 @@ def compare(
     """
     if jobs < 0:
         raise ValueError(f"jobs: expected 0 or more, got {jobs}")
+    if cluster is not None and jobs:
+        raise ValueError(
+            f"jobs: expected 0 in a cluster, where workers have a run for each of their threads, got {jobs}"
+        )
     checked_path(out, "out")
     plan = grid.plan()
     for dataset in datasets:
@@ -52,7 +61,7 @@ def compare(
             if not (out / DATA / dataset.name).exists():
                 dataset.save(out / DATA / dataset.name)
         failed = {}
-        for place, (planned, problem) in enumerate(_run_all(out, plan, jobs or usable_processors()), 1):
+        for place, (planned, problem) in enumerate(run_all(out, plan, jobs or usable_processors(), cluster), 1):
             if problem is not None:
                 failed[planned.name] = problem
             if on_finished is not None:
@@ -124,53 +133,3 @@ def _short(value: object) -> str:
             or "none"
         )
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _run_all(out: Path, plan: list[PlannedRun], jobs: int) -> Iterator[tuple[PlannedRun, str | None]]:
-    """Each run as it finishes, those that had finished before first, with what went wrong (None: nothing)."""
-    todo = []
-    for number, planned in enumerate(plan):
-        if finished(out / RUNS / planned.name):
-            yield planned, None
-        else:
-            todo.append(number)
-    running: dict[int, subprocess.Popen[bytes]] = {}
-    try:
-        while todo or running:
-            while todo and len(running) < jobs:
-                number = todo.pop(0)
-                running[number] = _start(out, number, _log(out, plan[number]))
-            ended = [number for number, process in running.items() if process.poll() is not None]
-            for number in ended:
-                with running.pop(number) as process:  # closes the pipe
-                    code = process.wait()
-                yield plan[number], _problem(code, _log(out, plan[number]))
-            if not ended:
-                time.sleep(0.05)
-    finally:
-        for process in running.values():
-            with process:
-                process.kill()
-
-
-def _log(out: Path, planned: PlannedRun) -> Path:
-    folder = out / RUNS / planned.name
-    return folder.with_name(folder.name + ".log")
-
-
-def _start(out: Path, number: int, log: Path) -> subprocess.Popen[bytes]:
-    """A process for one run; the pipe to it closes with this process, and then it ends as well."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
-    command = [sys.executable, "-m", "solid_ext.compare.process", str(out), str(number)]
-    with log.open("wb") as written:
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=written, stderr=written, env=environment)
-
-
-def _problem(code: int, log: Path) -> str | None:
-    """The last line that a failed run wrote; the log of one that went well is deleted."""
-    if code == 0:
-        log.unlink()
-        return None
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"ended with code {code}"

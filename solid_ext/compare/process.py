@@ -14,7 +14,7 @@ from solid_ext.compare.grid import Grid, PlannedRun
 from solid_ext.compare.peers import PEERS, PeerTask
 from solid_ext.data import Dataset, make_split
 from solid_ext.evaluate import evaluate_full, evaluate_sampled, row_table
-from solid_ext.files import digest, read_json, write_json, written, written_folder
+from solid_ext.files import digest, owned_place, read_json, write_json, written, written_folder
 from solid_ext.run import holds_run, open_run
 from solid_ext.serve import evaluate_beyond
 from solid_ext.solid import SOLID
@@ -156,11 +156,13 @@ def main(arguments: list[str]) -> None:
     """Run one of the plan; bad luck ends in one sentence on standard error and exit code 2."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     out, number = Path(arguments[0]), int(arguments[1])
-    plan = Grid.load(out / GRID).plan()
-    planned, folders = plan[number], {out / RUNS / each.name: each for each in plan}
-    others = {folder: each for folder, each in folders.items() if finished(folder)}
     try:
-        run_planned(out / RUNS / planned.name, planned, Dataset.load(out / DATA / planned.dataset), others)
+        plan = Grid.load(out / GRID).plan()
+        planned, folders = plan[number], {out / RUNS / each.name: each for each in plan}
+        others = {folder: each for folder, each in folders.items() if finished(folder)}
+        folder = out / RUNS / planned.name
+        with owned_place(folder, "compare"):  # a lost worker may still be at it, and only cut off
+            run_planned(folder, planned, Dataset.load(out / DATA / planned.dataset), others)
     except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
         sys.stderr.write(f"{error or type(error).__name__}\n")
         sys.exit(2)
