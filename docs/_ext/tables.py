@@ -263,6 +263,28 @@ def sizing(file: str) -> list[list[str]]:
     return rows
 
 
+def large_data(file: str) -> list[list[str]]:
+    """A small dataset and a large one: what preparing each took, and training on it."""
+    measured = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+    prepare, train = measured["prepare"], measured["train"]
+    columns = ("small before", "large", "small after")
+    parts = [prepare[name.split()[0]] for name in columns]
+    runs = [train[name] for name in columns]
+    shown = {
+        "interactions": [f"{part['interactions']:,}" for part in parts],
+        "prepare, peak GB": [f"{part['peak_gb']:.1f}" for part in parts],
+        "prepare, processor seconds": [f"{part['processor_seconds']:.0f}" for part in parts],
+        "training, steps": [f"{run['steps']:,}" for run in runs],
+        "training, peak GB": [f"{run['peak_gb']:.1f}" for run in runs],
+        "seconds before the first step": [
+            f"{run['load_seconds'] + run['seconds_before_the_first_step']:.0f}" for run in runs
+        ],
+        "rows a second": [f"{run['rows_per_second']:,}" for run in runs],
+        "share of waiting for batches": [f"{run['waiting']:.2%}" for run in runs],
+    }
+    return [["", "small", "large", "small, again"], *([name, *cells] for name, cells in shown.items())]
+
+
 def trials(file: str) -> list[list[str]]:
     """What was done to runs, how often, and what came of it."""
     rows = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
@@ -415,6 +437,7 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "updates": updates,
     "cold": cold,
     "sizing": sizing,
+    "large_data": large_data,
     "trials": trials,
     "ranks": ranks,
     "sharded": sharded,
