@@ -15,7 +15,7 @@ tells; pages of mapped files count in it.
   the processor's time is that of both threads. The share of waiting is of all steps together, the first batch's too.
 
 Both trainings have the thresholds that glibc's allocator takes once a block of 32 MB has been freed. In a first run
-with its own choice the small dataset's step was the longer one, presumably because it maps larger tensors anew each time.
+with its own choice the small dataset's step was the longer one, presumably because larger tensors were mapped anew.
 
 The small dataset is trained on before and after the large one, as other work may share the machine. With `--folder` the
 parts can be measured in two calls; figures of the other part and the other sizes stay in the file.
