@@ -89,6 +89,7 @@ bench: .venv/test
 	$(BIN)/python -m bench.speed.bench_service --json
 	$(BIN)/python -m bench.speed.bench_prepare --json
 	$(BIN)/python -m bench.speed.bench_users --json
+	$(BIN)/python -m bench.speed.bench_large_data --json
 	$(BIN)/python -m bench.speed.bench_catalogue --json
 	$(BIN)/python -m bench.speed.bench_nearest_code --grid --json $(FAISS:%=--faiss-python %)
 	$(BIN)/python -m bench.speed.plot_kernels

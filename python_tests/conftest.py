@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,3 +69,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=[1, 7, 1 << 22], ids=["users", "blocks", "whole"])
+def user_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many interactions are worked on at once where their order is needed: a user's, a few users', all."""
+    from solid_ext.data.histories import blocks_of_users
+
+    monkeypatch.setattr("solid_ext.data.histories.blocks_of_users", partial(blocks_of_users, size=request.param))
+    return request.param

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import torch
 from python_tests.untrained import untrained
 from solid_ext import SOLID
 from solid_ext.config import Config
-from solid_ext.data import Semantics, leave_one_out, load_dataset, synthetic_dataset
+from solid_ext.data import Dataset, Semantics, leave_one_out, load_dataset, synthetic_dataset
+from solid_ext.data.storage import ARRAYS, METADATA
 from solid_ext.files import MANIFEST, describe_folder, read_json, verify_folder
 from solid_ext.scorers import WithNeighbours
 from solid_ext.train import build_model, load_checkpoint, save_checkpoint, train_stage
@@ -48,6 +50,7 @@ class Hostile:
         self._train(place / "stage")
         Semantics(self.semantics, 4, "category").save(place / "semantics.safetensors")
         self._fault(place / "fault.safetensors")
+        self.dataset.save(place / "dataset")
         csv = "user_id,item_id,timestamp\n" + "".join(f"u{row % 9},i{row % 7},{row}\n" for row in range(60))
         files = {
             "config": (place / "model" / "config.yaml").read_bytes(),
@@ -59,6 +62,7 @@ class Hostile:
             "semantics": (place / "semantics.safetensors").read_bytes(),
             "fault": (place / "fault.safetensors").read_bytes(),
             "interactions": csv.encode(),
+            "arrays": (place / "dataset" / ARRAYS).read_bytes(),
         }
         # What a checkpoint says of itself, given a right checksum whatever it says.
         state = load_checkpoint(place / "stage" / "last.safetensors")[1]
@@ -102,17 +106,30 @@ class Hostile:
 
     def of_model(self, name: str, content: bytes) -> None:
         """A model whose manifest is right, whatever its file holds."""
-        folder = self.place / "made up"
-        if not folder.exists():
-            shutil.copytree(self.place / "model", folder)
-        whole = (folder / name).read_bytes()
-        (folder / name).write_bytes(content)
-        manifest = read_json(folder / MANIFEST, "test")
-        (folder / MANIFEST).unlink()
-        describe_folder(folder, MANIFEST, {key: value for key, value in manifest.items() if key != "files"})
-        try:
+        with self._made_up("model", MANIFEST, name, content) as folder:
             SOLID.load(folder).recommend([[0, 10]], k=3)
+
+    def arrays(self, content: bytes) -> None:
+        """A dataset whose manifest is right, whatever its arrays are."""
+        with self._made_up("dataset", METADATA, ARRAYS, content) as folder:
+            leave_one_out(Dataset.load(folder))
+
+    @contextmanager
+    def _made_up(self, kind: str, manifest: str, name: str, content: bytes) -> Iterator[Path]:
+        """A copy of the folder of that kind with another content of one file, and the manifest that fits it."""
+        folder = self.place / f"made up {kind}"
+        if not folder.exists():
+            shutil.copytree(self.place / kind, folder)
+        whole = (folder / name).read_bytes()
+        (folder / name).unlink()  # which may be mapped: it is another file that takes its name
+        (folder / name).write_bytes(content)
+        described = read_json(folder / manifest, "test")
+        (folder / manifest).unlink()
+        describe_folder(folder, manifest, {key: value for key, value in described.items() if key != "files"})
+        try:
+            yield folder
         finally:
+            (folder / name).unlink()
             (folder / name).write_bytes(whole)
 
     def neighbours(self, content: bytes) -> None:
@@ -169,4 +186,5 @@ READERS: dict[str, Callable[[Hostile, bytes], None]] = {
     "fault": Hostile.fault,
     "fault state": Hostile.fault_state,
     "interactions": Hostile.interactions,
+    "arrays": Hostile.arrays,
 }

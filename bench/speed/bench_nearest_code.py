@@ -25,6 +25,7 @@ from solid_ext.nn.codebook import Codebook
 from solid_ext.ops.nearest_code import nearest_code
 
 FOLDER = Path(__file__).parent
+BEST = build_info()["isa"]  # before any case sets another
 SHAPES = [(10240, 590, 32), (10240, 8192, 32), (65536, 1024, 64)]  # N, K, D; SOLID's own first
 STEP_SHAPES = [(10240, 590, 32), (10240, 1024, 64)]
 VALIDATED_ROWS = 256
@@ -77,7 +78,8 @@ def search(report: Report, shape: tuple[int, int, int], threads: int, arguments:
     rows, codes, dim = shape
     x, codebook = world(shape)
     validate(x, codebook)
-    levels = [isa for isa in reversed(build_info()["isa_usable"]) if isa != "baseline" or arguments.baseline]
+    usable = [isa for isa in reversed(build_info()["isa_usable"]) if isa != "baseline" or arguments.baseline]
+    levels = sorted(usable, key=lambda isa: isa != BEST)  # the ratios are over the first one
     work = {f"nearest_code {isa}": at_level(isa, lambda: nearest_code(x, codebook)) for isa in levels}
     work["cdist + argmin"] = lambda: cdist_argmin(x, codebook)
     work["addmm + argmin"] = lambda: addmm_argmin(x, codebook)
@@ -123,7 +125,7 @@ def grid(arguments: argparse.Namespace) -> None:
         for shape in GRID:
             x, codebook = world(shape)
             validate(x, codebook)
-            kernels.set_isa(build_info()["isa_usable"][-1])
+            kernels.set_isa(BEST)
             searches = {"ours": nearest_code, "addmm": addmm_argmin, "cdist": cdist_argmin}
             calls = {name: warm(partial(one, x, codebook)) for name, one in searches.items()}
             peer = Peer(arguments.faiss_python, FOLDER / "peer_search.py", ["faiss", *shape, threads])
@@ -220,12 +222,11 @@ def main() -> None:
         grid(arguments)
         return
     report = Report("nearest_code")
-    best = build_info()["isa"]
     for threads in reversed(thread_counts()):
         torch.set_num_threads(threads)
         for shape in SHAPES:
             search(report, shape, threads, arguments)
-        kernels.set_isa(best)
+        kernels.set_isa(BEST)
         for shape in STEP_SHAPES:
             training_step(report, shape, threads, arguments)
     torch.set_num_threads(1)

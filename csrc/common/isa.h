@@ -34,7 +34,7 @@ inline constexpr int kIsaCount = SOLID_FOR_EACH_ISA(SOLID_ONE);
 
 const char* isa_name(Isa isa);
 bool isa_usable(Isa isa);  // this processor runs it
-Isa isa_best();            // the highest usable level
+Isa isa_best();            // the fastest usable level: the highest but for bfloat16 where that is slow
 bool isa_parse(const char* name, Isa* isa);
 
 // The level that the kernels run at: the best one, until set_isa changes it.

@@ -263,6 +263,28 @@ def sizing(file: str) -> list[list[str]]:
     return rows
 
 
+def large_data(file: str) -> list[list[str]]:
+    """A small dataset and a large one: what preparing each took, and training on it."""
+    measured = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+    prepare, train = measured["prepare"], measured["train"]
+    columns = ("small before", "large", "small after")
+    parts = [prepare[name.split()[0]] for name in columns]
+    runs = [train[name] for name in columns]
+    shown = {
+        "interactions": [f"{part['interactions']:,}" for part in parts],
+        "prepare, peak GB": [f"{part['peak_gb']:.1f}" for part in parts],
+        "prepare, processor seconds": [f"{part['processor_seconds']:.0f}" for part in parts],
+        "training, steps": [f"{run['steps']:,}" for run in runs],
+        "training, peak GB": [f"{run['peak_gb']:.1f}" for run in runs],
+        "seconds before the first step": [
+            f"{run['load_seconds'] + run['seconds_before_the_first_step']:.0f}" for run in runs
+        ],
+        "rows a second": [f"{run['rows_per_second']:,}" for run in runs],
+        "share of waiting for batches": [f"{run['waiting']:.2%}" for run in runs],
+    }
+    return [["", "small", "large", "small, again"], *([name, *cells] for name, cells in shown.items())]
+
+
 def trials(file: str) -> list[list[str]]:
     """What was done to runs, how often, and what came of it."""
     rows = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
@@ -349,10 +371,11 @@ def device(file: str) -> list[list[str]]:
 
 def generator_length(file: str) -> list[list[str]]:
     """Models by how far back backbone and generators read: a row a run, beside its cost on the device."""
-    metrics = [("full NDCG@10", "ndcg@10", 4), ("HR@10", "hr@10", 3), ("user-AUC", "user_auc", 3)]
+    metrics = [("on validation", "validation_ndcg@10", 4), ("full NDCG@10", "ndcg@10", 4), ("HR@10", "hr@10", 3), ("user-AUC", "user_auc", 3)]
     costs = ["bytes on the device", "ms on the device", "seconds of training"]
     rows = [["", "seed", "patience", "L", "generators read", *(heading for heading, _, _ in metrics), *costs]]
-    for run in json.loads((RESULTS / file).read_text(encoding="utf-8"))["runs"]:
+    runs = json.loads((RESULTS / file).read_text(encoding="utf-8"))["runs"]
+    for run in sorted(runs, key=lambda run: [run[name] for name in ("dataset", "seed", "patience")]):
         name, length, longer = _contestant(run["contestant"])
         reached = [number(run[metric], digits) for _, metric, digits in metrics]
         cost = [f"{run['device_bytes']:,}", f"{run['device_ms']:.2f}", str(run["training_seconds"])]
@@ -448,6 +471,7 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "updates": updates,
     "cold": cold,
     "sizing": sizing,
+    "large_data": large_data,
     "trials": trials,
     "ranks": ranks,
     "sharded": sharded,

@@ -20,7 +20,7 @@ from filelock import FileLock
 from python_tests.damage import flip
 from solid_ext import Config
 from solid_ext.cli import main
-from solid_ext.compare import PEERS, Grid, compare, make_grid
+from solid_ext.compare import PEERS, Grid, PlannedRun, compare, make_grid
 from solid_ext.compare.process import run_planned
 from solid_ext.compare.report import write_report
 from solid_ext.data import Dataset, SyntheticTruth, synthetic_dataset
@@ -115,21 +115,22 @@ def test_a_killed_comparison_goes_on_without_repeating_anything(arguments: list[
     assert (tmp_path / "out" / "report.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_runs_share_a_stage1_that_is_the_same(arguments: list[str], tmp_path: Path) -> None:
+def test_runs_share_a_stage1_that_is_the_same(world: tuple[Dataset, SyntheticTruth], tmp_path: Path) -> None:
     names = ["solid", "solid-no-codebook", "solid-cold", "solid-apg", "static-semantic-start"]
-    main([*arguments, "--methods", ",".join(["popularity", *names])])
-    runs = tmp_path / "out" / "runs" / "synthetic" / "sasrec"
-    logs = {name: (runs / name / "0" / "stage1" / "log.csv").read_text() for name in names}
+    fields = {"epochs": 3, "dim": 8, "heads": 2, "length": 5, "batch_size": 512, "eval_negatives": 20}
+    plan = make_grid([world[0]], ["sasrec"], names, [0], "paper", fields).plan()
+    runs = {planned.method: tmp_path / planned.method for planned in plan}
+    done: dict[Path, PlannedRun] = {}
+    for planned in plan:
+        run_planned(runs[planned.method], planned, world[0], dict(done))
+        done[runs[planned.method]] = planned
+    logs = {name: (folder / "stage1" / "log.csv").read_text() for name, folder in runs.items()}
     # Seconds are in the log, so equal ones are one training.
     assert logs["solid"] == logs["solid-no-codebook"] == logs["solid-cold"]
     assert len(set(logs.values())) == 3, "a low-rank generator or none at all trains another stage 1"
-    dataset = Dataset.load(tmp_path / "world")
-    (cold,) = (
-        planned for planned in Grid.load(tmp_path / "out" / "compare.json").plan() if planned.method == "solid-cold"
-    )
-    run_planned(tmp_path / "alone", cold, dataset)
+    run_planned(tmp_path / "alone", done[runs["solid-cold"]], world[0])
     borrowed, alone = (
-        json.loads((folder / "metrics.json").read_text()) for folder in (runs / "solid-cold" / "0", tmp_path / "alone")
+        json.loads((folder / "metrics.json").read_text()) for folder in (runs["solid-cold"], tmp_path / "alone")
     )
     assert borrowed["metrics"] == alone["metrics"]
     assert [stage["epochs"] for stage in borrowed["stages"]] == [stage["epochs"] for stage in alone["stages"]]

@@ -49,7 +49,9 @@ def test_a_worker_that_is_killed_changes_no_bit_of_the_table(
             time.sleep(0.01)
         with Client(cluster, set_as_default=False) as client:
             pids = client.run(os.getpid)
-            killed.extend(pids[worker] for worker, tasks in client.processing().items() if tasks)
+            while len(busy := [worker for worker, tasks in client.processing().items() if tasks]) != 1:
+                time.sleep(0.01)
+        killed.append(pids[busy[0]])
         os.kill(killed[0], signal.SIGKILL)
 
     killer = Thread(target=kill_one_that_trains, daemon=True)

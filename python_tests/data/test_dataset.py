@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import gzip
 import os
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import polars as pl
 import pytest
 import torch
 from polars.testing import assert_frame_equal
+from safetensors.numpy import load_file, save_file
 
 from solid_ext.data import Catalogue, Dataset, Semantics, global_time, leave_one_out, load_dataset
 from solid_ext.files import describe_folder, read_json, write_json
@@ -225,7 +227,7 @@ def test_saved_and_loaded_is_the_same(dataset: Dataset, tmp_path: Path) -> None:
         folder = original.save(tmp_path / "deep" / original.name)
         loaded = Dataset.load(folder)
         assert sorted(os.listdir(folder)) == [
-            "interactions.parquet",
+            "interactions.safetensors",
             "items.parquet",
             "metadata.json",
             "users.parquet",
@@ -241,6 +243,43 @@ def test_saved_and_loaded_is_the_same(dataset: Dataset, tmp_path: Path) -> None:
         assert load_dataset(folder, name="renamed").name == "renamed"
         with pytest.raises(ValueError, match="expected no items beside the dataset folder"):
             load_dataset(folder, items={"item_id": [1]})
+
+
+def test_the_arrays_of_a_folder_are_mapped_and_not_read(dataset: Dataset, tmp_path: Path) -> None:
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("this system does not tell what is mapped")
+    folder = dataset.save(tmp_path / "data")
+    loaded = Dataset.load(folder)
+    starts = {
+        int(line.split("-")[0], 16): int(line.split()[0].split("-")[1], 16)
+        for line in maps.read_text().splitlines()
+        if line.endswith(str(folder / "interactions.safetensors"))
+    }
+    for array in (loaded.offsets, loaded.items, loaded.timestamps):
+        assert array is not None
+        assert any(start <= array.ctypes.data < end for start, end in starts.items())
+    dataset.save(folder, overwrite=True)  # who has it open keeps what it has
+    assert loaded.items.tolist() == dataset.items.tolist()
+
+
+def test_a_folder_is_read_and_split_without_a_copy_of_its_arrays(tmp_path: Path) -> None:
+    count, ids = 1 << 22, pl.Series("item_id", range(100))
+    items, offsets = np.tile(np.arange(1, 101, dtype=np.int32), count // 100 + 1)[:count], np.arange(9) * (count // 8)
+    whole = Dataset("x", offsets, items, np.arange(count), pl.Series("user_id", range(8)), ids, ids.to_frame())
+    folder = whole.save(tmp_path / "data")
+    Dataset.load(folder)
+    tracemalloc.start()
+    try:
+        loaded = Dataset.load(folder)
+        assert loaded.fingerprint == whole.fingerprint
+        assert tracemalloc.get_traced_memory()[1] < items.nbytes  # the smaller one of the two
+        tracemalloc.reset_peak()
+        split = leave_one_out(loaded)
+        assert tracemalloc.get_traced_memory()[1] < 24 * count  # of which the rows themselves are 16
+    finally:
+        tracemalloc.stop()
+    assert len(split.train) == count - 3 * 8
 
 
 def test_fingerprint_tells_data_apart(dataset: Dataset) -> None:
@@ -284,12 +323,16 @@ def test_the_fingerprint_covers_times_titles_categories_and_users() -> None:
 
 
 def test_a_changed_time_or_title_in_a_folder_is_noticed(dataset: Dataset, tmp_path: Path) -> None:
-    for name, column, values in (("interactions", "timestamp", [5, 4, 8]), ("items", "title", ["A", "B"])):
-        folder = dataset.save(tmp_path / name)
-        table = pl.read_parquet(folder / f"{name}.parquet")
-        table.with_columns(pl.Series(column, values)).write_parquet(folder / f"{name}.parquet")
-        with pytest.raises(ValueError, match=r"Dataset\.load: expected .*"):
-            Dataset.load(folder)
+    folder = dataset.save(tmp_path / "titles")
+    table = pl.read_parquet(folder / "items.parquet")
+    table.with_columns(pl.Series("title", ["A", "B"])).write_parquet(folder / "items.parquet")
+    with pytest.raises(ValueError, match=r"Dataset\.load: expected .*items\.parquet"):
+        Dataset.load(folder)
+    folder = dataset.save(tmp_path / "times")
+    path = folder / "interactions.safetensors"
+    save_file(load_file(path) | {"timestamps": np.array([5, 4, 8])}, path)
+    with pytest.raises(ValueError, match=r"Dataset\.load: expected .*interactions\.safetensors as it was written"):
+        Dataset.load(folder)
 
 
 def test_printed_it_is_one_line(dataset: Dataset) -> None:
@@ -497,14 +540,14 @@ def test_a_folder_replaced_between_two_tables_is_read_as_one_dataset(
 
     def replaced_meanwhile(path: Path, **options: bool) -> pl.DataFrame:
         paths.append(path)
-        if len(paths) == 2:
+        if len(paths) == 1:
             other.save(folder, overwrite=True)
         return read(path, **options)
 
     monkeypatch.setattr(pl, "read_parquet", replaced_meanwhile)
     loaded = Dataset.load(folder)
     assert (loaded.name, loaded.fingerprint) == ("other", other.fingerprint)
-    assert len(paths) == 6
+    assert len(paths) == 4
 
 
 def test_damaged_folders(dataset: Dataset, tmp_path: Path) -> None:
@@ -514,7 +557,7 @@ def test_damaged_folders(dataset: Dataset, tmp_path: Path) -> None:
         write_json(folder / "metadata.json", metadata | changes)
         return folder
 
-    with pytest.raises(ValueError, match=r"expected format version 2, got 99 .*prepare the dataset again"):
+    with pytest.raises(ValueError, match=r"expected format version 3, got 99 .*prepare the dataset again"):
         load_dataset(damaged("version", format_version=99))
     with pytest.raises(ValueError, match=r"expected metadata\.json of a solid_ext dataset"):
         load_dataset(damaged("format", format="something else"))
@@ -529,8 +572,8 @@ def test_damaged_folders(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected users\.parquet in .*, got none"):
         load_dataset(folder)
     folder = damaged("columns")
-    pl.DataFrame({"user": [0]}).write_parquet(folder / "interactions.parquet")
-    with pytest.raises(ValueError, match=r"expected [\d,]+ bytes in .*interactions\.parquet"):
+    save_file({"items": np.ones(1, np.int32)}, folder / "interactions.safetensors")
+    with pytest.raises(ValueError, match=r"expected [\d,]+ bytes in .*interactions\.safetensors"):
         load_dataset(folder)
     metadata = read_json(folder / "metadata.json", "test")
     (folder / "metadata.json").unlink()

@@ -48,6 +48,20 @@ def test_known_end_says_what_is_own() -> None:
         assert set(drawn[user].tolist()) == foreign
 
 
+def test_a_rank_is_that_of_the_item_among_the_foreign_ones(user_blocks: int) -> None:
+    dataset, users = world(4), np.repeat(np.arange(80), 3)
+    ends = leave_one_out(dataset).train_end
+    foreign = [
+        sorted(set(range(1, dataset.num_items + 1)) - own_items(dataset, user, ends[user]))
+        for user in range(dataset.num_users)
+    ]
+    sizes = np.array([len(foreign[user]) for user in users])
+    ranks = np.random.default_rng(6).integers(0, sizes[:, None], size=(users.size, 9))
+    expected = [[foreign[user][rank] for rank in row] for user, row in zip(users, ranks, strict=True)]
+    drawn = NegativeSampler(dataset, ends).sample(users, 9, np.random.default_rng(6))
+    assert drawn.tolist() == expected
+
+
 @pytest.mark.parametrize("distinct", [False, True])
 def test_uniform_over_what_is_foreign(distinct: bool) -> None:
     dataset = world(3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from solid_ext.data import Dataset, load_dataset
 from solid_ext.data import text as text_files
+from solid_ext.data.histories import BLOCK, blocks_of_users
 from solid_ext.data.prepare import sorted_rows
 
 IDS: dict[str, list[Any]] = {
@@ -75,8 +77,12 @@ def histories(dataset: Dataset, unit: float) -> dict[Any, list[tuple[Any, Any]]]
 @pytest.mark.parametrize("time", TIMES)
 @pytest.mark.parametrize("item", IDS)
 @pytest.mark.parametrize("user", IDS)
-def test_rows_are_numbered_sorted_and_counted_as_by_loops(user: str, item: str, time: str) -> None:
+def test_rows_are_numbered_sorted_and_counted_as_by_loops(
+    user: str, item: str, time: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for seed in range(4):
+        blocks = partial(blocks_of_users, size=(BLOCK, 1, 7, 30)[seed])
+        monkeypatch.setattr("solid_ext.data.prepare.blocks_of_users", blocks)
         draw = random.Random(seed)
         rows = [
             (draw.choice(IDS[user]), draw.choice(IDS[item]), draw.choice(TIMES[time]))

@@ -42,7 +42,7 @@ def padded(lists: list[list[int]], k: int) -> np.ndarray:
     return np.array([own + [0] * (k - len(own)) for own in lists])
 
 
-def test_the_four_are_those_of_rectools() -> None:
+def test_the_four_are_those_of_rectools(user_blocks: int) -> None:
     categories = {int(item): "|".join(names) for item, names in KNOWN["categories"].items()}
     data = dataset(KNOWN["interactions"], 25, categories)
     found = beyond_accuracy(padded(KNOWN["lists"], 10), data, data.offsets[1:])

@@ -17,12 +17,12 @@ def ragged() -> Dataset:
     return load_dataset((users, rng.integers(1, 13, users.size), np.arange(users.size)))
 
 
-def test_marks_the_first_interaction_with_each_item() -> None:
+def test_marks_the_first_interaction_with_each_item(user_blocks: int) -> None:
     dataset = load_dataset(([1, 1, 1, 1, 2, 2], [1, 2, 1, 2, 2, 2], np.arange(6)))
     assert first_occurrence(dataset).tolist() == [True, True, False, False, True, False]
 
 
-def test_counts_equal_the_sizes_of_sets(ragged: Dataset) -> None:
+def test_counts_equal_the_sizes_of_sets(ragged: Dataset, user_blocks: int) -> None:
     slices = zip(ragged.offsets[:-1], ragged.offsets[1:], strict=True)
     expected = [len(set(ragged.items[start:stop].tolist())) for start, stop in slices]
     assert distinct_counts(ragged, first_occurrence(ragged)).tolist() == expected

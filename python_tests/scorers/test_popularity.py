@@ -18,7 +18,7 @@ def tiny() -> Dataset:
     return load_dataset(([1, 1, 1, 1, 2, 2, 2, 3], [1, 2, 2, 3, 2, 1, 4, 4], np.arange(8)))
 
 
-def test_counts_stop_at_the_end_of_the_part(tiny: Dataset) -> None:
+def test_counts_stop_at_the_end_of_the_part(tiny: Dataset, user_blocks: int) -> None:
     assert Popularity.of_split(tiny, leave_one_out(tiny)).counts.tolist() == [0, 1, 2, 0, 1]
     assert Popularity(tiny, tiny.offsets[1:] - 1).counts.tolist() == [0, 2, 3, 0, 0]
     assert Popularity(tiny, tiny.offsets[1:]).counts.tolist() == [0, 2, 3, 1, 2]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from solid_ext.train.ahead import one_ahead
+from solid_ext.train.ahead import OneAhead
 
 
 def draws(seed: int, count: int) -> Iterator[float]:
@@ -19,7 +20,7 @@ def draws(seed: int, count: int) -> Iterator[float]:
 
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_order_and_draws_are_those_of_the_values_themselves(count: int) -> None:
-    assert list(one_ahead(draws(3, count))) == list(draws(3, count))
+    assert list(OneAhead(draws(3, count))) == list(draws(3, count))
 
 
 def test_the_next_value_is_made_while_this_one_is_used() -> None:
@@ -30,7 +31,7 @@ def test_the_next_value_is_made_while_this_one_is_used() -> None:
         made.set()
         yield 2
 
-    given = one_ahead(values())
+    given = iter(OneAhead(values()))
     assert next(given) == 1
     assert made.wait(30)  # nobody has asked for the second one
     assert next(given) == 2
@@ -44,7 +45,7 @@ def test_no_more_than_one_is_made_ahead() -> None:
             made.append(number)
             yield number
 
-    for number in one_ahead(values()):
+    for number in OneAhead(values()):
         assert max(made) <= number + 1
 
 
@@ -53,14 +54,23 @@ def test_an_error_comes_where_its_value_would_have_come() -> None:
         yield 1
         raise ValueError("no second one")
 
-    given = one_ahead(values())
+    given = iter(OneAhead(values()))
     assert next(given) == 1
     with pytest.raises(ValueError, match="no second one"):
         next(given)
 
 
+def test_only_waiting_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr("solid_ext.train.ahead.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    given = OneAhead(iter("abc"))
+    for _ in given:
+        next(clock)  # what the caller does meanwhile
+    assert given.waited == 4  # one tick for each value and for the end
+
+
 def test_who_stops_early_leaves_no_thread_behind() -> None:
-    for number in one_ahead(iter(range(100))):
+    for number in OneAhead(iter(range(100))):
         if number == 2:
             break
     assert not any(thread.name.startswith("one_ahead") for thread in threading.enumerate())

@@ -82,11 +82,23 @@ def test_a_stage_stopped_in_any_step_ends_at_the_same_bits(
         assert load_checkpoint(tmp_path / "cut" / LAST)[1]["within"]["steps"] >= 1
     resumed, stage = train(world, tmp_path / "cut", config)
     assert same(straight, resumed)
-    assert [epoch.row() | {"seconds": 0} for epoch in stage.history] == [
-        epoch.row() | {"seconds": 0} for epoch in whole.history
+    assert [epoch.row() | {"seconds": 0, "waited": 0} for epoch in stage.history] == [
+        epoch.row() | {"seconds": 0, "waited": 0} for epoch in whole.history
     ]
     one, other = (load_checkpoint(tmp_path / name / LAST)[0] for name in ("straight", "cut"))
     assert same(one, other)
+
+
+def test_a_saved_dataset_trains_to_the_bits_of_the_one_in_memory(
+    world: tuple[Dataset, SyntheticTruth], tmp_path: Path, one_thread: None
+) -> None:
+    dataset, truth = world
+    mapped = Dataset.load(dataset.save(tmp_path / "data"))
+    in_memory, stage = train(world, None)
+    from_file, other = train((mapped, truth), None)
+    assert same(in_memory, from_file)
+    assert [epoch.loss for epoch in stage.history] == [epoch.loss for epoch in other.history]
+    assert all(0 < epoch.waited < epoch.seconds for epoch in other.history)
 
 
 def test_a_damaged_checkpoint_is_left_for_the_one_before_it(

@@ -191,8 +191,8 @@ def test_a_diverging_loss_gets_a_sentence(world: tuple[Dataset, SyntheticTruth])
 def test_the_log_has_a_line_an_epoch(tmp_path: Path) -> None:
     write_log(tmp_path / "log.csv", epochs_with([0.5, 0.25]).history)
     lines = (tmp_path / "log.csv").read_text().splitlines()
-    assert lines[0] == "stage,epoch,loss,alignment,valid,seconds"
-    assert lines[2] == "s,2,0.0,0.0,0.25,0.0"
+    assert lines[0] == "stage,epoch,loss,alignment,valid,seconds,waited"
+    assert lines[2] == "s,2,0.0,0.0,0.25,0.0,0.0"
 
 
 def fit_world(predictability: float) -> tuple[float, float, int]:

@@ -19,9 +19,10 @@ from solid_ext.data.prepare import (
     OF_THE_WHOLE,
     Indexed,
     align_items,
+    in_unit,
     index_interactions,
-    integer_times,
     missing_times_note,
+    unit_of,
 )
 from solid_ext.data.times import expect_one_unit
 
@@ -118,7 +119,8 @@ def _with_integer_times(rows: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
     known = rows["timestamp"].is_not_null().to_numpy() if "timestamp" in rows.columns else np.zeros(0, dtype=bool)
     times = np.zeros(rows.height, dtype=np.int64)
     if known.any():
-        times[known], found = integer_times(rows["timestamp"].drop_nulls())
+        found = unit_of(rows["timestamp"])
+        times[known] = in_unit(rows["timestamp"].drop_nulls(), found)
     if held != found and rows.height:
         raise ValueError(f"append: expected times of the unit that the dataset has, {held}, got {found}")
     if dataset.timestamps is None:

@@ -41,7 +41,8 @@ class Dataset:
         name: what results and reports call the data.
         offsets: `[U + 1] int64`; user u's interactions are `items[offsets[u]:offsets[u + 1]]`.
         items: `[N] int32`, ids 1..V; 0 is padding and never occurs here.
-        timestamps: `[N] int64`, not decreasing within a user, or None.
+        timestamps: `[N] int64`, not decreasing within a user, or None. These three are arrays in memory, or
+            mapped from the file of a dataset folder.
         user_ids: raw ids `[U]`.
         item_ids: raw ids `[V]`; item v is `item_ids[v - 1]`.
         item_table: `[V]` rows in item order: column `item_id` and the metadata there is (`title`,
@@ -145,18 +146,22 @@ class Dataset:
         """
         check_not_forked("fingerprint")
         digest = hashlib.sha256()
-        arrays = {"offsets": self.offsets.astype("<i8"), "items": self.items.astype("<i4")}
+
+        def add(name: str, values: np.ndarray, dtype: str) -> None:
+            """Where the array has that type it is hashed as it lies, a mapped one too."""
+            digest.update(f"{name} {values.size}\n".encode())
+            digest.update(np.ascontiguousarray(values, dtype).data)
+
+        add("offsets", self.offsets, "<i8")
+        add("items", self.items, "<i4")
         if self.timestamps is not None:
-            arrays["timestamps"] = self.timestamps.astype("<i8")
+            add("timestamps", self.timestamps, "<i8")
         texts = {"user_id": self.user_ids, "item_id": self.item_ids}
         texts |= {name: self.item_table[name] for name in FINGERPRINTED if name in self.item_table.columns}
         for name, column in texts.items():
             text = _text(column)
-            arrays[f"lengths of {name}"] = text.str.len_bytes().cast(pl.Int64).fill_null(-1).to_numpy().astype("<i8")
-            arrays[name] = np.frombuffer(text.str.join("").item().encode("utf-8"), dtype=np.uint8)
-        for name, array in arrays.items():
-            digest.update(f"{name} {array.size}\n".encode())
-            digest.update(array.tobytes())
+            add(f"lengths of {name}", text.str.len_bytes().cast(pl.Int64).fill_null(-1).to_numpy(), "<i8")
+            add(name, np.frombuffer(text.str.join("").item().encode("utf-8"), dtype=np.uint8), "u1")
         return digest.hexdigest()
 
     @cached_property
@@ -173,7 +178,7 @@ class Dataset:
         return self.catalogue.titles(items)
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write the canonical folder (three Parquet tables and metadata.json) and return its path.
+        """Write the canonical folder (interactions.safetensors, two Parquet tables, metadata.json) and return its path.
 
         It is written beside its place and renamed, so that it is never there by half.
 
@@ -185,14 +190,10 @@ class Dataset:
             ValueError: the folder exists (and holds something else), or cannot be written.
         """
         check_not_forked("Dataset.save")
-        columns: dict[str, np.ndarray] = {
-            "user": np.repeat(np.arange(self.num_users, dtype=np.int64), np.diff(self.offsets)),
-            "item": self.items,
-        }
+        arrays = {"offsets": self.offsets, "items": self.items}
         if self.timestamps is not None:
-            columns["timestamp"] = self.timestamps
+            arrays["timestamps"] = self.timestamps
         tables = {
-            "interactions": pl.DataFrame(columns),
             "users": self.user_ids.alias("user_id").to_frame(),
             "items": self.item_table,
         }
@@ -205,12 +206,12 @@ class Dataset:
             "report": self.report,
         }
         path = checked_path(folder, "Dataset.save")
-        write_folder(path, tables, metadata, overwrite=overwrite)
+        write_folder(path, arrays, tables, metadata, overwrite=overwrite)
         return path
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Dataset:
-        """Read a folder that `save` wrote.
+        """Read a folder that `save` wrote; its arrays are mapped from the file, which takes memory as they are used.
 
         Raises:
             ValueError: missing or unreadable files, another format version, or contents that do not match the
@@ -218,18 +219,16 @@ class Dataset:
         """
         check_not_forked("Dataset.load")
         path = checked_path(folder, "Dataset.load")
-        tables, metadata = read_folder(path, ("interactions", "users", "items"))
+        arrays, tables, metadata = read_folder(path, ("users", "items"))
         try:
-            interactions, users, items = tables["interactions"], tables["users"]["user_id"], tables["items"]
-            counts = np.bincount(interactions["user"].to_numpy(), minlength=users.len())
             dataset = cls(
                 name=metadata["name"],
-                offsets=np.concatenate(([0], np.cumsum(counts, dtype=np.int64))),
-                items=interactions["item"].to_numpy().copy(),
-                timestamps=interactions["timestamp"].to_numpy().copy() if "timestamp" in interactions.columns else None,
-                user_ids=users,
-                item_ids=items["item_id"],
-                item_table=items,
+                offsets=arrays["offsets"],
+                items=arrays["items"],
+                timestamps=arrays.get("timestamps"),
+                user_ids=tables["users"]["user_id"],
+                item_ids=tables["items"]["item_id"],
+                item_table=tables["items"],
                 report=metadata["report"],
             )
             expected = metadata["fingerprint"]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from solid_ext.data.dataset import Dataset
+from solid_ext.data.histories import blocks_before
 
 
 class NegativeSampler:
     """Draws items that a user does not own, each with the same probability.
 
     With o_0 < o_1 < ... the user's own items, g_i = o_i - 1 - i foreign items lie below o_i. The foreign item
-    of rank r (from 0) is therefore r + 1 + #{i : g_i <= r}: one binary search per draw instead of trying
-    until it fits, so the cost does not depend on how much of the catalogue a user owns.
+    of rank r (from 0) is therefore r + 1 + #{i : g_i <= r}: one bisection of the own items per draw instead of trying
+    until it fits, so the cost does not depend on how much of the catalogue a user owns. All that is kept is the own
+    items, 4 bytes each.
 
     A user who owns every item has no foreign one: such users' negatives are uniform over the whole catalogue, so that
     one of them does not stop a training (`owns_all` marks them).
@@ -35,20 +37,21 @@ class NegativeSampler:
         if np.any(known_end < starts) or np.any(known_end > ends):
             raise ValueError("NegativeSampler: expected known_end inside every user's history, got ends outside")
         self.num_users, self.num_items = dataset.num_users, dataset.num_items
-        self._stride = np.int64(self.num_items + 1)
-        users = np.repeat(np.arange(self.num_users, dtype=np.int64), ends - starts)
-        own = np.arange(users.size, dtype=np.int64) < known_end[users]
-        # Sorted and thinned by hand: numpy's unique hashes first, 15 s instead of 1 s for 8 million pairs.
-        pairs = np.sort(users[own] * self._stride + dataset.items[own])
-        pairs = pairs[np.diff(pairs, prepend=-1) != 0]
-        owner, item = np.divmod(pairs, self._stride)
-        self._own_count = np.bincount(owner, minlength=self.num_users)
-        self._own_start = np.cumsum(self._own_count) - self._own_count
+        stride = self.num_items + 1
+        self._own_count = np.zeros(self.num_users, dtype=np.int64)
+        self._own_start = np.zeros(self.num_users, dtype=np.int64)
+        self._own = np.empty(max(dataset.num_interactions, 1), dtype=np.int32)  # of all users; takes what is written
+        filled = 0
+        for users, owner, items in blocks_before(dataset.offsets, dataset.items, known_end):
+            # Sorted and thinned by hand: numpy's unique hashes first, 15 s instead of 1 s for 8 million pairs.
+            pairs = np.sort(owner * stride + items)
+            owner, items = np.divmod(pairs[np.diff(pairs, prepend=-1) != 0], stride)
+            self._own[filled : filled + items.size] = items
+            count = np.bincount(owner, minlength=users.stop - users.start)
+            self._own_count[users], self._own_start[users] = count, filled + np.cumsum(count) - count
+            filled += items.size
         self.owns_all = self._own_count == self.num_items
         """`[U] bool`: users without a foreign item."""
-        nth = np.arange(pairs.size, dtype=np.int64) - self._own_start[owner]
-        # g of every own item, shifted by its user so that one sorted array serves all users.
-        self._below = owner * self._stride + (item - 1 - nth)
 
     def sample(self, users: np.ndarray, count: int, rng: np.random.Generator, *, distinct: bool = False) -> np.ndarray:
         """Draw negatives, uniform over the items that each row's user does not own.
@@ -109,8 +112,13 @@ class NegativeSampler:
 
     def _items(self, users: np.ndarray, ranks: np.ndarray) -> np.ndarray:
         """The foreign items of ranks `[R, n]`."""
-        passed = np.searchsorted(self._below, users[:, None] * self._stride + ranks, side="right")
-        return ranks + 1 + (passed - self._own_start[users][:, None])
+        start, count = self._own_start[users][:, None], self._own_count[users][:, None]
+        passed = np.zeros_like(ranks)  # own items below the one that is sought, found bit by bit
+        for bit in reversed(range(int(count.max()).bit_length())):
+            more = passed + (1 << bit)
+            last = self._own.take(start + more - 1, mode="clip")
+            np.copyto(passed, more, where=(more <= count) & (last - more <= ranks))
+        return ranks + 1 + passed
 
 
 def _distinct_ranks(sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from solid_ext.data.histories import blocks_of_users
 from solid_ext.data.tables import MISSING, without_markers
 
 MAX_ITEMS = np.iinfo(np.int32).max
@@ -55,47 +56,121 @@ def index_interactions(frame: pl.DataFrame, *, drop_duplicates: bool = True) -> 
       (UTC); finer fractions in millionths of that.
 
     Args:
-        frame: columns `user_id`, `item_id`, optionally `timestamp`, as `read_interactions` returns them.
+        frame: columns `user_id`, `item_id`, optionally `timestamp`, as `read_interactions` returns them. They are taken
+            out of it, so that the memory of raw ids is free once these are numbered.
         drop_duplicates: off where the source is known to list an interaction once.
 
     Raises:
         ValueError: no row is left, or fractional times too large for 64 bits.
     """
     read = frame.height
-    known = frame.drop_nulls(["user_id", "item_id"])
-    del frame
-    if known.height == 0:
+    known = frame["user_id"].is_not_null() & frame["item_id"].is_not_null()
+    rows = int(known.sum())
+    if rows == 0:
         raise ValueError(f"interactions: expected rows with a user and an item, got {read:,} rows without")
-    report: dict[str, int | str] = {"rows_read": read, "rows_without_ids": read - known.height}
-    users, user_ids = _number(known["user_id"])
-    items, item_ids = _number(known["item_id"])
+
+    def taken(name: str) -> pl.Series:
+        column = frame.drop_in_place(name)
+        return column if rows == read else column.filter(known)
+
+    users, user_ids = _number(taken("user_id"))
+    items, item_ids = _number(taken("item_id"))
     if item_ids.len() > MAX_ITEMS:
         raise ValueError(f"interactions: expected at most {MAX_ITEMS:,} items, got {item_ids.len():,}")
-    times = known["timestamp"] if "timestamp" in known.columns else None
-    rows = known.height
-    del known  # the raw ids take more memory than all that follows
-    timestamps, unit = None, NO_TIMES
-    if times is not None and times.null_count() < rows:
-        order, times = _in_time_order(users, items, times, user_ids.len(), report, drop_duplicates)
-        users, items = users[order], items[order]
-        timestamps, unit = integer_times(times)
-        report |= _ties(users, timestamps, user_ids)
-    else:
-        order = sorted_rows(users)
-        users, items = users[order], items[order]
-        report |= {"exact_duplicates": 0, "missing_timestamps": rows, "users_without_timestamps": user_ids.len()}
-    own = _items_of_users(users, items, user_ids.len(), item_ids.len())
-    report |= {"repeated_pairs": users.size - int(own.sum()), "timestamp_unit": unit}
-    report |= _few_unseen(own, user_ids, item_ids.len())
-    counts = np.bincount(users, minlength=user_ids.len())
+    times = taken("timestamp") if "timestamp" in frame.columns else None
+    missing = rows if times is None else times.null_count()
+    unit = NO_TIMES
+    if times is not None:
+        times, unit = (None, NO_TIMES) if missing == rows else (times, unit_of(times))
+    found = _sorted_by_user(users, items, times, unit, user_ids.len(), item_ids.len(), drop_duplicates)
+    report: dict[str, int | str] = {
+        "rows_read": read,
+        "rows_without_ids": read - rows,
+        "exact_duplicates": rows - found.items.size,
+        "missing_timestamps": missing,
+        "users_without_timestamps": found.untimed,
+    }
+    if times is not None:
+        if missing:
+            report["note_missing_times"] = missing_times_note(missing)
+        report |= _ties(found, user_ids)
+    report |= {"repeated_pairs": found.items.size - int(found.own.sum()), "timestamp_unit": unit}
+    report |= _few_unseen(found.own, user_ids, item_ids.len())
     return Indexed(
-        offsets=np.concatenate(([0], np.cumsum(counts, dtype=np.int64))),
-        items=items + np.int32(1),
-        timestamps=timestamps,
+        offsets=_offsets(found.counts),
+        items=found.items,
+        timestamps=found.timestamps,
         user_ids=user_ids.alias("user_id"),
         item_ids=item_ids.alias("item_id"),
         report=report,
     )
+
+
+def _offsets(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
+
+
+class _Sorted(NamedTuple):
+    """The rows that stay, by user and time, and what each user has of them.
+
+    Attributes:
+        items: `[N] int32`, from 1.
+        timestamps: `[N] int64` or None.
+        counts: `[U] int64` rows.
+        own: `[U] int64` different items.
+        tied: rows that share their time with the one before.
+        open_ended: `[U] bool`, whether equal times leave open which item is the last or the one before.
+        untimed: users without any time.
+    """
+
+    items: np.ndarray
+    timestamps: np.ndarray | None
+    counts: np.ndarray
+    own: np.ndarray
+    tied: int
+    open_ended: np.ndarray
+    untimed: int
+
+
+def _sorted_by_user(
+    users: np.ndarray,
+    items: np.ndarray,
+    times: pl.Series | None,
+    unit: str,
+    num_users: int,
+    num_items: int,
+    drop_duplicates: bool,
+) -> _Sorted:
+    """Sort rows of numbered users and items, a block of users after the other: all at once would be several times more.
+
+    Without times all rows stay, in the order of the source.
+    """
+    counts, own = np.zeros(num_users, dtype=np.int64), np.zeros(num_users, dtype=np.int64)
+    kept = np.empty(users.size, dtype=np.int32)
+    timestamps = None if times is None else np.empty(users.size, dtype=np.int64)
+    earliest = None if times is None else times.min()
+    open_ended = np.zeros(num_users, dtype=bool)
+    filled, tied, untimed = 0, 0, num_users if times is None else 0
+    for block in blocks_of_users(_offsets(np.bincount(users, minlength=num_users))):
+        rows = np.flatnonzero((users >= block.start) & (users < block.stop))
+        user, item, size = users[rows] - np.int32(block.start), items[rows], block.stop - block.start
+        if times is None:
+            order = sorted_rows(user)
+        else:
+            order, time, without = _in_time_order(user, item, times.gather(rows), earliest, drop_duplicates)
+            untimed += without
+        user, item = user[order], item[order]
+        part = slice(filled, filled + order.size)
+        filled = part.stop
+        kept[part] = item + np.int32(1)
+        counts[block] = np.bincount(user, minlength=size)
+        own[block] = _items_of_users(user, item, size, num_items)
+        if timestamps is not None:
+            timestamps[part] = in_unit(time, unit)
+            ties, open_ended[block] = _ties_of(user, timestamps[part])
+            tied += ties
+    timestamps = None if timestamps is None else timestamps[:filled]
+    return _Sorted(kept[:filled], timestamps, counts, own, tied, open_ended, untimed)
 
 
 def sorted_rows(key: np.ndarray) -> np.ndarray:
@@ -195,39 +270,29 @@ def _items_of_users(users: np.ndarray, items: np.ndarray, num_users: int, num_it
 
 
 def _in_time_order(
-    users: np.ndarray,
-    items: np.ndarray,
-    times: pl.Series,
-    num_users: int,
-    report: dict[str, int | str],
-    drop_duplicates: bool,
-) -> tuple[np.ndarray, pl.Series]:
-    """The rows that stay, sorted by user and time, ties in the order of the source, and their times.
+    users: np.ndarray, items: np.ndarray, times: pl.Series, earliest: Any, drop_duplicates: bool
+) -> tuple[np.ndarray, pl.Series, int]:
+    """The rows that stay, sorted by user and time, ties in the order of the source, their times, and users without any.
 
     Exact duplicates are left out, and missing times are filled.
     """
-    missing = times.null_count()
-    if missing:
+    if times.null_count():
         rows = np.arange(users.size)
         if drop_duplicates:
             # A row without a time is its own only duplicate.
             known = np.flatnonzero(times.is_not_null().to_numpy())
             order, repeats = _by_user_and_time(users[known], items[known], times.gather(known), drop_duplicates)
             rows = np.delete(rows, known[order[repeats]])
-        report |= {"exact_duplicates": users.size - rows.size, "missing_timestamps": missing}
-        report["users_without_timestamps"] = 0
-        report["note_missing_times"] = missing_times_note(missing)
         filled = pl.DataFrame({"user": users[rows], "time": times.gather(rows)})
         filled = filled.with_columns(pl.col("time").forward_fill().over("user"))
         filled = filled.with_columns(pl.col("time").backward_fill().over("user"))
-        report["users_without_timestamps"] = filled.filter(pl.col("time").is_null())["user"].n_unique()
-        found = filled["time"].fill_null(pl.lit(times.min(), dtype=times.dtype))
+        without = filled.filter(pl.col("time").is_null())["user"].n_unique()
+        found = filled["time"].fill_null(pl.lit(earliest, dtype=times.dtype))
         order, _ = _by_user_and_time(users[rows], items[rows], found, False)
-        return rows[order], found.gather(order)
+        return rows[order], found.gather(order), without
     order, repeats = _by_user_and_time(users, items, times, drop_duplicates)
-    report |= {"exact_duplicates": int(repeats.sum()), "missing_timestamps": 0, "users_without_timestamps": 0}
     order = order[~repeats] if repeats.any() else order
-    return order, times.gather(order)
+    return order, times.gather(order), 0
 
 
 def missing_times_note(missing: int) -> str:
@@ -257,20 +322,23 @@ def _by_user_and_time(
     return order, repeats
 
 
-def _ties(users: np.ndarray, times: np.ndarray, user_ids: pl.Series) -> dict[str, int | str]:
-    """Count equal times, and say of how many users they leave open what is tested."""
+def _ties_of(users: np.ndarray, times: np.ndarray) -> tuple[int, np.ndarray]:
+    """How many rows share their time with the one before, and for which users, all of whom have rows, that leaves open
+    what is tested."""
     tied = np.zeros(users.size, dtype=bool)
     tied[1:] = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
     ends = np.flatnonzero(np.append(users[1:] != users[:-1], True))
     before = np.maximum(ends - 1, 0)
-    open_ended = tied[ends] | (tied[before] & (users[before] == users[ends]))
-    report: dict[str, int | str] = {
-        "tied_timestamps": int(tied.sum()),
-        "users_with_tied_ends": int(open_ended.sum()),
-    }
-    if open_ended.any():
+    return int(tied.sum()), tied[ends] | (tied[before] & (users[before] == users[ends]))
+
+
+def _ties(found: _Sorted, user_ids: pl.Series) -> dict[str, int | str]:
+    """Report equal times, and of how many users they leave open what is tested."""
+    count = int(found.open_ended.sum())
+    report: dict[str, int | str] = {"tied_timestamps": found.tied, "users_with_tied_ends": count}
+    if count:
         report["note_ties"] = (
-            f"{int(open_ended.sum()):,} of {user_ids.len():,} users (such as {user_ids[int(open_ended.argmax())]!r}) "
+            f"{count:,} of {user_ids.len():,} users (such as {user_ids[int(found.open_ended.argmax())]!r}) "
             "have equal times among their last three rows: there the order of the rows in the source decides which "
             "item is tested or validated on."
         )
@@ -297,21 +365,39 @@ def _sample(ids: pl.Series) -> str:
     return ", ".join(repr(value) for value in ids.head(2).to_list()) or "none"
 
 
-def integer_times(times: pl.Series) -> tuple[np.ndarray, str]:
-    """Return times as int64 and what one unit of them is."""
+def unit_of(times: pl.Series) -> str:
+    """What one unit of the times is as int64.
+
+    Raises:
+        ValueError: fractional times too large for 64 bits.
+    """
+    known = times.drop_nulls() if times.null_count() else times
     if times.dtype == pl.Date:
-        return times.cast(pl.Int64).to_numpy() * SECONDS_PER_DAY, "seconds"
+        return "seconds"
     if isinstance(times.dtype, pl.Datetime):
-        if times.dtype.time_unit == "ns" and np.any(times.to_physical().to_numpy() % 1000):
-            return times.to_physical().to_numpy().copy(), "nanoseconds"
-        micro = times.dt.timestamp("us").to_numpy()
-        return (micro // MILLION, "seconds") if not np.any(micro % MILLION) else (micro.copy(), "microseconds")
+        if times.dtype.time_unit == "ns" and np.any(known.to_physical().to_numpy() % 1000):
+            return "nanoseconds"
+        return "microseconds" if np.any(known.dt.timestamp("us").to_numpy() % MILLION) else "seconds"
     if times.dtype.is_float():
-        fine = np.round(times.to_numpy() * MILLION)
-        if np.abs(fine).max() >= 2.0**63:
-            raise ValueError(f"interactions: expected timestamps below 2^63 millionths, got {np.abs(fine).max():g}")
-        return fine.astype(np.int64), MILLIONTHS
-    return times.to_numpy().copy(), AS_THEY_ARE
+        largest = np.abs(np.round(known.to_numpy() * MILLION)).max()
+        if largest >= 2.0**63:
+            raise ValueError(f"interactions: expected timestamps below 2^63 millionths, got {largest:g}")
+        return MILLIONTHS
+    return AS_THEY_ARE
+
+
+def in_unit(times: pl.Series, unit: str) -> np.ndarray:
+    """Return times, none of them missing, as int64 in the unit that `unit_of` gave for them and others."""
+    if times.dtype == pl.Date:
+        return times.cast(pl.Int64).to_numpy() * SECONDS_PER_DAY
+    if isinstance(times.dtype, pl.Datetime):
+        if unit == "nanoseconds":
+            return times.to_physical().to_numpy()
+        micro = times.dt.timestamp("us").to_numpy()
+        return micro // MILLION if unit == "seconds" else micro
+    if times.dtype.is_float():
+        return np.round(times.to_numpy() * MILLION).astype(np.int64)
+    return times.to_numpy()
 
 
 def description_text(name: str, column: pl.Series) -> tuple[pl.Series, int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from solid_ext.data.dataset import Dataset
+from solid_ext.data.histories import before_ends, counts_by_user
 
 MIN_HELD_OUT = 3  # one interaction for test, one for validation, and at least one to predict them from
 
@@ -130,23 +131,19 @@ def global_time(dataset: Dataset, valid: float = 0.1, test: float = 0.1) -> Spli
     sizes = [max(round(count * share), 1) for share in (valid, test)]
     cuts = [max(count - sum(sizes), 0), count - sizes[1]]
     from_valid, from_test = np.partition(times, cuts)[cuts]
-    starts = dataset.offsets[:-1]
-    users = _user_of_position(dataset)
     in_train = times < from_valid
-    train_end = starts + np.bincount(users[in_train], minlength=dataset.num_users)
-    has_history = np.ones(count, dtype=bool)
-    has_history[starts[starts < count]] = False
+    train_end = dataset.offsets[:-1] + counts_by_user(dataset.offsets, in_train)
+    has_history = _with_history(dataset)
     windows = {"valid": ~in_train & (times < from_test), "test": times >= from_test}
-    rows = {name: np.flatnonzero(window & has_history) for name, window in windows.items()}
     report: dict[str, int | str] = {"valid_from": int(from_valid), "test_from": int(from_test)}
     report |= {f"{name}_without_history": int((windows[name] & ~has_history).sum()) for name in windows}
-    report["timestamps_are_positions"] = int(_are_positions(dataset, users))
+    report["timestamps_are_positions"] = int(_are_positions(dataset))
     return _split(
         "global_time",
         dataset,
         train_end,
-        valid=Rows(users[rows["valid"]], rows["valid"]),
-        test=Rows(users[rows["test"]], rows["test"]),
+        valid=_rows(dataset, windows["valid"] & has_history),
+        test=_rows(dataset, windows["test"] & has_history),
         report=report,
     )
 
@@ -175,11 +172,10 @@ def newest(dataset: Dataset, after: int | None = None, share: float = NEWEST) ->
     """
     _check_dataset("newest", dataset)
     starts, ends = dataset.offsets[:-1], dataset.offsets[1:]
-    users, position = _user_of_position(dataset), np.arange(dataset.num_interactions)
     report: dict[str, int | str] = {}
-    new = later_than(dataset, after)
-    if dataset.timestamps is None or _are_positions(dataset, users):
-        held_out = (position == ends[users] - 1) & (ends - starts >= MIN_HELD_OUT - 1)[users]
+    new, held_out = later_than(dataset, after), np.zeros(dataset.num_interactions, dtype=bool)
+    if dataset.timestamps is None or _are_positions(dataset):
+        held_out[ends[ends - starts >= MIN_HELD_OUT - 1] - 1] = True
     else:
         found = np.flatnonzero(new)
         if not found.size:
@@ -189,24 +185,23 @@ def newest(dataset: Dataset, after: int | None = None, share: float = NEWEST) ->
             )
         found = found[np.argsort(dataset.timestamps[found], kind="stable")]
         chosen = found[found.size - max(round(found.size * share), 1) :]
-        held_out = np.zeros(position.size, dtype=bool)
         held_out[chosen] = True
         report = {"new_interactions": found.size, "valid_from": int(dataset.timestamps[chosen[0]])}
-    train_end = starts + np.bincount(users[~held_out], minlength=dataset.num_users)
-    follow = new & (position > starts[users])
-    rows = np.flatnonzero(held_out & follow)
+    train_end = starts + counts_by_user(dataset.offsets, ~held_out)
+    follow = new & _with_history(dataset)
+    valid = _rows(dataset, held_out & follow)
     trained_on = int((follow & ~held_out).sum())
-    if not rows.size or not trained_on:
+    if not len(valid) or not trained_on:
         raise ValueError(
             "update: expected at least two new interactions that follow another one of their user, one of them among "
-            f"the newest {share:.0%} and one before, got {rows.size:,} and {trained_on:,} of {int(new.sum()):,} new "
+            f"the newest {share:.0%} and one before, got {len(valid):,} and {trained_on:,} of {int(new.sum()):,} new "
             "ones; wait for more"
         )
     return _split(
         "newest",
         dataset,
         train_end,
-        valid=Rows(users[rows], rows),
+        valid=valid,
         test=NO_ROWS,
         report=report,
         among=new,
@@ -217,16 +212,16 @@ def newest(dataset: Dataset, after: int | None = None, share: float = NEWEST) ->
 def later_than(dataset: Dataset, after: int | None) -> np.ndarray:
     """`[N] bool`, the interactions later than a time; all of them where there are no times that could tell."""
     times = dataset.timestamps
-    if times is None or after is None or _are_positions(dataset, _user_of_position(dataset)):
+    if times is None or after is None or _are_positions(dataset):
         return np.ones(dataset.num_interactions, dtype=bool)
     return times > after
 
 
 def latest(dataset: Dataset, train_end: np.ndarray) -> int | None:
     """The latest time before the users' ends `[U]`, for `newest`; None without times, or where they are positions."""
-    if dataset.timestamps is None or _are_positions(dataset, _user_of_position(dataset)):
+    if dataset.timestamps is None or _are_positions(dataset):
         return None
-    before = np.arange(dataset.num_interactions) < np.repeat(train_end, np.diff(dataset.offsets))
+    before = before_ends(dataset.offsets, train_end)
     return int(dataset.timestamps[before].max()) if before.any() else None
 
 
@@ -250,14 +245,27 @@ def _check_dataset(name: str, dataset: Dataset) -> None:
         raise ValueError(f"{name}: expected interactions, got a dataset without any")
 
 
-def _user_of_position(dataset: Dataset) -> np.ndarray:
-    return np.repeat(np.arange(dataset.num_users, dtype=np.int64), np.diff(dataset.offsets))
+def _rows(dataset: Dataset, chosen: np.ndarray) -> Rows:
+    """The rows that predict the chosen interactions, `[N] bool`."""
+    positions = np.flatnonzero(chosen)
+    users = np.arange(dataset.num_users, dtype=np.int64)
+    return Rows(np.repeat(users, counts_by_user(dataset.offsets, positions)), positions)
 
 
-def _are_positions(dataset: Dataset, users: np.ndarray) -> bool:
+def _with_history(dataset: Dataset) -> np.ndarray:
+    """`[N] bool`: whether an interaction has another one of its user before it."""
+    found = np.ones(dataset.num_interactions, dtype=bool)
+    starts = dataset.offsets[:-1]
+    found[starts[starts < found.size]] = False
+    return found
+
+
+def _are_positions(dataset: Dataset) -> bool:
     """Whether the times are 1, 2, 3 ... within every user: no moment cuts such an order for all at once."""
-    positions = np.arange(1, users.size + 1) - dataset.offsets[users]
-    return dataset.timestamps is not None and np.array_equal(dataset.timestamps, positions)
+    times, starts = dataset.timestamps, dataset.offsets[:-1]
+    if times is None or not (times[starts[starts < times.size]] == 1).all():
+        return False
+    return bool((_with_history(dataset)[1:] <= (times[1:] == times[:-1] + 1)).all())
 
 
 def _split(
@@ -271,11 +279,8 @@ def _split(
     among: np.ndarray | bool = True,
     wanted: tuple[str, ...] = ("training", "validation", "test"),
 ) -> Split:
-    users = _user_of_position(dataset)
-    position = np.arange(users.size, dtype=np.int64)
-    is_train = position < train_end[users]
-    chosen = np.flatnonzero(is_train & (position > dataset.offsets[users]) & among)
-    train = Rows(users[chosen], chosen)
+    is_train = before_ends(dataset.offsets, train_end)
+    train = _rows(dataset, is_train & _with_history(dataset) & among)
     for part, rows in (("training", train), ("validation", valid), ("test", test)):
         if part in wanted and len(rows) == 0:
             longest = int(np.diff(dataset.offsets).max())

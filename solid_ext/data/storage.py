@@ -1,13 +1,20 @@
-"""A folder of Parquet tables with a JSON description, which is either there as a whole or not at all."""
+"""A folder of arrays, Parquet tables and a JSON description, which is either there as a whole or not at all.
+
+The arrays are those that grow with the interactions. They lie in a safetensors file as they are in memory, which is
+mapped and not read: an array takes memory where it is looked at, and the system may take it back.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from solid_ext.files import (
     check_new_folder,
@@ -16,18 +23,25 @@ from solid_ext.files import (
     foreign_to,
     read_whole,
     verify_folder,
+    written,
     written_folder,
 )
 
 METADATA = "metadata.json"
 FORMAT = "solid_ext dataset"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+ARRAYS = "interactions.safetensors"
 
 
 def write_folder(
-    folder: Path, tables: Mapping[str, pl.DataFrame], metadata: Mapping[str, Any], *, overwrite: bool
+    folder: Path,
+    arrays: Mapping[str, np.ndarray],
+    tables: Mapping[str, pl.DataFrame],
+    metadata: Mapping[str, Any],
+    *,
+    overwrite: bool,
 ) -> None:
-    """Write `<name>.parquet` for every table and `metadata.json` with their checksums, all or nothing.
+    """Write the arrays, `<name>.parquet` for every table and `metadata.json` with their checksums, all or nothing.
 
     The folder is written beside its place and renamed. An existing one is refused; with `overwrite` it is
     replaced if it is such a folder itself, and nothing else is ever deleted.
@@ -36,6 +50,8 @@ def write_folder(
         ValueError: a folder that exists, or cannot be written.
     """
     with written_folder(folder, "Dataset.save", overwrite=overwrite, ours=_foreign) as fresh:
+        with written(fresh / ARRAYS) as partial:
+            save_file(dict(arrays), partial)
         for name, table in tables.items():
             table.write_parquet(fresh / f"{name}.parquet")
         describe_folder(fresh, METADATA, {"format": FORMAT, "format_version": FORMAT_VERSION, **metadata})
@@ -50,8 +66,16 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     check_new_folder(folder, "Dataset.save", overwrite=overwrite, ours=_foreign)
 
 
-def read_folder(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, pl.DataFrame], dict[str, Any]]:
-    """Read the tables and the description of a folder that `write_folder` wrote, all of them of one dataset.
+class Folder(NamedTuple):
+    """What a dataset folder holds; the arrays are mapped."""
+
+    arrays: dict[str, np.ndarray]
+    tables: dict[str, pl.DataFrame]
+    metadata: dict[str, Any]
+
+
+def read_folder(folder: Path, names: tuple[str, ...]) -> Folder:
+    """Read the arrays, the tables and the description of a folder that `write_folder` wrote, all of one dataset.
 
     Raises:
         ValueError: a missing, unreadable or changed file, another format or another format version; a folder that is
@@ -60,7 +84,7 @@ def read_folder(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, pl.Data
     return read_whole("Dataset.load", lambda: folder / METADATA, lambda: _read(folder, names))[0]
 
 
-def _read(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, pl.DataFrame], dict[str, Any]]:
+def _read(folder: Path, names: tuple[str, ...]) -> Folder:
     """`read_folder` of a folder that nobody replaces."""
     if not folder.is_dir():
         raise ValueError(
@@ -81,9 +105,11 @@ def _read(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, pl.DataFrame]
     metadata = verify_folder(folder, METADATA, "Dataset.load")
     try:
         tables = {name: pl.read_parquet(folder / f"{name}.parquet", glob=False) for name in names}
-    except (OSError, pl.exceptions.PolarsError) as error:
+        with safe_open(folder / ARRAYS, framework="pt") as file:  # torch's tensors are mapped, numpy's would be copies
+            arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
+    except (OSError, TypeError, SafetensorError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"Dataset.load: expected readable tables in {str(folder)!r}, got {error}") from error
-    return tables, metadata
+    return Folder(arrays, tables, metadata)
 
 
 def _foreign(folder: Path) -> str | None:

@@ -10,6 +10,7 @@ from scipy import sparse
 
 from solid_ext.data import Dataset
 from solid_ext.data.dataset import CATEGORY_SEPARATOR
+from solid_ext.data.histories import blocks_before
 
 _PAIRS = 1 << 20  # of items in a list, whose categories are compared at once
 
@@ -65,13 +66,12 @@ def beyond_accuracy(
 
 def _counted(dataset: Dataset, train_end: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
     """Interactions `[V + 1]` and users `[V + 1]` of each item in the training part, and how many users it has."""
-    user = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))
-    counted = np.arange(dataset.num_interactions) < np.repeat(train_end, np.diff(dataset.offsets))
-    user, items = user[counted], dataset.items[counted].astype(np.int64)
     size = dataset.num_items + 1
-    different = np.unique(user * size + items) % size
-    counts = np.bincount(items, minlength=size), np.bincount(different, minlength=size)
-    return *counts, len(np.unique(user))
+    counts, users = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    for _, user, items in blocks_before(dataset.offsets, dataset.items, train_end):
+        counts += np.bincount(items, minlength=size)
+        users += np.bincount(np.unique(user * size + items) % size, minlength=size)
+    return counts, users, int(np.count_nonzero(train_end > dataset.offsets[:-1]))
 
 
 def _mean_of_means(values: NDArray[np.float64], there: NDArray[np.bool_]) -> float:

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solid_ext.data import Dataset, Rows
+from solid_ext.data.histories import blocks_before, counts_by_user
+from solid_ext.data.prepare import sorted_rows
 
 
 def first_occurrence(dataset: Dataset) -> NDArray[np.bool_]:
@@ -13,20 +15,18 @@ def first_occurrence(dataset: Dataset) -> NDArray[np.bool_]:
 
     The distinct items of a history are then the marked ones of its slice, whatever the slice's end.
     """
-    user = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))
-    order = np.lexsort((dataset.items, user))  # stable: within a pair the earliest interaction comes first
-    user, item = user[order], dataset.items[order]
-    new = np.ones(item.size, bool)
-    new[1:] = (user[1:] != user[:-1]) | (item[1:] != item[:-1])
-    first = np.empty(item.size, bool)
-    first[order] = new
+    first = np.empty(dataset.num_interactions, bool)
+    for users, user, items in blocks_before(dataset.offsets, dataset.items, dataset.offsets[1:]):
+        pair = user * (dataset.num_items + 1) + items
+        order = sorted_rows(pair)  # within a pair the earliest interaction comes first
+        pair = pair[order]
+        first[dataset.offsets[users.start] + order] = np.diff(pair, prepend=-1) != 0
     return first
 
 
 def distinct_counts(dataset: Dataset, first: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Number of different items of each user, from `first_occurrence`; `[U] int64`."""
-    running = np.concatenate([[0], np.cumsum(first)])
-    return running[dataset.offsets[1:]] - running[dataset.offsets[:-1]]
+    return counts_by_user(dataset.offsets, first)
 
 
 def history_pairs(

@@ -187,6 +187,7 @@ def _measured(
                 "best_epoch": stage.best.epoch,
                 f"valid_{config.train.validation_metric}": stage.best.valid,
                 "seconds": sum(epoch.seconds for epoch in stage.history),
+                "waited": sum(epoch.waited for epoch in stage.history),
             }
             for stage in stages
         ],

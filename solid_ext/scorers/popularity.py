@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from solid_ext.data import Dataset, Split
+from solid_ext.data.histories import before_ends, blocks_before
 from solid_ext.models.checks import check_candidates
 
 
-def counted_interactions(name: str, dataset: Dataset, train_end: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """True where an interaction lies before its user's end: `train_end [U] int64`, flat -> `[N] bool`.
+def checked_ends(name: str, dataset: Dataset, train_end: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The flat ends of the users' counted interactions, `train_end [U] int64`.
 
     Raises:
         ValueError: an end outside the user's history, in the words of the scorer `name`.
@@ -27,7 +28,16 @@ def counted_interactions(name: str, dataset: Dataset, train_end: NDArray[np.int6
             f"{name}: expected train_end of user {user} in "
             f"{dataset.offsets[user]}..{dataset.offsets[user + 1]}, got {end[user]}"
         )
-    return np.arange(dataset.items.size) < np.repeat(end, np.diff(dataset.offsets))
+    return end
+
+
+def counted_interactions(name: str, dataset: Dataset, train_end: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """True where an interaction lies before its user's end: `train_end [U] int64`, flat -> `[N] bool`.
+
+    Raises:
+        ValueError: as `checked_ends`.
+    """
+    return before_ends(dataset.offsets, checked_ends(name, dataset, train_end))
 
 
 def log_odds(counts: Tensor) -> Tensor:
@@ -64,11 +74,14 @@ class Popularity:
     """
 
     def __init__(self, dataset: Dataset, train_end: NDArray[np.int64], length: int = 1) -> None:
-        counted = counted_interactions("Popularity", dataset, train_end)
+        end = checked_ends("Popularity", dataset, train_end)
         if length < 1:
             raise ValueError(f"Popularity: expected length >= 1, got {length}")
         self.length = length
-        self.counts = torch.from_numpy(np.bincount(dataset.items[counted], minlength=dataset.num_items + 1))
+        counts = np.zeros(dataset.num_items + 1, dtype=np.int64)
+        for _, _, items in blocks_before(dataset.offsets, dataset.items, end):
+            counts += np.bincount(items, minlength=counts.size)
+        self.counts = torch.from_numpy(counts)
         self._scores = log_odds(self.counts)
 
     @classmethod

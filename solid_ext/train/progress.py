@@ -31,6 +31,7 @@ class Epoch:
     alignment: float  # mean L_align, unweighted
     valid: float | None  # the monitored validation metric; None where nothing is validated
     seconds: float
+    waited: float = 0.0  # seconds of these for which steps waited for their batch
 
     def row(self) -> dict[str, Any]:
         return asdict(self)

@@ -19,7 +19,7 @@ from solid_ext.config import TrainConfig
 from solid_ext.data import Dataset, NegativeSampler, Rows, Split, gather_sequences
 from solid_ext.distributed import Share
 from solid_ext.nn import Codebook
-from solid_ext.train.ahead import one_ahead
+from solid_ext.train.ahead import OneAhead
 from solid_ext.train.gradients import NotFinite
 from solid_ext.train.isolation import generator_states, isolated, seed_generators, set_generators
 from solid_ext.train.progress import (
@@ -107,7 +107,7 @@ def train_stage(
         number = len(stage.history) + 1
         start = time.perf_counter()
         try:
-            loss, alignment = _train_epoch(
+            loss, alignment, waited = _train_epoch(
                 model, step, dataset, split.train, sampler, config, name, number, reporter, within
             )
         except _StoppedWithin as stop:
@@ -121,7 +121,7 @@ def train_stage(
         _check_progress(name, number, loss, alignment, model, config)
         loss += config.stage2.alignment * alignment
         valid = None if validate is None else validate(model)
-        stage.history.append(Epoch(name, number, loss, alignment, valid, time.perf_counter() - start))
+        stage.history.append(Epoch(name, number, loss, alignment, valid, time.perf_counter() - start, waited))
         improved = stage.best.epoch == number
         if improved:
             best = copy_of(model)
@@ -217,8 +217,8 @@ def _train_epoch(
     epoch: int,
     reporter: Reporter,
     within: Within | None = None,
-) -> tuple[float, float]:
-    """One pass over the rows in a fresh order; the mean prediction loss and the mean alignment.
+) -> tuple[float, float, float]:
+    """One pass over the rows in a fresh order: mean prediction loss, mean alignment, seconds of waiting for batches.
 
     Of a pass that was stopped `within`, the batches that are done are drawn again and passed over.
     """
@@ -249,8 +249,7 @@ def _train_epoch(
                 candidates = np.concatenate([candidates[:size][share.rows], common])
             yield gather_sequences(dataset, batch, model.length), candidates, size, share
 
-    # On the CPU a second thread would only take its time from the step.
-    given = batches() if model.device.type == "cpu" else one_ahead(batches())
+    given = OneAhead(batches())
     for number, (sequences, candidates, size, share) in enumerate(given, 1):
         if number <= done:
             continue
@@ -268,7 +267,7 @@ def _train_epoch(
         except StopTraining as cause:
             raise _StoppedWithin(cause, Within(number, *_of_all(sums, uses), generator_states(model.device))) from None
     losses, alignments = _of_all(sums, uses)
-    return losses / len(order), alignments / len(order)
+    return losses / len(order), alignments / len(order), given.waited
 
 
 def _uses_of_codes(model: Trainable) -> list[tuple[Tensor, Tensor]]:

@@ -35,7 +35,7 @@ def by_hand(dataset: Dataset, train_end: np.ndarray) -> np.ndarray:
     return (information + information.T) / 2
 
 
-def test_features_are_the_factors_of_the_counts_by_hand() -> None:
+def test_features_are_the_factors_of_the_counts_by_hand(user_blocks: int) -> None:
     rng = np.random.default_rng(0)
     lengths = (2, 5, 14, 30, 3, 8, 1)
     dataset = histories(list(range(1, 13)), *(rng.integers(1, 13, size=length).tolist() for length in lengths))

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import sparse
 
 from solid_ext.data.dataset import Dataset
+from solid_ext.data.histories import blocks_before
 from solid_ext.data.semantics.clusters import normalised
 
 WINDOW = 10  # positions; bounds the pairs of a user by ten times his items, however long his history is
@@ -81,13 +82,10 @@ def _information(dataset: Dataset, train_end: np.ndarray) -> tuple[sparse.csr_ar
 
 def _pairs(dataset: Dataset, train_end: np.ndarray, size: int) -> sparse.coo_array:
     """n_ij of different items, symmetric, one distance after the other."""
-    lengths = np.diff(dataset.offsets)
-    users = np.repeat(np.arange(dataset.num_users), lengths)
-    counted = np.arange(dataset.num_interactions) < np.repeat(train_end, lengths)
-    items, users = dataset.items[counted], users[counted]
     total = sparse.csr_array((size, size))
-    for distance in range(1, WINDOW + 1):
-        first, second = items[:-distance], items[distance:]
-        near = (users[:-distance] == users[distance:]) & (first != second)
-        total = total + sparse.csr_array((np.ones(near.sum()), (first[near], second[near])), shape=(size, size))
+    for _, users, items in blocks_before(dataset.offsets, dataset.items, train_end):
+        for distance in range(1, WINDOW + 1):
+            first, second = items[:-distance], items[distance:]
+            near = (users[:-distance] == users[distance:]) & (first != second)
+            total = total + sparse.csr_array((np.ones(near.sum()), (first[near], second[near])), shape=(size, size))
     return (total + total.T).tocoo()
