@@ -371,7 +371,12 @@ def device(file: str) -> list[list[str]]:
 
 def generator_length(file: str) -> list[list[str]]:
     """Models by how far back backbone and generators read: a row a run, beside its cost on the device."""
-    metrics = [("on validation", "validation_ndcg@10", 4), ("full NDCG@10", "ndcg@10", 4), ("HR@10", "hr@10", 3), ("user-AUC", "user_auc", 3)]
+    metrics = [
+        ("on validation", "validation_ndcg@10", 4),
+        ("full NDCG@10", "ndcg@10", 4),
+        ("HR@10", "hr@10", 3),
+        ("user-AUC", "user_auc", 3),
+    ]
     costs = ["bytes on the device", "ms on the device", "seconds of training"]
     rows = [["", "seed", "patience", "L", "generators read", *(heading for heading, _, _ in metrics), *costs]]
     runs = json.loads((RESULTS / file).read_text(encoding="utf-8"))["runs"]
