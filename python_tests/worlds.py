@@ -28,7 +28,14 @@ from solid_ext.train import build_model, step
 SMALL = {"length": 5, "dim": 8, "heads": 2, "codebook_hidden": 8, "learning_rate": 0.01, "epochs": 1, "threads": 1}
 TRAININGS: dict[str, dict[str, Any]] = {
     "paper": {**PAPER, **SMALL, "epochs": 2, "dropout": 0.2, "dtype": "float64", "batch_size": 200},
-    "catalogue": {**SMALL, "loss": "full_softmax", "dropout": 0.2, "dtype": "float64", "batch_size": 200},
+    "catalogue": {
+        **SMALL,
+        "generator_length": 9,
+        "loss": "full_softmax",
+        "dropout": 0.2,
+        "dtype": "float64",
+        "batch_size": 200,
+    },
     "single": {**SMALL, "loss": "full_softmax", "batch_size": 200},
     "shared negatives, by rows": {
         **SMALL,

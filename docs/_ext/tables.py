@@ -369,6 +369,45 @@ def device(file: str) -> list[list[str]]:
     return rows
 
 
+def generator_length(file: str) -> list[list[str]]:
+    """Models by how far back backbone and generators read: a row a run, beside its cost on the device."""
+    metrics = [
+        ("on validation", "validation_ndcg@10", 4),
+        ("full NDCG@10", "ndcg@10", 4),
+        ("HR@10", "hr@10", 3),
+        ("user-AUC", "user_auc", 3),
+    ]
+    costs = ["bytes on the device", "ms on the device", "seconds of training"]
+    rows = [["", "seed", "patience", "L", "generators read", *(heading for heading, _, _ in metrics), *costs]]
+    runs = json.loads((RESULTS / file).read_text(encoding="utf-8"))["runs"]
+    for run in sorted(runs, key=lambda run: [run[name] for name in ("dataset", "seed", "patience")]):
+        name, length, longer = _contestant(run["contestant"])
+        reached = [number(run[metric], digits) for _, metric, digits in metrics]
+        cost = [f"{run['device_bytes']:,}", f"{run['device_ms']:.2f}", str(run["training_seconds"])]
+        setting = [str(run["seed"]), str(run["patience"]), length, longer]
+        rows.append([f"{run['dataset']}, {name}", *setting, *reached, *cost])
+    return rows
+
+
+def long_histories(file: str) -> list[list[str]]:
+    """What SOLID with a long history for its generators gains over every other contestant in full NDCG@10."""
+    rows = [["", "seed", "L", "generators read", "over", "L", "generators read", "full NDCG@10", "95 % interval", "p"]]
+    for gap in json.loads((RESULTS / file).read_text(encoding="utf-8"))["differences"]:
+        (name, *one), other = (_contestant(gap[who]) for who in ("one", "other"))
+        interval = f"{signed(gap['low'], 4)} to {signed(gap['high'], 4)}"
+        p = "< .001" if gap["p"] < 0.001 else number(gap["p"], 3)
+        gain = [signed(gap["mean"], 4), interval, p]
+        rows.append([f"{gap['dataset']}, {name}", str(gap["seed"]), *one, *other, *gain])
+    return rows
+
+
+def _contestant(named: str) -> tuple[str, str, str]:
+    """METHOD:L or METHOD:L:GENERATOR_LENGTH as a table has it: its name, L, and what generators read, if there are."""
+    method, length, *longer = named.split(":")
+    name = "SOLID, a personal bias alone" if method == "solid-bias" else METHODS.get(method, method)
+    return name, length, "" if method.startswith("static") else (longer or [length])[0]
+
+
 def device_equality(file: str) -> list[list[str]]:
     """Lists and scores of a device beside those of the server."""
     rows = [["", "equal lists", "equal but for ties", "largest difference of a score", "bytes", "bytes a person"]]
@@ -447,6 +486,8 @@ KINDS: dict[str, Callable[..., list[list[str]]]] = {
     "example": example,
     "programs": programs,
     "device": device,
+    "generator_length": generator_length,
+    "long_histories": long_histories,
     "device_equality": device_equality,
     "staleness": staleness,
     "drift": drift,

@@ -25,6 +25,7 @@ VARIANTS = {
     "no codebook": {"use_codebook": False},
     "static": {"semantic_trunk": False, "item_branch": False},
     "wide generator": {"generator_dim": 24, "low_rank": False},
+    "long generator": {"length": 3, "generator_length": 5},
     "personal bias": {"generator_dim": 24, "personal_bias": True},
     "residual": {"item_features": True, "target": "item", "dynamic_residual": True, "low_rank": True, "rank": 3},
 }

@@ -33,9 +33,9 @@ def network(**fields: Any) -> DynamicRecommender:
     return model
 
 
-def batch(rows: int, targets: int) -> tuple[Tensor, Tensor]:
+def batch(rows: int, targets: int, length: int = LENGTH) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(rows)
-    sequences = torch.randint(1, ITEMS + 1, (rows, LENGTH), generator=generator)
+    sequences = torch.randint(1, ITEMS + 1, (rows, length), generator=generator)
     sequences[0, 3:] = 0
     return sequences, torch.randint(1, ITEMS + 1, (rows, targets), generator=generator)
 
@@ -49,6 +49,7 @@ def catalogue() -> Catalogue:
 SLOW = pytest.mark.slow
 SETTINGS = [
     ({}, "native"),
+    ({"generator_length": 15}, "native"),
     pytest.param({**PAPER, **SMALL}, "native", marks=SLOW),
     pytest.param({"backbone": "din"}, "native", marks=SLOW),
     pytest.param({"backbone": "bert4rec", "semantic_trunk": False}, "native", marks=SLOW),
@@ -62,7 +63,7 @@ def test_a_program_of_torch_gives_the_networks_scores_for_any_batch(fields: dict
     model = network(**fields, backend=backend)
     programs = {name: program.module() for name, program in export_programs(model).items()}
     for rows, targets in ((1, 1), (2, 9), (33, 4)):
-        sequences, candidates = batch(rows, targets)
+        sequences, candidates = batch(rows, targets, model.length)
         state = programs["encode"](sequences) if "encode" in programs else sequences
         with torch.no_grad():
             expected = model.score(model.encode(sequences), candidates)
@@ -117,14 +118,14 @@ def test_programs_are_written_beside_their_items_and_read_back(tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of torch's converter about itself
-@pytest.mark.parametrize("fields", [{}, {**PAPER, **SMALL, "backbone": "din"}])
+@pytest.mark.parametrize("fields", [{}, {"generator_length": 15}, {**PAPER, **SMALL, "backbone": "din"}])
 def test_onnx_runtime_gives_the_networks_scores_for_any_batch(fields: dict[str, Any], tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     model = network(**fields)
     write_programs(model, catalogue(), tmp_path / "out", "onnx")
     sessions = {path.stem: runtime.InferenceSession(path) for path in (tmp_path / "out").glob("*.onnx")}
     for rows, targets in ((1, 1), (2, 9), (33, 4)):
-        sequences, candidates = batch(rows, targets)
+        sequences, candidates = batch(rows, targets, model.length)
         state = sequences.numpy()
         if "encode" in sessions:
             (state,) = sessions["encode"].run(None, {"sequences": state})

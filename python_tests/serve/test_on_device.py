@@ -24,6 +24,7 @@ ITEMS = 150
 KINDS: dict[str, dict[str, Any]] = {
     "low rank": {},
     "full and wide": {"low_rank": False, "generator_dim": 24},
+    "long history": {"low_rank": False, "generator_length": 20},
     "bias": {"personal_bias": True},
     "static": {"semantic_trunk": False, "item_branch": False},
     "of the paper": {"target": "mlp", "dynamic_residual": False, "low_rank": False, "blocks": 2},

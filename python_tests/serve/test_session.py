@@ -21,6 +21,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "static": dict(METHODS["static"].fields),
     "finetune": dict(METHODS["finetune"].fields),
     "trunk only": dict(METHODS["solid-trunk-only"].fields),
+    "long history": {"generator_length": 11},
     "gru4rec": {"backbone": "gru4rec"},
     "bert4rec, paper's target": {"backbone": "bert4rec", "target": "mlp", "low_rank": False},
     "din, which reads candidates": {"backbone": "din"},
@@ -37,7 +38,7 @@ def test_a_session_recommends_what_its_whole_history_does_after_every_event(vari
     rng = np.random.default_rng(1)
     events = (rng.integers(0, ITEMS, 20) * 10).tolist()
     events[7] = events[5]  # an item of the window again
-    session = solid.session(events[:2])
+    session, read = solid.session(events[:2]), solid.model.length
     for end in range(2, len(events) + 1):
         for k, excluded in ((10, True), (3, False)):
             assert (
@@ -46,7 +47,7 @@ def test_a_session_recommends_what_its_whole_history_does_after_every_event(vari
             )
         rules = {"exclude": [10, 20, 30], "include": list(range(0, 600, 10))}
         assert session.recommend(4, **rules) == solid.recommend([events[:end]], 4, **rules)[0]
-        assert session.history == events[max(end - 6, 0) : end]
+        assert session.history == events[max(end - read, 0) : end]
         if end < len(events):
             session.observe(str(events[end]))
 

@@ -480,6 +480,10 @@ def test_every_seed_that_is_allowed_trains(seed: int, semantics: str, world: tup
         ({"loss": "bce", "negatives": 2_000_000_000}, "batch_size and negatives"),
         ({"loss": "sampled_softmax", "negatives": 10_000_000}, "batch_size and negatives"),
         ({"length": 65_536, "batch_size": 100_000, "dim": 64}, "batch_size, length and dim"),
+        (
+            {"generator_length": 65_536, "batch_size": 100_000, "generator_dim": 64},
+            "batch_size, generator_length and generator_dim",
+        ),
     ],
 )
 def test_a_batch_larger_than_the_memory_is_refused_before_work_starts(

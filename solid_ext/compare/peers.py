@@ -50,7 +50,7 @@ def neighbours(task: PeerTask) -> PeerResult:
     """The neighbourhood that SOLID adds to its network, without any: its settings are chosen by the same code."""
     config, dataset, split = task.config, task.dataset, task.split
     features = chosen_semantics(config, dataset, split).features
-    return best_neighbours(config, NoNetwork(config.model.length), dataset, split, features), []
+    return best_neighbours(config, NoNetwork(config.model.encoder_length), dataset, split, features), []
 
 
 def sasrec_softmax(task: PeerTask) -> PeerResult:
@@ -94,5 +94,5 @@ def peer_config(config: Config) -> Config:
         threads=train.threads,
         device=train.device,
     )
-    model = replace(default.model, length=config.model.length)
+    model = replace(default.model, length=config.model.length, generator_length=config.model.generator_length)
     return Config(semantics=config.semantics, model=model, train=shared, evaluate=config.evaluate)

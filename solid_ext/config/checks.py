@@ -64,15 +64,17 @@ def check_values(config: Config) -> None:
         "dim": MOST_DIM,
         "generator_dim": MOST_DIM,
         "length": MOST_DIM,
+        "generator_length": MOST_DIM,
         "codebook_hidden": MOST_DIM,
         "rank": MOST_DIM,
     }
-    sizes = at_least_one | {"generator_dim": model.generator_dim}
+    sizes = at_least_one | {"generator_dim": model.generator_dim, "generator_length": model.generator_length}
     for name, most in at_most.items():
         if sizes[name] > most:
             raise ValueError(f"{name}: expected at most {most:,}, got {sizes[name]:,}")
     for name, number in {
         "generator_dim": model.generator_dim,
+        "generator_length": model.generator_length,
         "finetune_steps": model.finetune_steps,
         "threads": train.threads,
         "shared_negatives": train.shared_negatives,
@@ -100,9 +102,9 @@ def check_values(config: Config) -> None:
         raise ValueError(f"device: expected cpu, cuda or cuda:N, got {train.device!r}")
     if train.tf32 and train.device == "cpu":
         raise ValueError("tf32: expected device cuda, got cpu")
-    if model.finetune_steps and (model.semantic_trunk or item.item_branch):
+    if model.finetune_steps and model.generates:
         raise ValueError("finetune_steps: expected 0 with dynamic layers (only static ones are fine-tuned)")
-    if model.personal_bias and not (model.semantic_trunk or item.item_branch):
+    if model.personal_bias and not model.generates:
         raise ValueError("personal_bias: expected False without semantic_trunk and item_branch, which generate it")
     if train.loss == "full_softmax" and model.backbone == "din":
         raise ValueError("loss: expected bce or a sampled softmax with backbone din, got full_softmax (a state a pair)")

@@ -80,6 +80,9 @@ class ModelConfig(Section):
     generator_dim: int = 0
     """k, the dimension of what generates the layers: symbol tables, GRUs, codebook entries, decoder and conditions; 0
     for that of dim. A device holds none of it, so that it may be wider than the device's model."""
+    generator_length: int = 0
+    """The most recent items that the generators' encoders (and the neighbours) read, where that is more than length.
+    The backbone reads length of them, so that a device needs none of the others."""
     dynamic_layers: int = 2
     """P, the number of dynamic layers, whose weights are generated."""
     heads: int = 2
@@ -113,6 +116,16 @@ class ModelConfig(Section):
     def code_dim(self) -> int:
         """k: `generator_dim`, or d where that is 0."""
         return self.generator_dim or self.dim
+
+    @property
+    def encoder_length(self) -> int:
+        """The most recent items that E_v and E_c read: L, or `generator_length` where that is more."""
+        return max(self.length, self.generator_length)
+
+    @property
+    def generates(self) -> bool:
+        """Whether anything is generated from a sequence."""
+        return self.semantic_trunk or self.item.item_branch
 
 
 @dataclass(frozen=True)

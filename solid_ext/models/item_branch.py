@@ -88,9 +88,9 @@ class ItemBranch(nn.Module):
         dim = config.code_dim
         self.embedding: RowEmbedding | SymbolEmbedding
         if config.item.shared_items:
-            self.embedding = RowEmbedding(config.length, config.dim, dim)
+            self.embedding = RowEmbedding(config.encoder_length, config.dim, dim)
         else:
-            self.embedding = SymbolEmbedding(num_items, config.length, dim, config.backend)
+            self.embedding = SymbolEmbedding(num_items, config.encoder_length, dim, config.backend)
         self.codebook = None
         entries = config.item.codebook
         if entries.use_codebook:

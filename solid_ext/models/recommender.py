@@ -19,7 +19,7 @@ from solid_ext.models.state import CandidateState, Catalogue, Layers, UserState
 from solid_ext.models.symbols import ItemEmbedding, SymbolEmbedding
 from solid_ext.nn import DynamicMLP, LowRankMLP
 from solid_ext.nn.dynamic import Branches
-from solid_ext.nn.padding import valid_mask
+from solid_ext.nn.padding import most_recent, valid_mask
 from solid_ext.ops._library import exporting, without_autocast
 
 # Positions of pairs (sequence, candidate) that a backbone which reads candidates is given at once. At d = 32 a
@@ -62,7 +62,9 @@ class DynamicRecommender(nn.Module):
     The conditions z_c of the semantic sequence and z_v of the item sequence generate the weights. The configuration's
     `semantic_trunk`, `item_branch` and `use_codebook` say which of them there are; with neither, the dynamic layers are
     an ordinary MLP of the same shape, the static method's. Everything that makes the conditions is k wide, the
-    configuration's `generator_dim`, and all the rest d; with `personal_bias` the layers are `PersonalBias`.
+    configuration's `generator_dim`, and all the rest d; with `personal_bias` the layers are `PersonalBias`. With a
+    `generator_length` above L the sequences are as long as that: the encoders read all of one, and the backbone its
+    last L items.
 
     A model is a `solid_ext.evaluate.Scorer`: `encode` takes a sequence once, `score` any candidates.
 
@@ -94,7 +96,7 @@ class DynamicRecommender(nn.Module):
         self.config = config
         self.num_items = num_items
         self.num_semantics = int(table.max(initial=1))
-        self.length = config.length
+        self.length = config.encoder_length if config.generates else config.length
         dim = config.dim
         self.register_buffer("semantics", torch.from_numpy(table.astype(np.int64)))
         known = features if config.item.item_features else None
@@ -105,7 +107,7 @@ class DynamicRecommender(nn.Module):
             self.target = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, dim))
         if config.semantic_trunk:
             width = config.code_dim
-            self.semantic_embedding = SymbolEmbedding(self.num_semantics, config.length, width, config.backend)
+            self.semantic_embedding = SymbolEmbedding(self.num_semantics, self.length, width, config.backend)
             self.semantic_encoder = ConditionEncoder(width, config.dynamic_layers, config.backend, config.dropout)
         if config.item.item_branch:
             self.item = ItemBranch(config, num_items, self.num_semantics)
@@ -115,7 +117,7 @@ class DynamicRecommender(nn.Module):
     def _dynamic_layers(self) -> nn.Module:
         config, dim, code_dim = self.config, self.config.dim, self.config.code_dim
         sizes = (dim,) * (config.dynamic_layers + 1)
-        if not (config.semantic_trunk or config.item.item_branch):
+        if not config.generates:
             return plain_layers(dim, config.dynamic_layers)
         branches: Branches = "both" if config.item.item_branch else "semantic"
         if not config.semantic_trunk:
@@ -190,8 +192,9 @@ class DynamicRecommender(nn.Module):
         return layers if gate is None else lambda state: state + gate * layers(state)
 
     def user_state(self, sequences: Tensor, layers: Layers) -> Tensor | CandidateState:
-        """The user state of sequences [B, L] with last layers that act so: u [B, d], or what makes it for a
-        candidate."""
+        """The user state of the last L items of sequences, with last layers that act so: u [B, d], or what makes it
+        for a candidate."""
+        sequences = most_recent(sequences, self.config.length)
         embedded, mask = self.item_embedding(sequences), valid_mask(sequences)
         if self.reads_candidates:
             return CandidateState(embedded, mask, layers)

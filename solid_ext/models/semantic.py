@@ -42,7 +42,7 @@ class SemanticRecommender(nn.Module):
             "items_of", torch.from_numpy(np.bincount(table, minlength=count + 1)[1:]), persistent=False
         )
         self.num_items = len(table) - 1
-        self.length = config.length
+        self.length = self.network.length
 
     @property
     def device(self) -> torch.device:

@@ -27,6 +27,14 @@ def ages(mask: Tensor) -> Tensor:
     return (length - 1 - torch.arange(mask.shape[1], device=mask.device)).clamp(min=0)
 
 
+def most_recent(sequences: Tensor, length: int) -> Tensor:
+    """The last `length` items of each of sequences [B, L] int64, right-padded as they are: [B, min(L, length)]."""
+    if sequences.shape[1] <= length:
+        return sequences
+    first = (valid_mask(sequences).sum(1, keepdim=True) - length).clamp(min=0)
+    return sequences.gather(1, first + torch.arange(length, device=sequences.device))
+
+
 def valid_positions(mask: Tensor) -> Tensor:
     """The positions of mask [B, L] bool that work is done for, numbered as in its memory: [N] int64, rising.
 

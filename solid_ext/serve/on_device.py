@@ -108,7 +108,7 @@ class OnDevice:
                     arrays[f"layers.{layer}"] = _array(weights[0])
             items, scores = self._neighbours(sequence, MOST + len(history.unique()))
         rounded = {name: array.astype(dtype) for name, array in {**arrays, "neighbours.scores": scores}.items()}
-        window = history[-self.model.length :]
+        window = history[-self.about["length"] :]
         seen = history.unique()
         numbers = {
             "neighbours.items": items,
@@ -133,7 +133,7 @@ class OnDevice:
 
     def sizes(self) -> DeviceBytes:
         """The bytes of the static part's arrays in float32, and of a blob for a history of the popular items."""
-        popular = torch.from_numpy(popular_items(self.catalogue, self.model.length) + 1)
+        popular = torch.from_numpy(popular_items(self.catalogue, self.about["length"]) + 1)
         return DeviceBytes(sum(array.nbytes for array in self.static.values()), len(self.personalize(popular)))
 
     def content(self, dtype: Rounding = "float32") -> dict[str, bytes]:

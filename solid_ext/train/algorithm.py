@@ -123,9 +123,11 @@ def check_memory(config: Config, num_items: int, rows: int) -> None:
     _check_memory(_shapes(config.model, num_items, np.minimum(np.arange(num_items + 1), 1), None))
     model, train = config.model, config.train
     batch, size = min(train.batch_size, rows), 8 if train.dtype == "float64" else 4
-    generated = model.semantic_trunk or model.item.item_branch
-    width = max(model.dim, model.code_dim if generated else 0)
-    states = 2 * size * batch * model.length * width
+    numbers = {"length and dim": model.length * model.dim}  # of the backbone's states, and of the generators'
+    if model.generates:
+        numbers["generator_length and generator_dim"] = model.encoder_length * model.code_dim
+    largest = max(numbers, key=numbers.__getitem__)
+    states = 2 * size * batch * numbers[largest]
     if train.loss == "full_softmax":
         held = 2 * batch if model.backend == "reference" else min(batch, KEPT_ROWS)
         fields, scored = "batch_size", size * held * num_items
@@ -134,7 +136,7 @@ def check_memory(config: Config, num_items: int, rows: int) -> None:
     else:
         fields, scored = "batch_size and negatives", (8 + 2 * size * model.dim) * batch * (1 + train.negatives)
     if states > scored:
-        fields = "batch_size, length and dim"
+        fields = f"batch_size, {largest}"
     memory = _memory() if train.device == "cpu" else math.inf
     if states + scored > memory:
         raise ValueError(
