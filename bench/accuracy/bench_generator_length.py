@@ -11,8 +11,8 @@ before anything is trained. `device_ms` is the processor time that numpy takes f
 of a hundred.
 
 With --json each run is a row of `bench/results/generator_length.json` as soon as it has ended, beside the paired
-differences over users of SOLID with long histories from every other contestant, and `generator_length.parquet` has the
-rank of every user's test item; the same command goes on where it stopped.
+differences over users of SOLID with long histories from every other contestant. `generator_length.parquet`, which is not
+part of the repository, has the rank of every user's test item; where it is the same command goes on.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def main() -> None:
     arguments.add_argument("--json", action="store_true", help="write the files of bench/results after each run")
     options = arguments.parse_args()
     path, of_users = RESULTS / "generator_length.json", RESULTS / "generator_length.parquet"
-    goes_on = options.json and path.exists()
+    goes_on = options.json and path.exists() and of_users.exists()
     runs: list[dict[str, Any]] = json.loads(path.read_text())["runs"] if goes_on else []
     ranks = [pl.read_parquet(of_users)] if goes_on else []
     done = {tuple(run[name] for name in KEY) for run in runs}
