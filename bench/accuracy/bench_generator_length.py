@@ -11,7 +11,7 @@ before anything is trained. `device_ms` is the processor time that numpy takes f
 of a hundred.
 
 With --json each run is a row of `bench/results/generator_length.json` as soon as it has ended, beside the paired
-differences over users of SOLID with long histories from every other contestant. `generator_length.parquet`, which is not
+differences over users of SOLID with long histories from every other contestant. `generator_length.parquet`, which is no
 part of the repository, has the rank of every user's test item; where it is the same command goes on.
 """
 
