@@ -344,13 +344,24 @@ def test_a_flipped_bit_is_not_resumed(run: Path, world: tuple[Dataset, Synthetic
         train_run(run, TINY, world[0], resume=True, baseline=False)
 
 
-@pytest.mark.parametrize("damage", [flip, lambda path: path.write_bytes(b""), lambda path: path.unlink()])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), r"a whole run\.json, got .*"),
+        (
+            lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"method": "x"})),
+            r".*run\.json as it was written, got another content than its sha256",
+        ),
+        (lambda path: path.write_bytes(b""), r"a whole run\.json, got .*"),
+        (lambda path: path.unlink(), r"a whole run\.json, got .*"),
+    ],
+)
 def test_a_run_outlives_its_description(
-    damage: Callable[[Path], None], run: Path, data: Path, world: tuple[Dataset, SyntheticTruth]
+    damage: Callable[[Path], None], said: str, run: Path, data: Path, world: tuple[Dataset, SyntheticTruth]
 ) -> None:
     before = read_json(run / "run.json", "test")
     damage(run / "run.json")
-    with pytest.warns(UserWarning, match=r"resume: expected .*run\.json.*; its copy .*run\.json is taken"):
+    with pytest.warns(UserWarning, match=rf"resume: expected {said}; its copy .*run\.json is taken"):
         train_run(run, TINY, world[0], resume=True, baseline=False)
     assert read_json(run / "run.json", "test") == before
 

@@ -35,16 +35,16 @@ def run_all(
         ValueError: no Dask, no scheduler or no worker at the address.
     """
     todo = []
-    for planned in plan:
+    for number, planned in enumerate(plan):
         if finished(out / RUNS / planned.name):
             yield planned, None
         else:
             _log(out, planned).parent.mkdir(parents=True, exist_ok=True)
-            todo.append(planned)
+            todo.append((number, planned))
     if not todo:
         return
     with _here(jobs) if cluster is None else _on_cluster(cluster) as (executor, lifeline):
-        runs = {executor.submit(run_apart, out.absolute(), plan.index(each), each, lifeline): each for each in todo}
+        runs = {executor.submit(run_apart, out.absolute(), *each, lifeline): each[1] for each in todo}
         for run in as_completed(runs):
             lost = run.exception()
             yield runs[run], run.result() if lost is None else f"expected a worker that lives, got {lost!s:.120}"

@@ -119,8 +119,9 @@ def _with_integer_times(rows: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
     known = rows["timestamp"].is_not_null().to_numpy() if "timestamp" in rows.columns else np.zeros(0, dtype=bool)
     times = np.zeros(rows.height, dtype=np.int64)
     if known.any():
-        found = unit_of(rows["timestamp"])
-        times[known] = in_unit(rows["timestamp"].drop_nulls(), found)
+        given = rows["timestamp"].drop_nulls()
+        found = unit_of(given)
+        times[known] = in_unit(given, found)
     if held != found and rows.height:
         raise ValueError(f"append: expected times of the unit that the dataset has, {held}, got {found}")
     if dataset.timestamps is None:
