@@ -342,6 +342,8 @@ def sharded(rank: int, place: str, threads: int) -> None:
                 layer, arguments = Codebook(7, D, update="gradient"), LAYERS[name][1]
             else:
                 layer, arguments = make(name, "native")
+            # In float64, as the same gradient computed by two ranks can differ in the last digits of float32.
+            layer, arguments = layer.double(), cast(arguments, torch.float64)
             plain = copy.deepcopy(layer).eval()
             if inner and name in ("DynamicMLP", "LowRankMLP"):
                 for module in [m for m in layer.modules() if isinstance(m, (DynamicLinear, nn.Linear))]:
