@@ -73,7 +73,7 @@ wheel:
 
 # DATA is a folder of datasets with amazon_scientific in it. Peers with an OpenMP of their own take part from another Python:
 # FAISS=PYTHON (faiss-cpu, implicit), RECBOLE=PYTHON, RECTOOLS=PYTHON, VQ=FOLDER (vector-quantize-pytorch); BEFORE=FOLDER is a
-# checkout of an earlier source with its compiled module, which the default model's training step is compared with.
+# checkout of an earlier source with its compiled module, which the default model's training step and run are compared with.
 DATA ?= data
 bench: .venv/test
 	$(BIN)/python -m bench.speed.bench_nearest_code --json $(FAISS:%=--faiss-python %) $(VQ:%=--quantize-path %)
@@ -82,18 +82,22 @@ bench: .venv/test
 	$(BIN)/python -m bench.speed.bench_gru --json
 	$(BIN)/python -m bench.speed.bench_catalogue_cross_entropy --json
 	$(BIN)/python -m bench.speed.bench_train_step --json
-	$(BIN)/python -m bench.speed.bench_default_step --data $(DATA)/amazon_scientific --json $(BEFORE:%=--before %)
+	$(BIN)/python -m bench.speed.bench_default_step --data $(DATA)/amazon_scientific --json $(BEFORE:%=--before % --run)
 	$(BIN)/python -m bench.speed.bench_peers_speed --data $(DATA)/amazon_scientific --epochs 20 --json $(RECBOLE:%=--recbole-python %) $(RECTOOLS:%=--rectools-python %)
 	$(BIN)/python -m bench.accuracy.bench_scientific --data $(DATA)/amazon_scientific --preset best --epochs 3 --json
 	$(BIN)/python -m bench.speed.bench_serve --json $(FAISS:%=--faiss-python %)
 	$(BIN)/python -m bench.speed.bench_service --json
 	$(BIN)/python -m bench.speed.bench_prepare --json
 	$(BIN)/python -m bench.speed.bench_users --json
-	$(BIN)/python -m bench.speed.bench_large_data --json
 	$(BIN)/python -m bench.speed.bench_catalogue --json
 	$(BIN)/python -m bench.speed.bench_nearest_code --grid --json $(FAISS:%=--faiss-python %)
 	$(BIN)/python -m bench.speed.plot_kernels
 	$(BIN)/python -m bench.speed.aims
+
+# A hundred million interactions, generated, prepared and trained on: about ten minutes.
+.PHONY: bench-large
+bench-large: .venv/native
+	$(BIN)/python -m bench.speed.bench_large_data --json
 
 # Runs that are killed, cut off by a full disk and damaged, and what is lost by it: about half an hour.
 .PHONY: chaos
