@@ -18,7 +18,7 @@ from solid_ext.device import DeviceModel
 from solid_ext.device.tensors import digest_of
 from solid_ext.models.backbones import BACKBONES
 from solid_ext.serve import OnDevice
-from solid_ext.serve.on_device import generated_layers
+from solid_ext.serve.on_device import generated_layers, popular_items
 
 ITEMS = 150
 KINDS: dict[str, dict[str, Any]] = {
@@ -222,4 +222,13 @@ def test_who_personalizes_often_makes_the_static_part_once() -> None:
         solid.model.gate.add_(1)
     assert solid.on_device() is not first
     assert isinstance(first, OnDevice)
-    assert first.sizes().static == sum(array.nbytes for array in first.static.values())
+
+
+def test_sizes_are_those_of_the_arrays_without_a_copy_of_the_item_vectors() -> None:
+    solid = untrained(ITEMS)
+    device = solid.on_device()
+    sizes = device.sizes()
+    assert "static" not in vars(device)
+    assert sizes.static == sum(array.nbytes for array in device.static.values())
+    popular = popular_items(solid.catalogue, device.about["length"]) + 1
+    assert sizes.person == len(device.personalize(torch.from_numpy(popular)))

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -33,6 +34,7 @@ from solid_ext.serve.histories import flattened
 Rounding = Literal["float32", "float16", "int8"]
 ANYBODY = 4096  # most popular items whose histories of one make nobody's layers
 TYPICAL = 256  # of them, by whose histories of one the loss of rounding is measured
+NO_VERSION = "0" * 64  # of a blob whose size alone is asked for
 GENERATES = ("semantic_map", "semantic_offset", "item_map", "item_offset")
 
 
@@ -44,11 +46,11 @@ class DeviceBytes(NamedTuple):
 
 
 class OnDevice:
-    """A model as devices have it, at the moment when this is made.
+    """A model as devices have it; one that has changed since wants another of these.
 
     The static part is the item vectors, the backbone, the target tower, what the dynamic layers share, and the layers
     of nobody in particular; generators and neighbourhood stay here. What makes it one person's are the weights that
-    `personalize` generates.
+    `personalize` generates. The item vectors, V d numbers, are copied when they are first asked for: `sizes` needs none.
 
     Args:
         model: without fine-tuning.
@@ -56,8 +58,8 @@ class OnDevice:
         catalogue: of its items; counts tell which are popular.
 
     Attributes:
-        static: the arrays of the static part in float32.
-        version: the sha256 of the weights of the static part, which its blobs carry.
+        about: what a device has to know to compute with the arrays.
+        everybody: the arrays that are not weights of the model: nobody's layers, and the popular items.
 
     Raises:
         ValueError: a model with fine-tuned layers.
@@ -73,15 +75,25 @@ class OnDevice:
             )
         self.model, self.neighbours, self.catalogue = model, neighbours, catalogue
         with inference(model) as asked:
-            self.static = {name: _array(tensor) for name, tensor in shared_tensors(asked).items()}
             self.about = _about(asked)
-            self.version = _digest(self.static, self.about)
-            for layer, weights in enumerate(generated_layers(asked, conditions_of_nobody(asked, catalogue))):
-                self.static[f"anybody.{layer}"] = _array(weights[0])
+            layers = generated_layers(asked, conditions_of_nobody(asked, catalogue))
+        self.everybody = {f"anybody.{layer}": _array(weights[0]) for layer, weights in enumerate(layers)}
         popular, counts = popular_items(catalogue, MOST), _counts(catalogue)
         scores = log_odds(torch.from_numpy(counts)).numpy() if catalogue.counts is not None else np.zeros(len(counts))
-        self.static["popular.items"] = popular.astype(np.int32)
-        self.static["popular.scores"] = scores[popular].astype(np.float32)
+        self.everybody["popular.items"] = popular.astype(np.int32)
+        self.everybody["popular.scores"] = scores[popular].astype(np.float32)
+
+    @cached_property
+    def static(self) -> dict[str, np.ndarray]:
+        """The arrays of the static part in float32."""
+        with inference(self.model) as asked:
+            return {name: _array(tensor) for name, tensor in shared_tensors(asked).items()} | self.everybody
+
+    @cached_property
+    def version(self) -> str:
+        """The sha256 of the weights of the static part, which its blobs carry."""
+        weights = {name: array for name, array in self.static.items() if name not in self.everybody}
+        return _digest(weights, self.about)
 
     def personalize(self, history: Tensor, dtype: Literal["float32", "float16"] = "float32") -> bytes:
         """What makes the static part one person's: safetensors of weights, history and the neighbours that matter.
@@ -99,7 +111,10 @@ class OnDevice:
         """
         if dtype not in ("float32", "float16"):
             raise ValueError(f"personalize: expected dtype float32 or float16, got {dtype!r:.40}")
-        arrays = {f"layers.{layer}": self.static[f"anybody.{layer}"] for layer in range(self.about["generated"])}
+        return self._blob(history, dtype, self.version)
+
+    def _blob(self, history: Tensor, dtype: Literal["float32", "float16"], version: str) -> bytes:
+        arrays = {f"layers.{layer}": self.everybody[f"anybody.{layer}"] for layer in range(self.about["generated"])}
         items, scores = np.zeros(0, np.int64), np.zeros(0, np.float32)
         if len(history):
             sequence = flattened([history], self.model.length)[2]
@@ -117,7 +132,7 @@ class OnDevice:
         }
         whole = rounded | {name: array.astype(np.int32) for name, array in numbers.items()}
         digest = digest_of(save(whole))
-        return save(whole, {"format": PERSONAL, "static": self.version, "sha256": digest})
+        return save(whole, {"format": PERSONAL, "static": version, "sha256": digest})
 
     def _neighbours(self, sequence: Tensor, most: int) -> tuple[np.ndarray, np.ndarray]:
         """The places of the best `most` items by all scores, of those that the neighbours raise, and by how much."""
@@ -134,7 +149,10 @@ class OnDevice:
     def sizes(self) -> DeviceBytes:
         """The bytes of the static part's arrays in float32, and of a blob for a history of the popular items."""
         popular = torch.from_numpy(popular_items(self.catalogue, self.about["length"]) + 1)
-        return DeviceBytes(sum(array.nbytes for array in self.static.values()), len(self.personalize(popular)))
+        vectors = self.catalogue.num_items * self.model.config.dim
+        weights = vectors + sum(tensor.numel() for tensor in shared_layers(self.model).values())
+        everybody = sum(array.nbytes for array in self.everybody.values())
+        return DeviceBytes(4 * weights + everybody, len(self._blob(popular, "float32", NO_VERSION)))
 
     def content(self, dtype: Rounding = "float32") -> dict[str, bytes]:
         """The files of the static part by their names.
@@ -216,8 +234,13 @@ class OnDevice:
 
 
 def shared_tensors(model: DynamicRecommender) -> dict[str, Tensor]:
-    """What of a model is everybody's: the item vectors e(v) [V, d], backbone, target tower, what the layers share."""
-    found = {"items": model.item_embedding.table()[1:]}
+    """What of a model is everybody's: the item vectors e(v) [V, d], and `shared_layers`."""
+    return {"items": model.item_embedding.table()[1:]} | shared_layers(model)
+
+
+def shared_layers(model: DynamicRecommender) -> dict[str, Tensor]:
+    """What of a model is everybody's besides the item vectors: backbone, target tower, what the dynamic layers share."""
+    found: dict[str, Tensor] = {}
     for name, module in (("backbone", model.backbone), ("target", model.target), ("dynamic", model.dynamic)):
         tensors = module.state_dict()
         found |= {f"{name}.{own}": t for own, t in tensors.items() if own.rpartition(".")[2] not in GENERATES}

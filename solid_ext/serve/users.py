@@ -143,8 +143,7 @@ def user_query(
     dataset = data if isinstance(data, Dataset) else load_dataset(data)
     rows = _rows_of(dataset, users)
     rules = checked_rules(NAME, catalogue, len(rows), exclude, include, unknown)
-    numbers = np.concatenate(([0], catalogue.item_index(dataset.item_ids)))
-    counts = _known_events(dataset, numbers)
+    numbers, counts = _known(dataset, catalogue)
     if unknown == "error":
         _check_known(NAME, dataset, numbers, counts, rows)
     counts = counts[rows]
@@ -152,10 +151,12 @@ def user_query(
     return UserQuery(scorer, catalogue, dataset, rows, numbers, k, exclude_history, rules, table)
 
 
-def _known_events(dataset: Dataset, numbers: np.ndarray) -> np.ndarray:
-    """How many events of each user, [N], are of items that the model knows; `numbers` as a query has them."""
+def _known(dataset: Dataset, catalogue: Catalogue) -> tuple[np.ndarray, np.ndarray]:
+    """The model's item of each of the dataset's [V' + 1], 0 for none, and how many events of each user [N] are of one
+    that the model knows."""
+    numbers = np.concatenate(([0], catalogue.item_index(dataset.item_ids)))
     known = np.concatenate(([0], np.cumsum(numbers[dataset.items] > 0)))
-    return known[dataset.offsets[1:]] - known[dataset.offsets[:-1]]
+    return numbers, known[dataset.offsets[1:]] - known[dataset.offsets[:-1]]
 
 
 def _check_known(name: str, dataset: Dataset, numbers: np.ndarray, counts: np.ndarray, rows: np.ndarray) -> None:
@@ -181,8 +182,7 @@ def users_with_vectors(dataset: Dataset, catalogue: Catalogue, unknown: str) -> 
     Raises:
         ValueError: with unknown "error" an item in a history that the model lacks.
     """
-    numbers = np.concatenate(([0], catalogue.item_index(dataset.item_ids)))
-    counts, rows = _known_events(dataset, numbers), np.arange(dataset.num_users)
+    (numbers, counts), rows = _known(dataset, catalogue), np.arange(dataset.num_users)
     if unknown == "ignore":
         return rows[counts > 0]
     _check_known("user_vectors", dataset, numbers, counts, rows)
