@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results"
@@ -79,6 +80,11 @@ def _read(folder: str) -> dict[Run, dict[str, list[float]]]:
     return found
 
 
+def read_result(file: str) -> Any:
+    """What a JSON file of `bench/results/` holds."""
+    return json.loads((RESULTS / file).read_text(encoding="utf-8"))
+
+
 def number(value: float, digits: int) -> str:
     """A value as tables print it, without the zero before its point."""
     return f"{value:.{digits}f}".replace("0.", ".", 1)
@@ -123,7 +129,7 @@ def across(metric: str, *arguments: str) -> list[list[str]]:
 
 def breakdown(file: str, dataset: str) -> list[list[str]]:
     """Means over seeds of models measured with and without a part."""
-    found = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+    found = read_result(file)
     shown = {
         f"{protocol}: {metric}": (HEADINGS.get(name, name), digits)
         for name, (protocol, metric, digits) in METRICS.items()
@@ -185,7 +191,7 @@ def signed(value: float, digits: int) -> str:
 
 def ratios(file: str) -> list[list[str]]:
     """The time of each other contestant over ours, one thread / two threads."""
-    entries = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
+    entries = read_result(file)["rows"]
     found: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for entry in entries:
         if entry["name"] != "sgemm" and entry["ratio"] != 1.0:
@@ -200,7 +206,7 @@ def ratios(file: str) -> list[list[str]]:
 
 def memory(file: str) -> list[list[str]]:
     """Peak of the tensors of a call in MB, one thread, where it was measured."""
-    entries = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
+    entries = read_result(file)["rows"]
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for entry in entries:
         if entry["threads"] == 1 and entry.get("peak_bytes"):
@@ -211,7 +217,7 @@ def memory(file: str) -> list[list[str]]:
 
 def throughput(file: str) -> list[list[str]]:
     """Rows a second of a training step, a row a method and a column a backbone."""
-    notes = json.loads((RESULTS / file).read_text(encoding="utf-8"))["notes"]
+    notes = read_result(file)["notes"]
     found: dict[str, dict[str, int]] = defaultdict(dict)
     for note, value in notes.items():
         if note.startswith("rows/s, ") and note.count(",") == 2:
@@ -228,7 +234,7 @@ def updates(file: str) -> list[list[str]]:
     """A dataset's next period by who was trained until it: means over the periods, and seconds of one of them."""
     shown = {"never": "trained once", "update": "updated", "scratch": "trained again"}
     rows = [["", "NDCG@10", "HR@10", "seconds an update", "NDCG@10, period by period"]]
-    for run in json.loads((RESULTS / file).read_text(encoding="utf-8"))["runs"]:
+    for run in read_result(file)["runs"]:
         periods = run["periods"]
         rows.append([f"**{run['dataset']}**, {run['users']:,} users", *[""] * 4])
         for name, words in shown.items():
@@ -243,7 +249,7 @@ def updates(file: str) -> list[list[str]]:
 def cold(file: str) -> list[list[str]]:
     """Test rows that ask for an item which was added without training, and those that ask for another."""
     rows = [["", "HR@10", "NDCG@10", "HR@10 among the added", "HR@10, other rows"]]
-    for run in json.loads((RESULTS / file).read_text(encoding="utf-8"))["runs"]:
+    for run in read_result(file)["runs"]:
         first = next(iter(run["found"].values()))
         words = f"**{run['dataset']}**, {run['hidden_items']} items added, {first['cold_rows']} rows"
         rows.append([words, *[""] * 4])
@@ -255,7 +261,7 @@ def cold(file: str) -> list[list[str]]:
 
 def sizing(file: str) -> list[list[str]]:
     """Memory and step time by the number of items; what is not measured says so."""
-    found = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+    found = read_result(file)
     rows = [["items", "GB a process", "if 8 divided the tables", "if 64 did", "ms a step", ""]]
     for row in found["rows"]:
         sizes = [f"{row[name]:,}" for name in ("items", "gb", "gb_if_divided_by_8", "gb_if_divided_by_64", "step_ms")]
@@ -265,7 +271,7 @@ def sizing(file: str) -> list[list[str]]:
 
 def large_data(file: str) -> list[list[str]]:
     """A small dataset and a large one: what preparing each took, and training on it."""
-    measured = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+    measured = read_result(file)
     prepare, train = measured["prepare"], measured["train"]
     columns = ("small before", "large", "small after")
     parts = [prepare[name.split()[0]] for name in columns]
@@ -287,7 +293,7 @@ def large_data(file: str) -> list[list[str]]:
 
 def trials(file: str) -> list[list[str]]:
     """What was done to runs, how often, and what came of it."""
-    rows = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
+    rows = read_result(file)["rows"]
     names = ("trials", "survived", "lost")
     total = [f"**{sum(row[name] for row in rows)}**" for name in names]
     shown = [[row["disturbance"], *(str(row[name]) for name in names)] for row in rows]
@@ -296,7 +302,7 @@ def trials(file: str) -> list[list[str]]:
 
 def ranks(file: str) -> list[list[str]]:
     """Curves, test metrics and rates of trainings by one, two and three processes, and of one that lost a process."""
-    measured = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+    measured = read_result(file)
     runs = [*measured["runs"].values(), measured["killed"]]
     rows = [["", *measured["runs"], "2, one killed"]]
     for stage in ("stage1", "stage2"):
@@ -311,7 +317,7 @@ def ranks(file: str) -> list[list[str]]:
 
 def row_adam(file: str) -> list[list[str]]:
     """Adam by rows and lazy Adam beside dense Adam of the same seeds."""
-    means = json.loads((RESULTS / file).read_text(encoding="utf-8"))["means"]
+    means = read_result(file)["means"]
     rows = [["dataset", "Adam", "full NDCG@10", "largest difference from dense, of a seed", "item table apart"]]
     for row in means:
         quality = f"{row['ndcg@10']:.4f} ± {row['deviation']:.4f}"
@@ -324,7 +330,7 @@ def row_adam(file: str) -> list[list[str]]:
 
 def larger(file: str) -> list[list[str]]:
     """Rows a second of a larger model by one process and by two, and over the rate of one."""
-    rates = json.loads((RESULTS / file).read_text(encoding="utf-8"))["larger"]["rows_per_second"]
+    rates = read_result(file)["larger"]["rows_per_second"]
     shown = [f"{rate:,} ({rate / rates['1']:.2f})" for rate in rates.values()]
     return [["", *rates], ["rows a second in stage 2", *shown]]
 
@@ -333,7 +339,7 @@ def sharded(file: str) -> list[list[str]]:
     """A table held whole or in parts: a step's time, a process's peak of memory above what it began with."""
     rows = [["the table is held", "processes", "ms a step", "peak a process, MB", "largest difference of losses"]]
     names = {"whole": "whole", "dtensor": "in parts, torch's DTensor alone", "exchange": "in parts, rows exchanged"}
-    for row in json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]:
+    for row in read_result(file)["rows"]:
         peak, apart = row["peak_mb"] - row["before_mb"], row["largest_relative_difference_of_losses"]
         rows.append([names[row["way"]], str(row["processes"]), f"{row['ms_a_step']:,.0f}", f"{peak:,}", f"{apart:.0e}"])
     return rows
@@ -341,13 +347,13 @@ def sharded(file: str) -> list[list[str]]:
 
 def fuzzed(file: str) -> list[list[str]]:
     """How many inputs each reader of a file was given, and how many it did not answer as it should."""
-    rows = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
+    rows = read_result(file)["rows"]
     return [["reader", "inputs", "found"], *([row["target"], f"{row['inputs']:,}", str(row["found"])] for row in rows)]
 
 
 def example(name: str, *columns: str) -> list[list[str]]:
     """A program of docs/examples: means over seeds of `COLUMN:DIGITS`, whole numbers without their deviation."""
-    measured = json.loads((RESULTS / "examples.json").read_text(encoding="utf-8"))[name]
+    measured = read_result("examples.json")[name]
     wanted = [(column.replace("_", " "), int(digits)) for column, digits in (each.split(":") for each in columns)]
     rows = [["", *(column for column, _ in wanted)]]
     for who, seeds in measured.items():
@@ -361,7 +367,7 @@ def example(name: str, *columns: str) -> list[list[str]]:
 def device(file: str) -> list[list[str]]:
     """What a device model reaches by its width and method: full NDCG@10 over seeds, beside its bytes."""
     rows = [["", "d", "full NDCG@10", "least to largest, seeds", "bytes on the device", "bytes a person"]]
-    for run in json.loads((RESULTS / file).read_text(encoding="utf-8"))["means"]:
+    for run in read_result(file)["means"]:
         name = "SOLID, a personal bias alone" if run["method"] == "solid-bias" else METHODS[run["method"]]
         spread = f"{number(run['least'], 4)} to {number(run['largest'], 4)}, {run['seeds']}"
         sizes = [f"{run[size]:,}" for size in ("device_bytes", "bytes_a_person")]
@@ -379,7 +385,7 @@ def generator_length(file: str) -> list[list[str]]:
     ]
     costs = ["bytes on the device", "ms on the device", "seconds of training"]
     rows = [["", "seed", "patience", "L", "generators read", *(heading for heading, _, _ in metrics), *costs]]
-    runs = json.loads((RESULTS / file).read_text(encoding="utf-8"))["runs"]
+    runs = read_result(file)["runs"]
     for run in sorted(runs, key=lambda run: [run[name] for name in ("dataset", "seed", "patience")]):
         name, length, longer = _contestant(run["contestant"])
         reached = [number(run[metric], digits) for _, metric, digits in metrics]
@@ -392,7 +398,7 @@ def generator_length(file: str) -> list[list[str]]:
 def long_histories(file: str) -> list[list[str]]:
     """What SOLID with a long history for its generators gains over every other contestant in full NDCG@10."""
     rows = [["", "seed", "L", "generators read", "over", "L", "generators read", "full NDCG@10", "95 % interval", "p"]]
-    for gap in json.loads((RESULTS / file).read_text(encoding="utf-8"))["differences"]:
+    for gap in read_result(file)["differences"]:
         (name, *one), other = (_contestant(gap[who]) for who in ("one", "other"))
         interval = f"{signed(gap['low'], 4)} to {signed(gap['high'], 4)}"
         p = "< .001" if gap["p"] < 0.001 else number(gap["p"], 3)
@@ -411,7 +417,7 @@ def _contestant(named: str) -> tuple[str, str, str]:
 def device_equality(file: str) -> list[list[str]]:
     """Lists and scores of a device beside those of the server."""
     rows = [["", "equal lists", "equal but for ties", "largest difference of a score", "bytes", "bytes a person"]]
-    for run in json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]:
+    for run in read_result(file)["rows"]:
         lists = [f"{run[name]} of {run['users']}" for name in ("lists_equal", "lists_equal_but_for_ties")]
         sizes = [f"{run[size]:,}" for size in ("bytes", "median_bytes_a_person")]
         name = f"{run['dataset']}, {BACKBONES[run['backbone']]}"
@@ -421,7 +427,7 @@ def device_equality(file: str) -> list[list[str]]:
 
 def staleness(file: str) -> list[list[str]]:
     """Full NDCG@10 by how many events ago the layers were made, and what it costs never to be older."""
-    found = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
+    found = read_result(file)["rows"]
     ages = list(found[0]["ndcg@10"])
     rows = [["layers of n events ago", *(f"n = {age}" for age in ages[:-1]), "nobody's"]]
     for run in found:
@@ -439,7 +445,7 @@ def drift(file: str) -> list[list[str]]:
     rows = [
         ["", "threshold", "requests an event", "bytes an event", "full NDCG@10 by drift", "at random", "always fresh"]
     ]
-    for run in json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]:
+    for run in read_result(file)["rows"]:
         kept = run["kept"]
         threshold = "never asks" if kept["threshold"] is None else f"{kept['threshold']:g}"
         cells = [threshold, number(kept["requests_an_event"], 3), f"{kept['bytes_an_event']:,}"]
@@ -451,7 +457,7 @@ def drift(file: str) -> list[list[str]]:
 def programs(file: str) -> list[list[str]]:
     """Scores of exported networks beside the networks' own."""
     rows = [["", "largest difference", "largest score", "bytes"]]
-    for run in json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]:
+    for run in read_result(file)["rows"]:
         scores = f"{run['largest difference']:.1e}", f"{run['largest score']:.1f}"
         rows.append([f"{BACKBONES[run['backbone']]}, {run['preset']} configuration", *scores, f"{run['bytes']:,}"])
     return rows
