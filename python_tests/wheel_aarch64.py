@@ -87,13 +87,13 @@ def build(root: Path, tools: Path) -> Path:
         "SOLID_EXT_CUDA": "OFF",
         "CXXFLAGS": f"-isystem {include}",
         "_PYTHON_HOST_PLATFORM": "linux-aarch64",
-        "SETUPTOOLS_EXT_SUFFIX": f".cpython-3{sys.version_info.minor}-aarch64-linux-gnu.so",
     }
     defined = {
         "CMAKE_SYSTEM_NAME": "Linux",
         "CMAKE_SYSTEM_PROCESSOR": "aarch64",
         "CMAKE_CXX_COMPILER": "aarch64-linux-gnu-g++",
         "Python_INCLUDE_DIR": include / PYTHON,
+        "PYTHON_MODULE_EXTENSION": f".cpython-3{sys.version_info.minor}-aarch64-linux-gnu.so",
     }
     settings = [f"-Ccmake.define.{name}={value}" for name, value in defined.items()]
     python = [tools / "bin" / "python", "-m", "build", "--wheel", "--no-isolation", "--outdir", DIST]
@@ -117,7 +117,7 @@ def try_it(wheel: Path, root: Path, tools: Path, torch: str) -> None:
     site = FOLDER / "site"
     shutil.rmtree(site, ignore_errors=True)
     emulated = ["qemu-aarch64", "-L", root, root / "usr" / "bin" / PYTHON]
-    install = ["-m", "pip", "install", "-q", "--target", site, f"torch=={torch}", wheel]
+    install = ["-m", "pip", "install", "-q", "--no-compile", "--target", site, f"torch=={torch}", wheel]
     smoke = [ROOT / "python_tests" / "wheel_smoke.py"]
     for modules, arguments in ((tools / "lib" / PYTHON / "site-packages", install), (site, smoke)):
         environment = {**os.environ, "PYTHONPATH": str(modules)}
