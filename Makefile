@@ -71,6 +71,13 @@ wheel:
 	  (cd dist && env -i PATH=/nowhere HOME=$$HOME ../.venv-wheel/bin/python ../python_tests/wheel_smoke.py) || exit 1; \
 	done
 
+# The same for 64-bit Arm, cross-compiled and tried under emulation; what must be there, python_tests/wheel_aarch64.py says.
+# The wheels of torch for Arm up to 2.10 hold nothing of CUDA.
+TORCH_AARCH64 ?= 2.6.0
+.PHONY: wheel-aarch64
+wheel-aarch64:
+	$(PYTHON) python_tests/wheel_aarch64.py --torch $(TORCH_AARCH64)
+
 # DATA is a folder of datasets with amazon_scientific in it. Peers with an OpenMP of their own take part from another Python:
 # FAISS=PYTHON (faiss-cpu, implicit), RECBOLE=PYTHON, RECTOOLS=PYTHON, VQ=FOLDER (vector-quantize-pytorch); BEFORE=FOLDER is a
 # checkout of an earlier source with its compiled module, which the default model's training step and run are compared with.
