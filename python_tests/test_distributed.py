@@ -84,13 +84,14 @@ def test_evaluation_gives_every_rank_the_ranks_and_metrics_of_one_process(worlds
 
 
 @pytest.mark.slow
-def test_what_differs_between_ranks_is_refused_with_its_name(worlds: Any) -> None:
+def test_what_differs_between_ranks_or_the_writer_refuses_is_refused_on_each(worlds: Any) -> None:
     for found in worlds[2]:
         assert found["refused"] == {
             "values": "run: expected the same b on every rank, got 0 on rank 0 and 1 on rank 1",
             "weights": "epoch 1: expected the same bias on every rank, got 0 on rank 0 and 1 on rank 1",
+            "writer": "out: expected a folder that does not exist yet, as rank 0 finds",
         }
-    assert worlds[1][0]["refused"] == {"values": "nothing", "weights": "nothing"}
+    assert [worlds[1][0]["refused"][name] for name in ("values", "weights")] == ["nothing", "nothing"]
 
 
 @pytest.mark.slow

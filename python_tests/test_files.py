@@ -99,6 +99,30 @@ def make(folder: Path, text: str, *, overwrite: bool = False) -> None:
         describe_folder(fresh, "m.json", {"format": "a form"})
 
 
+HALF = """
+import os, sys
+from pathlib import Path
+from solid_ext.files import written_folder
+with written_folder(Path(sys.argv[1]), "test") as fresh:
+    (fresh / "a.txt").write_text("half")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_to_write_there_and_what_another_fills_is_not(
+    tmp_path: Path,
+) -> None:
+    for name in ("f", "f-new"):
+        subprocess.run([sys.executable, "-c", HALF, str(tmp_path / name)], check=False)
+    assert len(os.listdir(tmp_path)) == 2
+    with written_folder(tmp_path / "f", "test") as one:
+        (one / "a.txt").touch()
+        make(tmp_path / "f", "other")  # whole before the one around it, which is being filled
+        assert one.exists()
+        (tmp_path / "f").rename(tmp_path / "g")
+    assert sorted(name for name in os.listdir(tmp_path) if not name.startswith(".f-new.new-")) == ["f", "g"]
+
+
 @pytest.mark.parametrize("exchange", [True, False])
 def test_a_folder_is_replaced_if_it_is_one_and_holds_nothing_else(
     exchange: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -123,8 +147,8 @@ def test_a_folder_is_replaced_if_it_is_one_and_holds_nothing_else(
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"a folder of its own to overwrite, got .*other, which has no m\.json"):
         make(tmp_path / "other", "x", overwrite=True)
-    for name in ("file", "link"):
-        with pytest.raises(ValueError, match=f"expected a folder to overwrite, got .*{name}, a file or a link"):
+    for name, words in (("file", "a file"), ("link", "a link to .*f .name that folder")):
+        with pytest.raises(ValueError, match=f"expected a folder to overwrite, got .*{name}, {words}"):
             make(tmp_path / name, "x", overwrite=True)
     make(tmp_path / "empty", "x", overwrite=True)
     with monkeypatch.context() as patch:

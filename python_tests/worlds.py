@@ -96,6 +96,10 @@ def evaluated() -> dict[str, Any]:
     return found
 
 
+def refusal() -> None:
+    raise ValueError(f"out: expected a folder that does not exist yet, as rank {distributed.rank()} finds")
+
+
 def refused() -> dict[str, str]:
     """What the ranks say of values that are not the same on all of them."""
     found = {}
@@ -106,6 +110,7 @@ def refused() -> dict[str, str]:
     for name, check in {
         "values": lambda: distributed.expect_same("run", {"a": 1, "b": distributed.rank()}),
         "weights": lambda: distributed.expect_same_weights("epoch 1", model),
+        "writer": lambda: distributed.by_writer(refusal),
     }.items():
         try:
             check()

@@ -10,11 +10,11 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from torch.distributed.rendezvous import rendezvous
 
 PATIENCE = timedelta(hours=1)  # a rank that has died is noticed at once; this is for one that hangs
 ASKED_AGAIN = timedelta(seconds=1)
+T = TypeVar("T")
 _state = {"joined": False}
 
 
@@ -172,6 +173,25 @@ def summed(tensor: Tensor) -> Tensor:
 def of_writer(value: Any) -> Any:
     """The writer's value, of what JSON can hold, on every rank; who comes here waits for all."""
     return value if count() == 1 else _of_each(value)[0]
+
+
+def by_writer(call: Callable[[], T]) -> T:
+    """What a call gives the writer, of what JSON can hold, on every rank; who comes here waits for it.
+
+    Raises: on every rank what the call raises, a `ValueError` with its words where another rank called it.
+    """
+    if count() == 1:
+        return call()
+    found, refusal = None, None
+    if is_writer():
+        try:
+            found = call()
+        except (ValueError, OSError) as error:
+            refusal = error
+    found, words = of_writer([found, None if refusal is None else str(refusal)])
+    if words is not None:
+        raise refusal or ValueError(words)
+    return found
 
 
 def expect_same(what: str, values: Mapping[str, Any]) -> None:

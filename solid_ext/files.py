@@ -10,9 +10,11 @@ import json
 import os
 import re
 import shutil
+import socket
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -172,7 +174,8 @@ def written_folder(
     """A new folder to fill, which takes the place of `folder` when the body ends.
 
     Where the system can exchange two folders, a reader or a kill finds the old one or the new one at any time;
-    elsewhere an instant between two renames has the old one beside its place, and `elsewhere` names it.
+    elsewhere an instant between two renames has the old one beside its place, and `elsewhere` names it. What is filled
+    lies beside the place too; the next to write there removes it where the process that filled it was killed.
 
     Args:
         what: begins the errors' sentences.
@@ -186,8 +189,12 @@ def written_folder(
     check_replaceable(folder, what, overwrite=overwrite, ours=ours)
     folder = Path(os.path.abspath(folder))  # `.` and `a/..` have names too
     marker = uuid.uuid4().hex
-    fresh, old = (folder.with_name(f".{_short(folder)}.{kind}-{marker}") for kind in ("new", "old"))
+    fresh = folder.with_name(f".{_short(folder)}.new-{_machine()}-{os.getpid()}-{marker}")
+    old = folder.with_name(f".{_short(folder)}.old-{marker}")
     try:
+        for left in folder.parent.glob(f".{glob.escape(_short(folder))}.new-{_machine()}-*"):
+            if not _is_running(int(left.name.split("-")[-2])):
+                shutil.rmtree(left, ignore_errors=True)
         fresh.mkdir(parents=True)
         yield fresh
         for path in (*fresh.iterdir(), fresh):
@@ -210,6 +217,28 @@ def written_folder(
             shutil.rmtree(rest, ignore_errors=True)
 
 
+@cache
+def _machine() -> str:
+    """A name for where the number of a process means that process: the host, and in it the container."""
+    place = ""
+    with suppress(OSError):
+        place = os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(f"{socket.gethostname()} {place}".encode()).hexdigest()[:8]
+
+
+def _is_running(process: int) -> bool:
+    """Whether there is a process of this number here; where none can be asked for, there is."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
 def check_replaceable(
     folder: Path, what: str, *, overwrite: bool = False, ours: Callable[[Path], str | None] | None = None
 ) -> None:
@@ -226,8 +255,13 @@ def check_replaceable(
         if not overwrite or ours is None:
             hint = "" if ours is None else " (overwrite=True replaces one of its kind)"
             raise ValueError(f"{what}: expected a folder that does not exist yet, got {folder}{hint}")
-        if folder.is_symlink() or not folder.is_dir():
-            raise ValueError(f"{what}: expected a folder to overwrite, got {folder}, a file or a link")
+        if folder.is_symlink():
+            target = os.readlink(folder)
+            raise ValueError(
+                f"{what}: expected a folder to overwrite, got {folder}, a link to {target} (name that folder)"
+            )
+        if not folder.is_dir():
+            raise ValueError(f"{what}: expected a folder to overwrite, got {folder}, a file")
         if _works_in(folder):
             raise ValueError(f"{what}: expected a folder to overwrite, got {folder}, in which this process works")
         foreign = ours(folder) if any(folder.iterdir()) else None

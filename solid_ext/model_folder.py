@@ -40,6 +40,7 @@ class Trained:
     Attributes:
         first_items: of its items, how many it was first trained with; None for all of them.
         until: the latest time of an interaction that it was trained on; None where there are no times.
+        unit: of that time, as the dataset's report has it; None where it is not known.
         everything: it was trained on all interactions, so that none can measure it.
         updated: `update` made it, and not both stages of a training.
         semantics: the source of its semantics that `fit` chose; None where there was nothing to choose, or the rule of
@@ -48,6 +49,7 @@ class Trained:
 
     first_items: int | None = None
     until: int | None = None
+    unit: str | None = None
     everything: bool = False
     updated: bool = False
     semantics: str | None = None
@@ -159,14 +161,15 @@ def _trained(saved: Any, num_items: int, path: Path) -> Trained:
     if saved is None:
         return Trained()
     if isinstance(saved, dict):
-        saved = {"updated": False, "semantics": None, **saved}  # which models of before do not say
-    number = (int, type(None))
+        saved = {"updated": False, "semantics": None, "unit": None, **saved}  # which models of before do not say
+    number, text = (int, type(None)), (str, type(None))
     kinds: dict[str, tuple[type, ...]] = {
         "first_items": number,
         "until": number,
+        "unit": text,
         "everything": (bool,),
         "updated": (bool,),
-        "semantics": (str, type(None)),
+        "semantics": text,
     }
     fits = isinstance(saved, dict) and saved.keys() == kinds.keys()
     if not fits or any(type(saved[name]) not in kind for name, kind in kinds.items()):

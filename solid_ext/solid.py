@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ from solid_ext.data import (
 from solid_ext.data.growth import expect_ids_like
 from solid_ext.data.split import later_than
 from solid_ext.data.tables import shown
+from solid_ext.data.times import PER_SECOND, expect_one_unit, in_other_unit
 from solid_ext.evaluate import Scorer, Validation, both_protocols
 from solid_ext.evaluate.scorer import inference
 from solid_ext.files import (
@@ -248,7 +249,7 @@ class SOLID:
         training = Training(dataset, split, semantics, stages, made, seconds=seconds)
         catalogue = _counted(dataset, split.train_end)
         source = semantics.source if made and config.semantics.semantics == "auto" else None
-        trained = Trained(dataset.num_items, latest(dataset, split.train_end), semantics=source)
+        trained = Trained(dataset.num_items, latest(dataset, split.train_end), dataset.timestamp_unit, semantics=source)
         # All of it at the end: a fit that is stopped leaves the model that was fitted before, whole.
         self.model, self.neighbours, self.catalogue = model, neighbours, catalogue
         self.fingerprint, self.trained, self._training = dataset.fingerprint, trained, training
@@ -290,7 +291,7 @@ class SOLID:
             )
         ends = dataset.offsets[1:]
         made = self._other(model, neighbours, _counted(dataset, ends))
-        made.trained = replace(self.trained, until=latest(dataset, ends), everything=True)
+        made.trained = replace(self.trained, until=latest(dataset, ends), unit=dataset.timestamp_unit, everything=True)
         made._training = replace(training, semantics=semantics, stages=stages, measured=self.scorer)
         return made
 
@@ -333,18 +334,24 @@ class SOLID:
         dataset = in_order_of(catalogue, given)
         config = self._as_made().resolved(dataset.num_users, dataset.num_items)
         check_device(config.train.device)
-        split = _newest_of(dataset, catalogue, trained)
+        until = _until(dataset, trained)
+        split = _newest_of(dataset, catalogue, until)
         check_memory(config, dataset.num_items, dataset.num_interactions)
         with isolated():
             set_threads(config.train.threads)
             semantics, fresh = more_of(config, model, catalogue, dataset, given, first)
             found = update_solid(
-                config, model, dataset, split, semantics, fresh, after=trained.until, epochs=epochs, reporter=reporter
+                config, model, dataset, split, semantics, fresh, after=until, epochs=epochs, reporter=reporter
             )
         made = self._other(found.model, found.neighbours, _counted(dataset, dataset.offsets[1:]))
         made.fingerprint = given.fingerprint
         made.trained = replace(
-            trained, first_items=first, until=latest(dataset, dataset.offsets[1:]), everything=True, updated=True
+            trained,
+            first_items=first,
+            until=latest(dataset, dataset.offsets[1:]),
+            unit=dataset.timestamp_unit,
+            everything=True,
+            updated=True,
         )
         made._training = Training(dataset, split, semantics, found.stages, measured=found.validated)
         return made
@@ -689,9 +696,13 @@ class SOLID:
         return dataset, split
 
 
-def _claimed(folder: Path | None, what: str) -> AbstractContextManager[None]:
+@contextmanager
+def _claimed(folder: Path | None, what: str) -> Iterator[None]:
     """The folder of checkpoints, if there is one, as this training's alone."""
-    return nullcontext() if folder is None or not distributed.is_writer() else owned(folder, what)
+    with ExitStack() as held:
+        if folder is not None:
+            distributed.by_writer(lambda: held.enter_context(owned(folder, what)))
+        yield
 
 
 def _new_ids(catalogue: Catalogue, dataset: Dataset) -> pl.Series:
@@ -699,7 +710,25 @@ def _new_ids(catalogue: Catalogue, dataset: Dataset) -> pl.Series:
     return dataset.item_ids.filter(pl.Series(catalogue.item_index(dataset.item_ids) == 0))
 
 
-def _newest_of(dataset: Dataset, catalogue: Catalogue, trained: Trained) -> Split:
+def _until(dataset: Dataset, trained: Trained) -> int | None:
+    """The latest time that the model was trained on, in the unit of the dataset's times; None for no time.
+
+    Raises:
+        ValueError: a dataset without times, or with numbers that look like another unit.
+    """
+    until, wanted = trained.until, dataset.timestamp_unit
+    if until is None:
+        return None
+    if dataset.timestamps is None:
+        raise ValueError("update: expected a dataset with timestamps, as that of the model had, got one without")
+    if trained.unit in PER_SECOND and wanted in PER_SECOND:
+        return int(in_other_unit("update", np.array([until]), trained.unit, wanted)[0])
+    ends = [dataset.timestamps.min(), dataset.timestamps.max()]
+    expect_one_unit("update", np.array([until]), np.array(ends))
+    return until
+
+
+def _newest_of(dataset: Dataset, catalogue: Catalogue, until: int | None) -> Split:
     """The split of an update; refused where the dataset has not what the model was trained on, and more."""
     had = 0 if catalogue.counts is None else int(catalogue.counts.sum())
     now = int((dataset.items <= catalogue.num_items).sum())
@@ -708,11 +737,9 @@ def _newest_of(dataset: Dataset, catalogue: Catalogue, trained: Trained) -> Spli
             f"update: expected the old interactions and the new ones, at least {had:,} with the model's items, got "
             f"{now:,} (`solid-ext prepare interactions --append` adds new ones to a dataset folder)"
         )
-    if trained.until is not None and dataset.timestamps is None:
-        raise ValueError("update: expected a dataset with timestamps, as that of the model had, got one without")
-    split = newest(dataset, trained.until)
+    split = newest(dataset, until)
     # Of the others, which are no later, those that came late, share the latest time, or were held out in a fit.
-    left_out = max(dataset.num_interactions - int(later_than(dataset, trained.until).sum()) - had, 0)
+    left_out = max(dataset.num_interactions - int(later_than(dataset, until).sum()) - had, 0)
     return replace(split, report={**split.report, "older_not_trained_on": left_out})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from python_tests.untrained import untrained
@@ -27,6 +28,20 @@ def test_a_runs_static_part_is_written_and_its_size_and_loss_said(
     with pytest.raises(SystemExit):
         main(["export", "--run", run, "--for", "device", "--out", str(out)])
     assert "export: expected a folder that does not exist yet" in capsys.readouterr().err
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = str(untrained(60).save(tmp_path / "model")), tmp_path / "device"
+    rows = pl.DataFrame({"user_id": [1, 1, 1, 2, 2, 2], "item_id": [1, 2, 3] * 2, "timestamp": [1, 2, 3] * 2})
+    rows.write_csv(tmp_path / "other.csv")
+    with pytest.raises(SystemExit):
+        main([
+            *("export", "--run", run, "--for", "device", "--out", str(out), "--dataset", str(tmp_path / "other.csv"))
+        ])  # fmt: skip
+    assert "evaluate: expected" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_train_says_accuracy_beside_bytes(capsys: pytest.CaptureFixture[str]) -> None:

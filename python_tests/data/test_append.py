@@ -88,6 +88,29 @@ def test_rows_that_are_there_already_are_refused_where_there_are_no_others() -> 
         append_interactions(load_dataset(FIRST), FIRST)
 
 
+WHOLE, FRACTION = "2024-01-0{} 10:00:00", "2024-01-0{} 10:00:00.5"
+
+
+@pytest.mark.parametrize(("first", "then"), [(WHOLE, FRACTION), (FRACTION, WHOLE), (FRACTION, "2024-02-0{}")])
+def test_dates_are_told_in_the_finer_unit_of_both(first: str, then: str, tmp_path: Path) -> None:
+    held = rows(*((user, item, first.format(day)) for day, (user, item) in enumerate([(1, 2), (1, 3), (2, 3)], 1)))
+    new = rows(*((user, item, then.format(day)) for day, (user, item) in enumerate([(1, 9), (2, 2)], 5)))
+    before = load_dataset(held)
+    before.save(tmp_path / "d")
+    grown = append_interactions(Dataset.load(tmp_path / "d"), new)
+    at_once = load_dataset(pl.concat([held, new]))
+    assert grown.fingerprint == at_once.fingerprint
+    assert grown.timestamp_unit == at_once.timestamp_unit == "microseconds"
+    assert ("note_unit" in grown.report) == (first == WHOLE)
+
+
+def test_dates_that_the_finer_unit_cannot_tell_are_refused() -> None:
+    far = replace(load_dataset(rows((1, 2, "2024-01-01"), (1, 3, "2024-01-02"))), timestamps=np.array([1, 2**40]))
+    new = rows((1, 4, 1), (2, 4, 2)).with_columns(pl.col("timestamp").cast(pl.Datetime("ns")))
+    with pytest.raises(ValueError, match="append: expected times that 64 bits hold in nanoseconds, got 1099511627776"):
+        append_interactions(far, new)
+
+
 def test_times_of_another_unit_are_refused() -> None:
     dates = FIRST.with_columns(timestamp=pl.lit("2020-01-01"))
     with pytest.raises(ValueError, match="append: expected times of the unit that the dataset has, as in the source"):

@@ -15,6 +15,7 @@ from safetensors.numpy import load, save
 from python_tests.untrained import untrained
 from solid_ext import SOLID
 from solid_ext.device import DeviceModel
+from solid_ext.device.model import PERSONAL
 from solid_ext.device.tensors import digest_of
 from solid_ext.models.backbones import BACKBONES
 from solid_ext.serve import OnDevice
@@ -139,7 +140,7 @@ def test_a_blob_that_was_changed_or_does_not_fit_is_refused_and_leaves_the_model
         with suppress(ValueError):  # or a bit of the header that says nothing
             device.load(torn)
         assert device.recommend(5) == before
-    arrays, metadata = load(blob), {"format": "solid_ext personal 1", "static": solid.on_device().version}
+    arrays, metadata = load(blob), {"format": PERSONAL, "static": solid.on_device().version}
     for name, array, sentence in (
         ("window", np.array([ITEMS], np.int32), "window as numbers of items below 150"),
         ("seen", np.array([0.5], np.float32), "seen as numbers of items"),
@@ -149,7 +150,7 @@ def test_a_blob_that_was_changed_or_does_not_fit_is_refused_and_leaves_the_model
         ("other", np.zeros(1, np.int32), "expected a blob with "),
     ):
         changed = {**arrays, name: array}
-        whole = save(changed, {**metadata, "sha256": digest_of(save(changed))})
+        whole = save(changed, {**metadata, "sha256": digest_of(save(changed), metadata["static"])})
         with pytest.raises(ValueError, match=sentence):
             device.load(whole)
         assert device.recommend(5) == before
@@ -159,6 +160,28 @@ def test_a_blob_that_was_changed_or_does_not_fit_is_refused_and_leaves_the_model
         device.load(7)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="expected a fitted model"):
         SOLID().personalize([30])
+
+
+def test_a_flipped_bit_of_the_version_is_damage_and_no_other_version(tmp_path: Path) -> None:
+    solid, device = exported(tmp_path)
+    blob = bytearray(solid.personalize([30, 40]))
+    blob[blob.index(solid.on_device().version.encode()) + 40] ^= 1
+    with pytest.raises(ValueError, match="load: expected a blob as it was made, got another content"):
+        device.load(blob)
+
+
+def test_a_model_that_was_saved_and_loaded_has_the_version_of_its_weights(tmp_path: Path) -> None:
+    solid, device = exported(tmp_path)
+    loaded = SOLID.load(solid.save(tmp_path / "model"))
+    exact = loaded.model.item_embedding.table
+
+    def rounded() -> torch.Tensor:  # as another processor may compute it
+        return torch.nextafter(exact(), torch.tensor(torch.inf))
+
+    loaded.model.item_embedding.table = rounded  # type: ignore[method-assign]
+    assert not np.array_equal(loaded.on_device().static["items"], solid.on_device().static["items"])
+    assert loaded.on_device().version == solid.on_device().version
+    device.load(loaded.personalize([30, 40]))
 
 
 def test_what_the_model_has_not_is_refused_in_a_sentence(tmp_path: Path) -> None:

@@ -252,6 +252,15 @@ def test_a_field_that_is_misspelt_in_the_address_is_refused(client: TestClient, 
     assert answer.json()["detail"] == f"{address[1:].partition('?')[0]}: expected fields of its own, got 'kk'"
 
 
+@pytest.mark.parametrize(
+    ("address", "name"), [("/similar?item=10&item=20&k=1", "item"), ("/items?limit=1&limit=1", "limit")]
+)
+def test_a_field_that_stands_twice_in_the_address_is_refused(client: TestClient, address: str, name: str) -> None:
+    answer = client.get(address)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == f"{address[1:].partition('?')[0]}: expected {name} once, got it 2 times"
+
+
 def test_a_head_that_is_too_large_is_refused(client: TestClient) -> None:
     for headers, query in (({"x-large": "x" * 33_000}, ""), ({f"x-{n}": "x" * 500 for n in range(70)}, ""), ({}, "x")):
         answer = client.get("/items", params={"query": query * 33_000}, headers=headers)

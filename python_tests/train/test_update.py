@@ -490,6 +490,28 @@ def test_an_update_counts_the_interactions_that_come_too_late_to_be_trained_on(
     assert report["older_not_trained_on"] == both.num_interactions - later - int(fitted.catalogue.counts.sum())
 
 
+def test_an_update_tells_the_time_that_the_model_was_trained_until_in_the_unit_of_its_data(
+    refitted: SOLID, old: Dataset
+) -> None:
+    rows, until = as_rows(old), refitted.trained.until
+    assert until is not None
+    new = rows.head(100).with_columns(timestamp=pl.lit(until + 1, dtype=pl.Int64), item_id=pl.lit("item-04"))
+    whole = load_dataset(pl.concat([rows, new]), items=old.item_table)
+    assert whole.timestamps is not None
+    finer = replace(
+        whole, timestamps=whole.timestamps * 10**6, report={**whole.report, "timestamp_unit": "microseconds"}
+    )
+    dated = copy(refitted)
+    dated.trained = replace(refitted.trained, unit="seconds")
+    report = dated.update(finer, epochs=1).training.split.report
+    assert report["new_interactions"] == refitted.update(whole, epochs=1).training.split.report["new_interactions"]
+    numbers = copy(refitted)
+    numbers.trained = replace(refitted.trained, until=1_600_000_000, unit="as in the source")
+    milliseconds = replace(whole, timestamps=whole.timestamps - whole.timestamps.max() + 1_600_000_000_000, report={})
+    with pytest.raises(ValueError, match=r"update: expected new times of the unit that the dataset's have, .*like sec"):
+        numbers.update(milliseconds, epochs=1)
+
+
 @pytest.mark.parametrize(
     ("users", "got"),
     [([-1], r"got 0 and 0 of 1 new ones"), ([None], "got 1 and 0 of 1 new ones"), ([-1, -2, -3], "of 3 new ones")],

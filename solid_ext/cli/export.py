@@ -58,7 +58,12 @@ class Export:
         console.print(f"{', '.join(files)} in {self.out}")
 
     def _for_devices(self, solid: SOLID) -> None:
+        from solid_ext.files import check_new_folder
+        from solid_ext.serve.on_device import foreign_device
+
+        check_new_folder(self.out, "export", overwrite=self.overwrite, ours=foreign_device)
         data = None if self.dataset is None else open_dataset(self.dataset)
+        before = None if data is None else solid.evaluate(data)["full"]["ndcg@10"]
         said = solid.export_device(self.out, dtype=self.dtype, overwrite=self.overwrite)
         console.print(f"static part {said['version'][:12]} in {self.out}: {said['bytes']:,} bytes of {self.dtype}")
         console.print(f"a person's blob, which SOLID.personalize makes: {said['bytes_a_person']:,} bytes")
@@ -68,6 +73,5 @@ class Export:
                 "of the ten best items, over histories of one popular item each"
             )
         if data is not None:
-            before = solid.evaluate(data)["full"]["ndcg@10"]
             after = solid.evaluate_scorer(solid.on_device().rounded(self.dtype), data)["full"]["ndcg@10"]
             console.print(f"full ndcg@10 {after:.4f} on the device, {before:.4f} on the server")

@@ -87,8 +87,7 @@ class Prepare:
         self._check_flags()
         if self.raw is not None and (self.raw / METADATA).exists():
             raise ValueError(f"prepare: expected --raw FILE, got the dataset folder {self.raw}")
-        if not self.append:
-            check_folder(self.out, overwrite=self.overwrite)
+        check_folder(self.out, overwrite=self.overwrite or self.append)
         with owned_place(self.out, "prepare"):  # from reading to writing: of two appends none loses the other's rows
             self._prepare()
         console.print(f"wrote {self.out}")

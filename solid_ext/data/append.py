@@ -24,7 +24,7 @@ from solid_ext.data.prepare import (
     missing_times_note,
     unit_of,
 )
-from solid_ext.data.times import expect_one_unit
+from solid_ext.data.times import PER_SECOND, expect_one_unit, in_other_unit
 
 RULES = "read_as"
 """The entry of a dataset's report that holds, as JSON, how its columns were read."""
@@ -52,8 +52,9 @@ def append_interactions(dataset: Dataset, source: Any, *, items: Any = None, max
 
     Raw ids are kept; numbers may move, as those of every dataset follow its sorted ids. A row that the dataset has,
     the same user, item and time, is a duplicate and left out (`appended_duplicates`); nothing tells it of a row without
-    a time, which takes that of its user's row before it, a new one or the dataset's last. Items that have a description
-    keep it; `items` describes the others. The report is that of the whole.
+    a time, which takes that of its user's row before it, a new one or the dataset's last. Where times were dates on
+    both sides, all are in the finer unit of the two. Items that have a description keep it; `items` describes the
+    others. The report is that of the whole.
 
     Args:
         dataset: read by rules that `rules_of` knows, or by the usual names of columns.
@@ -62,14 +63,14 @@ def append_interactions(dataset: Dataset, source: Any, *, items: Any = None, max
         max_malformed: as of `load_dataset`.
 
     Raises:
-        ValueError: what `load_dataset` refuses; times in another unit than the dataset's, or only one of both has any;
-            a source all rows of which the dataset has.
+        ValueError: what `load_dataset` refuses; times in another unit than the dataset's that are not dates on both
+            sides, or only one of both has any; a source all rows of which the dataset has.
     """
     rules = dict(rules_of(dataset) or {})
     if items is None:
         rules = {name: value for name, value in rules.items() if name not in ("title", "categories")}
     new = read_source(source, items=items, max_malformed=max_malformed, **rules)
-    found = _with_integer_times(new.rows.drop_nulls(["user_id", "item_id"]), dataset)
+    dataset, found = _in_one_unit(dataset, new.rows.drop_nulls(["user_id", "item_id"]))
     if not found.height:
         raise ValueError(f"append: expected rows with a user and an item, got {new.rows.height:,} rows without")
     old_rows, new_rows = as_rows(dataset), _without_duplicates(found)
@@ -108,14 +109,14 @@ def as_rows(dataset: Dataset) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-def _with_integer_times(rows: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
-    """Rows of a source, their times as the dataset has them: int64, null where one is missing, or no such column.
+def _in_one_unit(dataset: Dataset, rows: pl.DataFrame) -> tuple[Dataset, pl.DataFrame]:
+    """The dataset, and rows of a source with times as it has them: int64, null where one is missing, or no such column.
 
     Raises:
-        ValueError: times of another unit than the dataset's, or only one of both has any.
+        ValueError: times of two units that are not both of dates, or only one of both has any.
     """
     found = NO_TIMES
-    held = dataset.report.get("timestamp_unit", NO_TIMES if dataset.timestamps is None else AS_THEY_ARE)
+    held = dataset.timestamp_unit
     known = rows["timestamp"].is_not_null().to_numpy() if "timestamp" in rows.columns else np.zeros(0, dtype=bool)
     times = np.zeros(rows.height, dtype=np.int64)
     if known.any():
@@ -123,14 +124,23 @@ def _with_integer_times(rows: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
         found = unit_of(given)
         times[known] = in_unit(given, found)
     if held != found and rows.height:
-        raise ValueError(f"append: expected times of the unit that the dataset has, {held}, got {found}")
+        if not {held, found} <= PER_SECOND.keys():
+            raise ValueError(f"append: expected times of the unit that the dataset has, {held}, got {found}")
+        unit = max(held, found, key=PER_SECOND.__getitem__)
+        times[known] = in_other_unit("append", times[known], found, unit)
+        if unit != held and dataset.timestamps is not None:
+            said = f"Times are in {unit} now, and no longer in {held}, as rows that were appended need it."
+            report = {**dataset.report, "timestamp_unit": unit, "note_unit": said}
+            dataset = replace(
+                dataset, timestamps=in_other_unit("append", dataset.timestamps, held, unit), report=report
+            )
     if dataset.timestamps is None:
-        return rows.drop("timestamp", strict=False)
+        return dataset, rows.drop("timestamp", strict=False)
     if found == AS_THEY_ARE:
         expect_one_unit("append", dataset.timestamps, times[known])
     elif found == MILLIONTHS:
         expect_one_unit("append", dataset.timestamps / MILLION, times[known] / MILLION)
-    return rows.with_columns(timestamp=pl.Series(times).set(pl.Series(~known), None))
+    return dataset, rows.with_columns(timestamp=pl.Series(times).set(pl.Series(~known), None))
 
 
 def _without_duplicates(rows: pl.DataFrame) -> pl.DataFrame:
@@ -165,7 +175,7 @@ def _of_the_whole(dataset: Dataset, new: Source, indexed: Indexed) -> dict[str, 
             report[name] = _count(dataset, name) + int(indexed.report[name])
         if report["missing_timestamps"]:
             report["note_missing_times"] = missing_times_note(int(report["missing_timestamps"]))
-        report["timestamp_unit"] = dataset.report.get("timestamp_unit", AS_THEY_ARE)
+        report["timestamp_unit"] = dataset.timestamp_unit
     return report
 
 

@@ -17,7 +17,14 @@ import polars as pl
 from solid_ext.data.catalogue import Catalogue
 from solid_ext.data.files import nearest_file
 from solid_ext.data.interactions import column_name, normalise_ids, read_interactions
-from solid_ext.data.prepare import Indexed, align_items, description_text, index_interactions
+from solid_ext.data.prepare import (
+    AS_THEY_ARE,
+    NO_TIMES,
+    Indexed,
+    align_items,
+    description_text,
+    index_interactions,
+)
 from solid_ext.data.reading import Reading, suggested
 from solid_ext.data.storage import METADATA, read_folder, write_folder
 from solid_ext.data.tables import read_table
@@ -119,6 +126,12 @@ class Dataset:
     def num_interactions(self) -> int:
         """N."""
         return self.items.size
+
+    @property
+    def timestamp_unit(self) -> str:
+        """What one unit of the times is: "seconds", "microseconds" or "nanoseconds" where they were dates, else a
+        sentence."""
+        return str(self.report.get("timestamp_unit", NO_TIMES if self.timestamps is None else AS_THEY_ARE))
 
     def __repr__(self) -> str:
         times = (

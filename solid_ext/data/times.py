@@ -33,6 +33,8 @@ BANDS = (
     ("nanoseconds", 100_000_000_000_000_000, 5_000_000_000_000_000_000),
 )
 FAR = 100  # times as large or as small: no series of counters goes on so, another unit does
+PER_SECOND = {"seconds": 1, "microseconds": MICRO, "nanoseconds": 1000 * MICRO}
+"""The units of times that were dates: so many make a second, and times of one can be told in another."""
 # Counters that are no dates may lie anywhere; then more of them than this share lie between the bands.
 OUTSIDE = 0.01
 
@@ -259,6 +261,24 @@ def _check_units(name: str, numbers: pl.Series, notes: dict[str, int | str]) -> 
             f"{placeholders:,} times are 0 or -1 (1970) beside times of this century: those rows come first in their "
             "users' histories. Leave the cells empty if the times are not known."
         )
+
+
+def in_other_unit(name: str, times: np.ndarray, unit: str, wanted: str) -> np.ndarray:
+    """Times `[N]` int64 of one of the units `PER_SECOND` in another, with what is finer cut off.
+
+    Args:
+        name: begins the error's sentence.
+
+    Raises:
+        ValueError: times that 64 bits do not hold in the other unit.
+    """
+    here, there = PER_SECOND[unit], PER_SECOND[wanted]
+    if there <= here:
+        return times // (here // there)
+    largest = int(np.abs(times).max(initial=0))
+    if largest * (there // here) >= INTEGERS:
+        raise ValueError(f"{name}: expected times that 64 bits hold in {wanted}, got {largest} in {unit}")
+    return times * (there // here)
 
 
 def expect_one_unit(name: str, held: np.ndarray, found: np.ndarray) -> None:

@@ -14,7 +14,7 @@ from solid_ext.device.backbones import NAMES, STATES, Weights, din, linear
 from solid_ext.device.tensors import digest_of, read_tensors, widened
 
 STATIC, ITEMS, MANIFEST = "static.safetensors", "items.json", "manifest.json"
-FORMAT, PERSONAL = "solid_ext device 1", "solid_ext personal 1"
+FORMAT, PERSONAL = "solid_ext device 2", "solid_ext personal 2"
 MOST = 100  # items that are recommended at most: so many a personal blob has the neighbours' scores of
 
 
@@ -81,13 +81,14 @@ class DeviceModel:
         arrays, metadata = read_tensors(content, "load")
         if metadata.get("format") != PERSONAL:
             raise ValueError(f"load: expected a blob of format {PERSONAL!r}, got {metadata.get('format')!r:.40}")
-        if metadata.get("static") != self.version:
+        version = str(metadata.get("static"))
+        if metadata.get("sha256") != digest_of(content, version):
+            raise ValueError("load: expected a blob as it was made, got another content than its sha256 says")
+        if version != self.version:
             raise ValueError(
                 f"load: expected a blob of the static part {self.version[:12]}, got one of "
-                f"{str(metadata.get('static'))[:12]} (personalize again with the model that was exported)"
+                f"{version[:12]} (personalize again with the model that was exported)"
             )
-        if metadata.get("sha256") != digest_of(content):
-            raise ValueError("load: expected a blob as it was made, got another content than its sha256 says")
         found = widened(arrays)
         self._check(found)
         self._forget()

@@ -43,9 +43,11 @@ def read_tensors(content: bytes, what: str) -> tuple[dict[str, np.ndarray], dict
     return arrays, metadata
 
 
-def digest_of(content: bytes) -> str:
-    """The sha256 of the arrays of a safetensors file, whatever its header says of them."""
-    return hashlib.sha256(memoryview(content)[8 + int.from_bytes(content[:8], "little") :]).hexdigest()
+def digest_of(content: bytes, version: str) -> str:
+    """The sha256 of a version and the arrays of a safetensors file, whatever its header says of them."""
+    digest = hashlib.sha256(version.encode())
+    digest.update(memoryview(content)[8 + int.from_bytes(content[:8], "little") :])
+    return digest.hexdigest()
 
 
 def widened(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

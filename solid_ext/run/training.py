@@ -5,9 +5,8 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,25 +95,28 @@ def train_run(
     if callbacks:
         reporter = calling
     check_training(config, dataset)
-    writes = distributed.is_writer()
-    if writes:
-        check_out(folder, resume=resume, overwrite=overwrite)
-    made = not folder.exists()
-    with owned(folder, "out") if writes else nullcontext():
-        begin = partial(
-            open_run,
-            folder,
-            config,
-            dataset,
-            resume=resume,
-            overwrite=overwrite,
-            method=method,
-            baseline=baseline,
-            refit=refit,
-            source=source,
-        )
-        also = Also(*distributed.of_writer(begin() if writes else None))  # who does not write waits for the folder
-        with under_way(folder, made=made) if writes else nullcontext():
+    made = False
+    with ExitStack() as held:
+
+        def claim() -> Also:
+            nonlocal made
+            check_out(folder, resume=resume, overwrite=overwrite)
+            made = not folder.exists()
+            held.enter_context(owned(folder, "out"))
+            return open_run(
+                folder,
+                config,
+                dataset,
+                resume=resume,
+                overwrite=overwrite,
+                method=method,
+                baseline=baseline,
+                refit=refit,
+                source=source,
+            )
+
+        also = Also(*distributed.by_writer(claim))  # who does not write waits for the folder
+        with under_way(folder, made=made) if distributed.is_writer() else nullcontext():
             if begun is not None:
                 begun()
             start = time.perf_counter()

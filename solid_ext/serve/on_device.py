@@ -30,6 +30,7 @@ from solid_ext.ops.reference import generated_weights
 from solid_ext.scorers import WithNeighbours
 from solid_ext.scorers.popularity import log_odds
 from solid_ext.serve.histories import flattened
+from solid_ext.train.checkpoint import tensor_bytes
 
 Rounding = Literal["float32", "float16", "int8"]
 ANYBODY = 4096  # most popular items whose histories of one make nobody's layers
@@ -50,7 +51,7 @@ class OnDevice:
 
     The static part is the item vectors, the backbone, the target tower, what the dynamic layers share, and the layers
     of nobody in particular; generators and neighbourhood stay here. What makes it one person's are the weights that
-    `personalize` generates. The item vectors, V d numbers, are copied when they are first asked for: `sizes` needs none.
+    `personalize` generates. The item vectors, V d numbers, are copied when they are first asked for; `sizes` does not.
 
     Args:
         model: without fine-tuning.
@@ -91,9 +92,12 @@ class OnDevice:
 
     @cached_property
     def version(self) -> str:
-        """The sha256 of the weights of the static part, which its blobs carry."""
-        weights = {name: array for name, array in self.static.items() if name not in self.everybody}
-        return _digest(weights, self.about)
+        """The sha256 of the weights that the static part is computed of, which its blobs carry.
+
+        It is not that of the static part: another processor, or batch, may compute another last bit of an item vector.
+        """
+        items = {f"items.{name}": tensor for name, tensor in self.model.item_embedding.state_dict().items()}
+        return _digest(items | shared_layers(self.model), self.about)
 
     def personalize(self, history: Tensor, dtype: Literal["float32", "float16"] = "float32") -> bytes:
         """What makes the static part one person's: safetensors of weights, history and the neighbours that matter.
@@ -131,7 +135,7 @@ class OnDevice:
             "seen": seen[~torch.isin(seen, window)].numpy() - 1,
         }
         whole = rounded | {name: array.astype(np.int32) for name, array in numbers.items()}
-        digest = digest_of(save(whole))
+        digest = digest_of(save(whole), version)
         return save(whole, {"format": PERSONAL, "static": version, "sha256": digest})
 
     def _neighbours(self, sequence: Tensor, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -194,7 +198,7 @@ class OnDevice:
             "bytes_a_person": self.sizes().person,
             "loss": self.loss(dtype),
         }
-        with written_folder(folder, "export", overwrite=overwrite, ours=_foreign) as fresh:
+        with written_folder(folder, "export", overwrite=overwrite, ours=foreign_device) as fresh:
             (fresh / STATIC).write_bytes(content[STATIC])
             write_text(fresh / ITEMS, content[ITEMS].decode())
             describe_folder(fresh, MANIFEST, described)
@@ -239,7 +243,7 @@ def shared_tensors(model: DynamicRecommender) -> dict[str, Tensor]:
 
 
 def shared_layers(model: DynamicRecommender) -> dict[str, Tensor]:
-    """What of a model is everybody's besides the item vectors: backbone, target tower, what the dynamic layers share."""
+    """What of a model is everybody's besides the item vectors: backbone, target, what the dynamic layers share."""
     found: dict[str, Tensor] = {}
     for name, module in (("backbone", model.backbone), ("target", model.target), ("dynamic", model.dynamic)):
         tensors = module.state_dict()
@@ -317,11 +321,11 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().to("cpu", torch.float32).contiguous().numpy().copy()
 
 
-def _digest(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
+def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
     found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name in sorted(arrays):
-        found.update(f"{name} {list(arrays[name].shape)}".encode())
-        found.update(arrays[name].data)
+    for name in sorted(tensors):
+        found.update(f"{name} {list(tensors[name].shape)}".encode())
+        found.update(tensor_bytes(tensors[name]))
     return found.hexdigest()
 
 
@@ -342,6 +346,6 @@ def _rounded(arrays: Mapping[str, np.ndarray], dtype: Rounding) -> dict[str, np.
     return found
 
 
-def _foreign(folder: Path) -> str | None:
-    """What keeps a folder from being replaced; None for one that `write` wrote."""
+def foreign_device(folder: Path) -> str | None:
+    """What keeps a folder from being replaced; None for one that `OnDevice.write` wrote."""
     return foreign_to(folder, MANIFEST, FORMAT)

@@ -70,11 +70,14 @@ NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Refusal, "descripti
 
 
 async def refuse_other_fields(request: Request) -> None:
-    """Refuse a field of the address that the route does not read, as the body refuses one."""
-    own = {field.alias for field in request.scope["route"].dependant.query_params}
-    other = [name for name in request.query_params if name not in own]
-    if other:
-        raise Problem(422, f"{request.url.path.strip('/')}: expected fields of its own, got {other[0][:80]!r}")
+    """Refuse a field of the address that the route does not read, as the body refuses one, or that stands twice."""
+    own, what = {field.alias for field in request.scope["route"].dependant.query_params}, request.url.path.strip("/")
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if name not in own:
+            raise Problem(422, f"{what}: expected fields of its own, got {name[:80]!r}")
+        if given.count(name) > 1:
+            raise Problem(422, f"{what}: expected {name} once, got it {given.count(name)} times")
 
 
 OWN_FIELDS = [Depends(refuse_other_fields)]
