@@ -13,6 +13,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 
 from bench.harness import RESULTS
 
@@ -34,7 +35,8 @@ def draw(name: str, title: str, panels: dict[str, tuple[str, Points]]) -> None:
         axis.axhline(1, color="black", linewidth=0.8)
         axis.set_xscale("log", base=2)
         axis.set_yscale("log", base=2)
-        ticks = sorted({x for points in lines.values() for x, _ in points})
+        places = sorted({x for points in lines.values() for x, _ in points})
+        ticks = [x for x, after in zip(places, [*places[1:], np.inf], strict=True) if after > 1.1 * x]  # 31 beside 32
         axis.set_xticks(ticks, [f"{x:,.0f}" for x in ticks], rotation=45)
         axis.set_xlabel(over)
         axis.set_title(fixed, fontsize=9)
