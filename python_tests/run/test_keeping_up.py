@@ -162,7 +162,10 @@ def test_a_night_on_the_command_line(
     main(["update", "--run", first, "--dataset", data, "--out", second, "--epochs", "1"])
     said = capsys.readouterr().out
     assert "39 known, 1 new" in said
-    older = read_json(tmp_path / "second" / "metrics.json", "test")["split"]["older_not_trained_on"]
+    metrics = read_json(tmp_path / "second" / "metrics.json", "test")
+    before, after = (metrics["models"][name]["full"]["ndcg@10"] for name in ("before", "update"))
+    assert ("ranks them worse" in said) == (after < before)
+    older = metrics["split"]["older_not_trained_on"]
     assert dataset.timestamps is not None
     assert old.timestamps is not None
     assert older == int(np.sum(dataset.timestamps <= old.timestamps.max())) - old.num_interactions

@@ -56,6 +56,9 @@ class Update:
         for metric in metrics["models"]["before"]["full"]:
             table.add_row(metric, *(f"{values['full'][metric]:.4f}" for values in metrics["models"].values()))
         console.print(table)
+        before, after = (metrics["models"][name]["full"]["ndcg@10"] for name in ("before", "update"))
+        if after < before:
+            console.print("note: the new model ranks them worse than the old one, which is where it was")
         console.print(f"updated in {metrics['seconds']['update']:.0f} s")
         console.print(f"  {self.out / 'metrics.json'}")
         for name, words in metrics["folders"].items():
