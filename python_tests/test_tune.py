@@ -109,6 +109,21 @@ def test_a_journal_is_shared_too_and_other_searches_beside_it_are_left_alone(
     assert not metrics
 
 
+def test_a_shared_journal_that_was_cut_off_is_refused_before_a_line_is_appended_to_the_torn_one(
+    world: tuple[Dataset, SyntheticTruth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("solid_ext.tune._train", lambda folder, *rest: (folder.mkdir(parents=True), 0.5)[1])
+    search, journal = make_search(["dropout"], "static", "gru4rec", "best", FIELDS, 0), tmp_path / "journal"
+    tune(tmp_path / "first", search, world[0], trials=1, storage=str(journal))
+    torn = journal.read_bytes()[:-7]
+    journal.write_bytes(torn)
+    with pytest.raises(
+        ValueError, match=r"storage: expected a journal of whole lines in .*journal, got a last one that"
+    ):
+        tune(tmp_path / "second", search, world[0], trials=2, storage=str(journal))
+    assert journal.read_bytes() == torn
+
+
 def test_every_searched_field_exists_and_its_range_is_allowed() -> None:
     for name, where in SPACE.items():
         for value in where[:2]:

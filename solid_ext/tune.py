@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -222,6 +223,7 @@ def _study(out: Path, storage: str | None) -> optuna.Study:
         _mend(journal)
     else:
         journal, name = Path(storage), f"tune {digest(out / 'search.json')}"
+        _expect_whole(journal)
     try:
         # Not Optuna's own choice by URL: with Redis it reads pickles.
         of_url = storage is not None and "://" in storage
@@ -240,6 +242,29 @@ def _mend(journal: Path) -> None:
     if not journal.exists():
         return
     content = journal.read_bytes()
+    whole = _whole_lines(journal, content)
+    if whole != content:
+        with written(journal) as partial:
+            partial.write_bytes(whole)
+
+
+def _expect_whole(journal: Path) -> None:
+    """Refuse a shared journal that ends within a line, to which Optuna would append the next; others may be writing."""
+    for _ in range(10):
+        if not journal.is_file():
+            return
+        content = journal.read_bytes()
+        if _whole_lines(journal, content) == content:
+            return
+        time.sleep(0.1)
+    raise ValueError(
+        f"storage: expected a journal of whole lines in {journal}, got a last one that is cut off (remove it while nobody "
+        "searches)"
+    )
+
+
+def _whole_lines(journal: Path, content: bytes) -> bytes:
+    """The lines that have an end; refused where one of them is no JSON object."""
     whole = content[: content.rfind(b"\n") + 1]
     for number, line in enumerate(whole.splitlines(), 1):
         try:
@@ -248,9 +273,7 @@ def _mend(journal: Path) -> None:
             entry = None
         if not isinstance(entry, dict):
             raise _damaged(journal, f"another, line {number}")
-    if whole != content:
-        with written(journal) as partial:
-            partial.write_bytes(whole)
+    return whole
 
 
 def _damaged(journal: Path, found: str) -> ValueError:
