@@ -258,8 +258,8 @@ def _expect_whole(journal: Path) -> None:
             return
         time.sleep(0.1)
     raise ValueError(
-        f"storage: expected a journal of whole lines in {journal}, got a last one that is cut off (remove it while nobody "
-        "searches)"
+        f"storage: expected a journal of whole lines in {journal}, got a last one that is cut off (remove it while "
+        "nobody searches)"
     )
 
 
