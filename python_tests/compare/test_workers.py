@@ -86,10 +86,16 @@ def test_a_worker_that_is_killed_changes_no_bit_of_the_table(
     ],
 )
 def test_mistakes_get_a_sentence(
-    arguments: dict[str, Any], sentence: str, grid: Grid, world: tuple[Dataset, SyntheticTruth], tmp_path: Path
+    arguments: dict[str, Any],
+    sentence: str,
+    grid: Grid,
+    world: tuple[Dataset, SyntheticTruth],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if arguments.get("cluster") == "nowhere":
-        pytest.importorskip("distributed", reason="no distributed: who has the extra `cluster` runs this")
+        distributed = pytest.importorskip("distributed", reason="no distributed: who has the extra `cluster` runs this")
+        monkeypatch.setattr(distributed, "Client", None)  # refused before one is made
     with pytest.raises(ValueError, match=sentence):
         compare(tmp_path / "out", grid, [world[0]], **arguments)
 

@@ -87,11 +87,13 @@ def _on_cluster(address: str) -> Iterator[tuple[Executor, None]]:
     """The workers of a Dask cluster."""
     try:
         from distributed import Client
+        from distributed.comm import resolve_address
     except ImportError as error:
         raise ValueError(
             "cluster: expected the package distributed (pip install 'solid_ext[cluster]'), found none"
         ) from error
     try:
+        resolve_address(address)  # a client of what is no address complains again when it goes away
         client = Client(address, timeout=CONNECTED, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ValueError(
