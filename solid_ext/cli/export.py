@@ -21,7 +21,9 @@ class Export:
     part of it that devices hold, for `solid_ext.device.DeviceModel`.
 
     Example: solid-ext export --run runs/first --for onnx --out first-onnx
+
     Example: solid-ext export --run runs/first --for torch --out first-torch
+
     Example: solid-ext export --run runs/first --for device --out first-device --dtype int8 --dataset data/ratings
     """
 

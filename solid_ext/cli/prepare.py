@@ -22,6 +22,7 @@ class Prepare:
     """Make a dataset folder: Parquet interactions, items and id maps, and a report of what was read.
 
     Example: solid-ext prepare interactions --raw ratings.csv --user userId --item movieId --out data/ratings
+
     Example: solid-ext prepare office --raw Office_Products_5.json.gz --items meta_Office_Products.json.gz --out office
 
     The paper's datasets are made of the public raw files, each by its filtering, and held against Table 1:

@@ -24,8 +24,11 @@ class Recommend:
     """The best items for a history of raw item ids, oldest first, or for users of a dataset by their histories in it.
 
     Example: solid-ext recommend --run runs/first --history 50 172 181 --k 5
+
     Example: solid-ext recommend --run runs/first --k 5 --history -- -a5 --b6
+
     Example: solid-ext recommend --run runs/first --dataset data/ratings --all-users --k 10 --out recs.parquet
+
     Example: solid-ext recommend --run runs/first --dataset data/ratings --users 7 12
 
     Everything after "--" belongs to the history, ids that begin with "-" too. A file is written a block of users after

@@ -19,6 +19,7 @@ class Serve:
     """Serve a trained model over HTTP, with a page to try it.
 
     Example: solid-ext serve --run runs/first
+
     Example: solid-ext serve --run runs/first --host 0.0.0.0 --token-file token.txt
 
     A run that takes the folder's place is loaded and answers from then on; Ctrl-C ends the service when what has begun

@@ -19,6 +19,7 @@ class Update:
     """Go on from a trained model with a dataset that holds the old interactions and new ones, in a new folder.
 
     Example: solid-ext prepare interactions --raw tonight.csv --out data/ratings --append
+
     Example: solid-ext update --run runs/monday --dataset data/ratings --out runs/tuesday
 
     Items keep their ids, new ones start from their semantic and features, and nothing is clustered again. The epochs

@@ -17,6 +17,7 @@ class Vectors:
     """Write the vectors of all items, or of a dataset's users, as a Parquet file of ids and vectors.
 
     Example: solid-ext vectors --run runs/first --out items.parquet
+
     Example: solid-ext vectors --run runs/first --dataset data/ratings --out users.parquet
 
     The product of a user's and an item's vector is the network's logit. Neighbours are in no vector. Users are computed
