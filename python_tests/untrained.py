@@ -16,6 +16,12 @@ from solid_ext.scorers import ItemKNN, WithNeighbours
 from solid_ext.scorers.finetune import fine_tuned
 
 
+def random_similarity(size: int, density: float, rng: np.random.Generator) -> sparse.csr_array:
+    """A sparse similarity of that many items in float32, as every version of scipy makes it."""
+    values = rng.random((size, size), dtype=np.float32)
+    return sparse.csr_array(np.where(rng.random((size, size)) < density, values, np.float32(0)))
+
+
 def untrained(items: int, titles: list[str] | None = None, seed: int = 0, **fields: Any) -> SOLID:
     """A small model with features, 12 semantics and neighbours; item v has the raw id 10 (v - 1)."""
     torch.manual_seed(seed)
@@ -33,7 +39,7 @@ def untrained(items: int, titles: list[str] | None = None, seed: int = 0, **fiel
     if titles is not None:
         table = table.with_columns(pl.Series("title", titles))
     solid.catalogue = Catalogue(table, rng.integers(0, 50, items))
-    similarity = sparse.random_array((items + 1, items + 1), density=0.2, rng=rng, dtype=np.float32).tocsr()
+    similarity = random_similarity(items + 1, 0.2, rng)
     knn = ItemKNN.of(similarity, solid.model.length)
     solid.neighbours = WithNeighbours(fine_tuned(solid.model), knn, 2.0, 0.8)
     return solid

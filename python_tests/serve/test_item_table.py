@@ -12,9 +12,9 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from scipy import sparse
 from torch import Tensor, nn
 
+from python_tests.untrained import random_similarity
 from solid_ext import SOLID
 from solid_ext.data import Catalogue
 from solid_ext.evaluate.scorer import in_eval_mode
@@ -53,7 +53,7 @@ def untrained(neighbours: bool = True, **fields: Any) -> SOLID:
     ids = [f"item {number}" for number in range(ITEMS)]
     solid.catalogue = Catalogue(pl.DataFrame({"item_id": ids, "title": [i.upper() for i in ids]}), np.arange(ITEMS) % 9)
     if neighbours:
-        similarity = sparse.random_array((ITEMS + 1, ITEMS + 1), density=0.05, rng=rng, dtype=np.float32, format="csr")
+        similarity = random_similarity(ITEMS + 1, 0.05, rng)
         solid.neighbours = WithNeighbours(fine_tuned(model), ItemKNN.of(similarity, model.length), 2.0, 0.8)
     return solid
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy import sparse
 
-from python_tests.untrained import untrained
+from python_tests.untrained import random_similarity, untrained
 from solid_ext import SOLID
 from solid_ext.methods import METHODS
 from solid_ext.scorers import ItemKNN
@@ -110,7 +109,7 @@ def test_k_of_a_session_is_checked_as_that_of_recommend() -> None:
 
 def test_neighbours_of_one_history_are_summed_as_those_of_many_bit_for_bit() -> None:
     rng = np.random.default_rng(2)
-    knn = ItemKNN.of(sparse.random_array((41, 41), density=0.5, rng=rng, dtype=np.float32).tocsr(), 8)
+    knn = ItemKNN.of(random_similarity(41, 0.5, rng), 8)
     sequences = torch.from_numpy(rng.integers(1, 41, (30, 8)))
     sequences[3, 5:] = 0
     sequences[4] = 0
