@@ -145,7 +145,7 @@ class OnDevice:
         with inference(self.neighbours) as asked:
             state = asked.encode(sequence.to(asked.device))
             scores = asked.score(state, torch.arange(1, self.catalogue.num_items + 1, device=asked.device))[0].cpu()
-            added = state.added[0].toarray().ravel()[1:].astype(np.float32)
+            added = state.added.toarray()[0, 1:].astype(np.float32)
         best = np.argsort(-scores.numpy(), kind="stable")[:most]
         best = np.sort(best[added[best] > 0])
         return best, added[best]
